@@ -1,0 +1,97 @@
+"""What the core tells its observers, and the one place where it is spread to them."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from guardrail.errors import Finding
+from guardrail.types import Decision, Part
+
+logger = logging.getLogger("guardrail")
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionMade:
+    """One stage was decided. `parts` carries the judged text for sinks that are allowed to look (content switches are theirs)."""
+
+    decision: Decision
+    request_id: str
+    model: str
+    protocol: str
+    stream: bool
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """A request was answered before anything was judged: unknown route, key or path, bad or too large body, full queue."""
+
+    status: int
+    code: str
+    request_id: str
+    tenant: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFailed:
+    """The upstream broke. `code` as in UpstreamError, or `status_NNN` for an error answer that was passed through."""
+
+    code: str
+    upstream: str
+    request_id: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryChecked:
+    """A classifier judged its known pair. `ok` False makes `/readyz` fail; `detail` says what was wrong."""
+
+    classifier: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesPublished:
+    """A new generation of policies is in force."""
+
+    generation: int
+    policies: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesRefused:
+    """A changed policy or configuration could not be used: the last good generation stays in force."""
+
+    generation: int
+    findings: tuple[Finding, ...]
+
+
+Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused
+
+
+class EventSink(Protocol):
+    """An observer: it knows the core, the core knows only this."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event. Must return quickly and must not block; what it raises is counted, never spread."""
+        ...
+
+
+class EventFanout:
+    """Gives each event to each sink; a sink that raises is logged and counted and cannot hurt the request or its neighbours."""
+
+    def __init__(self, sinks: Iterable[EventSink] = ()) -> None:
+        self._sinks: Sequence[EventSink] = tuple(sinks)
+        self.failures = 0
+
+    def emit(self, event: Event) -> None:
+        """Spread one event."""
+        for sink in self._sinks:
+            try:
+                sink.emit(event)
+            except Exception:  # border: an observer must not break what it observes
+                self.failures += 1
+                logger.exception("event sink %s failed on %s", type(sink).__name__, type(event).__name__)

@@ -1,0 +1,276 @@
+"""The records every other module speaks in: frozen, comparable, and free of behaviour beyond their own invariants."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+
+class Stage(StrEnum):
+    """Which half of an exchange is judged."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+class Action(IntEnum):
+    """What is done about a text; the strongest of several wins, so the order is the meaning."""
+
+    PASS = 0
+    ANNOTATE = 1
+    REDACT = 2
+    BLOCK = 3
+
+    @property
+    def word(self) -> str:
+        """The lower-case name used in configuration, headers and records."""
+        return self.name.lower()
+
+
+class Mode(StrEnum):
+    """`enforce` acts; `shadow` decides and records but changes nothing."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class Fallback(StrEnum):
+    """What happens to a text that could not be judged (`on_error`, `unscannable`): block it, or let it pass and record it."""
+
+    BLOCK = "block"
+    PASS = "pass"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Character range [start, end) in one part's text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One text-bearing piece of an exchange.
+
+    `path` names its place (`messages[2].content[0].text`), `kind` what it is (text, name, tool_arguments, tool_result, refusal,
+    reasoning, image, audio, file, tokens, unknown). `text` is None where there is something that cannot be read as text.
+    `choice` is the answer's choice index, None for the request.
+    """
+
+    path: str
+    text: str | None
+    role: str = "user"
+    kind: str = "text"
+    choice: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """A named Includes or Excludes entry (or a defined term) and the line it stands on. `excludes` holds an inline exception."""
+
+    name: str
+    text: str
+    line: int
+    excludes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One label of a policy: `### (CODE): Name` with its criteria."""
+
+    code: str
+    name: str
+    includes: tuple[Criterion, ...]
+    excludes: tuple[Criterion, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTest:
+    """A policy's own test case: the text, 1 (violates) or 0, and why."""
+
+    text: str
+    expected: Literal[0, 1]
+    why: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of a policy's `## Changes`."""
+
+    version: str
+    date: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A parsed policy file.
+
+    `body` is exactly what reaches a model that reads the whole policy (no front matter, tests or changes) and `digest` is
+    `sha256:` over it, so that equal digests mean equal judgement. `lines` maps front-matter keys and sections to their lines.
+    """
+
+    id: str
+    version: str
+    title: str
+    label_code: str
+    threshold: float
+    applies_to: frozenset[Stage]
+    language: str
+    overview: str
+    terms: tuple[Criterion, ...]
+    interpretation: str
+    labels: tuple[Label, ...]
+    body: str
+    digest: str
+    tests: tuple[PolicyTest, ...] = ()
+    changes: tuple[Change, ...] = ()
+    path: str = "<text>"
+    lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), compare=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyRequest:
+    """One question to a classifier: does `text` violate `policy`? `context` is what came before it, where a classifier can use it."""
+
+    policy: Policy
+    text: str
+    context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Calibrated probability in [0, 1] that the text violates the policy.
+
+    `span` is the window of the text that scored highest, `criterion` the name of the criterion that drove the score where the
+    classifier knows it, `classifier` its id with the weights' digest, so that a verdict can be replayed.
+    Raises ValueError on a value that is not a probability: a guess never becomes a score.
+    """
+
+    value: float
+    classifier: str
+    span: Span | None = None
+    criterion: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and 0.0 <= self.value <= 1.0):
+            raise ValueError(f"a score is a probability in [0, 1], not {self.value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One policy as one route applies it to one stage."""
+
+    policy: Policy
+    threshold: float
+    action: Action = Action.BLOCK
+    mode: Mode = Mode.ENFORCE
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What happens to an exchange, fixed for its whole life; `input` and `output` hold the checks with their policies pinned.
+
+    `path`, `model` (glob) and `tenant` say what it matches (`*`: any). `deadline_s` bounds one stage's judging.
+    `timing`: `before` judges the prompt before the upstream is called, `parallel` beside it.
+    `generation` is the number of the published policy set it was compiled from.
+    """
+
+    name: str
+    path: str
+    model: str
+    tenant: str
+    upstream: str
+    classifier: str
+    input: tuple[Check, ...]
+    output: tuple[Check, ...]
+    on_error: Fallback = Fallback.BLOCK
+    unscannable: Fallback = Fallback.BLOCK
+    deadline_s: float = 5.0
+    timing: Literal["before", "parallel"] = "before"
+    streaming: Literal["hold"] = "hold"
+    on_block: Literal["error", "reply"] = "error"
+    generation: int = 0
+
+    def checks(self, stage: Stage) -> tuple[Check, ...]:
+        """The checks of one stage."""
+        return self.input if stage is Stage.INPUT else self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one policy says of one part: a score or an error, never both, never neither.
+
+    Raises ValueError when that does not hold. `criterion` and `span` explain the score where the classifier can.
+    """
+
+    policy_id: str
+    policy_version: str
+    policy_digest: str
+    threshold: float
+    part: str
+    classifier: str
+    score: float | None = None
+    error: str | None = None
+    span: Span | None = None
+    criterion: str | None = None
+    choice: int | None = None
+    action: Action = Action.BLOCK
+    mode: Mode = Mode.ENFORCE
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.error is None):
+            raise ValueError(f"verdict of {self.policy_id} on {self.part}: exactly one of score and error must be set")
+
+    @property
+    def violation(self) -> bool:
+        """True when the score reaches the threshold. An error is not a violation; `decide` treats it by `on_error`."""
+        return self.score is not None and self.score >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `decide` made of the verdicts of one stage.
+
+    `action` is what is enforced, `shadow` what shadow checks would have done on top. `choices` holds the enforced action for
+    each choice of an answer. `unjudged`: something was not judged (error or unscannable), whatever was done about it;
+    `unavailable`: the action is BLOCK only because something could not be judged, not because anything violated a policy.
+    """
+
+    action: Action
+    shadow: Action
+    choices: Mapping[int, Action]
+    unjudged: bool
+    unavailable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """All verdicts of one stage folded into one outcome, with what is needed to find and replay it."""
+
+    id: str
+    stage: Stage
+    outcome: Outcome
+    verdicts: tuple[Verdict, ...]
+    unscannable: tuple[str, ...]
+    route: str
+    tenant: str
+    generation: int
+    duration_s: float
+
+    @property
+    def action(self) -> Action:
+        """The enforced action."""
+        return self.outcome.action
+
+    @property
+    def violations(self) -> tuple[Verdict, ...]:
+        """Verdicts over their thresholds, strongest score first."""
+        found = [verdict for verdict in self.verdicts if verdict.violation]
+        return tuple(sorted(found, key=lambda verdict: -(verdict.score or 0.0)))
