@@ -40,7 +40,7 @@ class Fallback(StrEnum):
     """What happens to a text that could not be judged (`on_error`, `unscannable`): block it, or let it pass and record it."""
 
     BLOCK = "block"
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105  (a word, not a password)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,15 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Escalation:
+    """Scores in [low, high] are asked again of `classifier`, whose answer replaces the first one."""
+
+    classifier: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What happens to an exchange, fixed for its whole life; `input` and `output` hold the checks with their policies pinned.
 
@@ -196,6 +205,7 @@ class Route:
     timing: Literal["before", "parallel"] = "before"
     streaming: Literal["hold"] = "hold"
     on_block: Literal["error", "reply"] = "error"
+    escalation: Escalation | None = None
     generation: int = 0
 
     def checks(self, stage: Stage) -> tuple[Check, ...]:

@@ -1,0 +1,178 @@
+"""The guard: drives one stage's judging against its deadline and hands out exactly one decision, whatever the classifiers do."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from guardrail.decision import decide
+from guardrail.errors import ClassifierError
+from guardrail.escalation import Answer, Ask, flow
+from guardrail.events import DecisionMade, EventFanout
+from guardrail.interfaces import Classifier
+from guardrail.types import Check, ClassifyRequest, Decision, Mode, Part, Route, Score, Stage, Verdict
+
+logger = logging.getLogger("guardrail")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the judged parts came from; written into the event, never used to decide."""
+
+    request_id: str = ""
+    model: str = ""
+    protocol: str = "library"
+    stream: bool = False
+
+
+class Guard:
+    """Judges parts under a route. Safe to share between any number of concurrent exchanges: it keeps no state of theirs."""
+
+    def __init__(self, classifiers: Mapping[str, Classifier], events: EventFanout | None = None) -> None:
+        self._classifiers = dict(classifiers)
+        self._events = events or EventFanout()
+
+    async def check(
+        self,
+        parts: Sequence[Part] | str,
+        *,
+        route: Route,
+        stage: Stage = Stage.INPUT,
+        tenant: str = "default",
+        origin: Origin | None = None,
+    ) -> Decision:
+        """Judge one stage of an exchange (or one text) and emit one `DecisionMade`.
+
+        All parts and all checks go to the classifier as one batch. A classifier that raises, hangs beyond `route.deadline_s`
+        (seconds), answers too few or gives something that is no score yields error verdicts, which `route.on_error` turns into
+        a block or a recorded pass; it never raises for that. Cancelling the caller cancels the judging.
+        """
+        started = time.monotonic()
+        origin = origin or Origin()
+        if isinstance(parts, str):
+            parts = (Part("text", parts),)
+        checks = route.checks(stage)
+        unreadable = tuple(part for part in parts if part.text is None) if checks else ()
+        verdicts = await self._judge([part for part in parts if part.text and part.text.strip()], checks, route, started)
+        outcome = decide(
+            verdicts,
+            unscannable=unreadable,
+            on_error=route.on_error,
+            on_unscannable=route.unscannable,
+            enforcing=any(check.mode is Mode.ENFORCE for check in checks),
+        )
+        decision = Decision(
+            id=uuid.uuid4().hex,
+            stage=stage,
+            outcome=outcome,
+            verdicts=verdicts,
+            unscannable=tuple(part.path for part in unreadable),
+            route=route.name,
+            tenant=tenant,
+            generation=route.generation,
+            duration_s=time.monotonic() - started,
+        )
+        self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, tuple(parts)))
+        return decision
+
+    async def _judge(self, parts: Sequence[Part], checks: Sequence[Check], route: Route, started: float) -> tuple[Verdict, ...]:
+        """One verdict for each (part, check); equal questions are asked once."""
+        if not parts or not checks:
+            return ()
+        places: dict[tuple[str, str], int] = {}
+        requests: list[ClassifyRequest] = []
+        for part in parts:
+            for check in checks:
+                question = (check.policy.digest, part.text or "")
+                if question not in places:
+                    places[question] = len(requests)
+                    requests.append(ClassifyRequest(check.policy, part.text or ""))
+        answers = await self._drive(requests, route, deadline=started + route.deadline_s)
+        return tuple(
+            _verdict(part, check, answers[places[check.policy.digest, part.text or ""]], route.classifier)
+            for part in parts
+            for check in checks
+        )
+
+    async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer]:
+        steps = flow(requests, classifier=route.classifier, escalation=route.escalation)
+        try:
+            ask = next(steps)
+            while True:
+                ask = steps.send(await self._ask(ask, deadline=deadline))
+        except StopIteration as stop:
+            answers: list[Answer] = stop.value
+            return answers
+
+    async def _ask(self, ask: Ask, *, deadline: float) -> list[Answer]:
+        """One classifier call turned into one answer a request, whatever happens in there."""
+        classifier = self._classifiers.get(ask.classifier)
+        if classifier is None:
+            return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} is not running"))
+        task = asyncio.ensure_future(classifier.classify(ask.requests, deadline=deadline))
+        try:
+            # asyncio.wait, not wait_for: a classifier that swallows its cancellation must not hold the request past its deadline.
+            done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            if not task.done():
+                task.cancel()
+                task.add_done_callback(_drain)
+        if not done:
+            return _failed(ask, ClassifierError("timeout", f"classifier {ask.classifier!r} did not answer before the deadline"))
+        return _answers(ask, task)
+
+
+def _answers(ask: Ask, task: "asyncio.Future[list[Answer]]") -> list[Answer]:
+    try:
+        found = list(task.result())
+    except asyncio.CancelledError:
+        return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} cancelled itself"))
+    except ClassifierError as error:
+        return _failed(ask, error)
+    except Exception as error:  # border: a classifier is foreign code; its failure is an error verdict, never a crash or a pass
+        logger.exception("classifier %s raised", ask.classifier)
+        return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} raised {type(error).__name__}"))
+    if len(found) != len(ask.requests):
+        message = f"classifier {ask.classifier!r} gave {len(found)} answers to {len(ask.requests)} requests"
+        return _failed(ask, ClassifierError("malformed", message))
+    return [_checked(answer, ask.classifier) for answer in found]
+
+
+def _checked(answer: object, classifier: str) -> Answer:
+    if isinstance(answer, Score | ClassifierError):
+        return answer
+    return ClassifierError(
+        "malformed", f"classifier {classifier!r} answered with {type(answer).__name__}, neither Score nor ClassifierError"
+    )
+
+
+def _failed(ask: Ask, error: ClassifierError) -> list[Answer]:
+    return [error] * len(ask.requests)
+
+
+def _drain(task: "asyncio.Future[list[Answer]]") -> None:
+    """Look at a late result so that the event loop does not report it as never retrieved."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _verdict(part: Part, check: Check, answer: Answer, classifier: str) -> Verdict:
+    policy = check.policy
+    scored = isinstance(answer, Score)
+    return Verdict(
+        policy_id=policy.id,
+        policy_version=policy.version,
+        policy_digest=policy.digest,
+        threshold=check.threshold,
+        part=part.path,
+        classifier=answer.classifier if isinstance(answer, Score) else classifier,
+        score=answer.value if isinstance(answer, Score) else None,
+        error=None if scored else answer.code,  # type: ignore[union-attr]
+        span=answer.span if isinstance(answer, Score) else None,
+        criterion=answer.criterion if isinstance(answer, Score) else None,
+        choice=part.choice,
+        action=check.action,
+        mode=check.mode,
+    )
