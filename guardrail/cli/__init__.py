@@ -1,0 +1,71 @@
+"""The command line: one file a command, each imported only when it is used."""
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from guardrail import __version__
+from guardrail.errors import DocumentError, GuardrailError
+
+logger = logging.getLogger("guardrail")
+
+# Command -> (where it lives, its line in `--help`). Written out here so that `--help` imports none of them.
+COMMANDS = {
+    "serve": ("guardrail.cli.serve:serve", "Run the guarding proxy."),
+    "demo": ("guardrail.cli.demo:demo", "Guard a built-in model and show what happens to a few exchanges."),
+    "check": ("guardrail.cli.check:check", "Judge one text."),
+    "policy": ("guardrail.cli.policy:policy", "Write, lint and test policies."),
+    "config": ("guardrail.cli.config:config", "Check a configuration and print its schema."),
+    "train": ("guardrail.cli.train:train", "Train the embedded classifier."),
+    "bench": ("guardrail.cli.bench:bench", "Measure accuracy and overhead."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands come from the table above, so that `--help` is quick and a broken one does not break the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command. Raises UsageError when something it needs is not installed."""
+        if cmd_name not in COMMANDS:
+            return None
+        place, attribute = COMMANDS[cmd_name][0].split(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(place), attribute)
+        except ModuleNotFoundError as error:
+            raise click.UsageError(f"`guardrail {cmd_name}` needs the Python module {error.name!r}, which is not installed") from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Print the table without importing what it names."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="guardrail")
+def commands() -> None:
+    """Guards chat LLM APIs: judges prompts and answers against policies written in plain English."""
+
+
+def main(argv: list[str] | None = None, **extra: Any) -> None:
+    """The program. Exits 0, 1 (a command's own "no"), or 2 with one sentence on stderr for a mistake the caller can mend."""
+    try:
+        commands.main(args=argv, prog_name="guardrail", standalone_mode=True, **extra)
+    except DocumentError as error:
+        for finding in error.findings:
+            click.echo(str(finding), err=True)
+        sys.exit(2)
+    except GuardrailError as error:
+        click.echo(f"guardrail: {error}", err=True)
+        sys.exit(2)
+    except Exception as error:  # border: a defect is logged with its trace and still answered in one line
+        logger.exception("unexpected failure")
+        click.echo(f"guardrail: unexpected {type(error).__name__}: {error}", err=True)
+        sys.exit(2)
