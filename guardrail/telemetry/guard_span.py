@@ -1,0 +1,115 @@
+"""The span around one stage's judging, with one event for each policy that fired or erred."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from guardrail.telemetry import names
+from guardrail.telemetry.capture import Capture, cut, messages_json
+from guardrail.telemetry.names import GuardNames
+from guardrail.telemetry.scope import Scope
+from guardrail.telemetry.summary import error_code, findings, short, words
+from guardrail.types import Action, Decision, Part, Route, Stage, Verdict
+
+MAX_EVENTS: Final = 64
+
+
+class GuardSpan(Scope):
+    """`apply_guardrail {classifier}`: open it before judging and tell it the decision."""
+
+    def __init__(self, tracer: Tracer, route: Route, stage: Stage, *, spelling: GuardNames, capture: Capture, debug: bool) -> None:
+        super().__init__(tracer, spelling.span(route.classifier, stage), SpanKind.INTERNAL)
+        self._route = route
+        self._stage = stage
+        self._spelling = spelling
+        self._capture = capture
+        self._debug = debug
+
+    def _first_attributes(self) -> Mapping[str, AttributeValue]:
+        spelling = self._spelling
+        return named(
+            (spelling.operation, names.APPLY),
+            (spelling.provider, names.GUARD_PROVIDER),
+            (spelling.component, self._route.classifier),
+            (spelling.source, spelling.sources[self._stage]),
+            (names.SOURCE, self._stage.value),
+            (names.ROUTE, self._route.name),
+            (names.GENERATION, self._route.generation),
+        )
+
+    def decided(self, decision: Decision, parts: Sequence[Part] = ()) -> None:
+        """Record the decision. `parts` is the judged text; it is looked at only where content may be captured."""
+        if not self._span.is_recording():
+            return
+        said = words(decision.outcome)
+        first = next(iter(decision.violations), None)
+        spelling = self._spelling
+        self._span.set_attributes(
+            named(
+                (names.DECISION, said.decision),
+                (names.ENFORCED, said.enforced),
+                (names.MODE, said.mode.value),
+                (names.UNJUDGED, decision.outcome.unjudged),
+                (names.UNAVAILABLE, decision.outcome.unavailable),
+                (names.UNSCANNABLE, len(decision.unscannable)),
+                (names.VERDICTS, len(decision.verdicts)),
+                (names.VIOLATIONS, len(decision.violations)),
+                (names.DECISION_ID, decision.id),
+                (names.TENANT, decision.tenant),
+                (spelling.result_type, names.RESULT_FIELD),
+                (spelling.result_value, spelling.results[decision.action]),
+                (spelling.policy_id, first.policy_id if first else None),
+                (spelling.policy_version, first.policy_version if first else None),
+            )
+        )
+        failed = next((verdict for verdict in decision.verdicts if verdict.error is not None), None)
+        if failed is not None:
+            self._failed(error_code(failed.error))
+        if self._capture.on_span and parts:
+            self._span.set_attribute(names.MESSAGES[self._stage], messages_json(parts))
+        for verdict in findings(decision, everything=self._debug)[:MAX_EVENTS]:
+            self._span.add_event(spelling.event, self._result(verdict, parts))
+
+    def _result(self, verdict: Verdict, parts: Sequence[Part]) -> dict[str, AttributeValue]:
+        spelling = self._spelling
+        action = verdict.action if verdict.violation else Action.PASS
+        judged = verdict.error is None
+        attributes = named(
+            (names.POLICY_ID, verdict.policy_id),
+            (names.POLICY_VERSION, verdict.policy_version),
+            (names.POLICY_DIGEST, verdict.policy_digest),
+            (names.SOURCE, self._stage.value),
+            (names.ACTION, action.word if judged else None),
+            (names.MODE, verdict.mode.value),
+            (names.SCORE, verdict.score),
+            (names.THRESHOLD, verdict.threshold),
+            (names.CRITERION, verdict.criterion and short(verdict.criterion)),
+            (names.PART, short(verdict.part)),
+            (names.CLASSIFIER, verdict.classifier),
+            (names.ERROR_TYPE, None if judged else error_code(verdict.error)),
+            (spelling.component, self._route.classifier),
+            (spelling.provider, names.GUARD_PROVIDER),
+            (spelling.source, spelling.sources[self._stage]),
+            (spelling.policy_id, verdict.policy_id),
+            (spelling.policy_version, verdict.policy_version),
+            (spelling.rule_id, verdict.criterion and short(verdict.criterion)),
+            (spelling.result_type, names.RESULT_FIELD if judged else None),
+            (spelling.result_value, spelling.results[action] if judged else None),
+            (spelling.risk_category, verdict.policy_id),
+            (spelling.risk_score, verdict.score),
+        )
+        text = _text_of(verdict, parts) if self._capture.on_event else None
+        if text is not None:
+            attributes[spelling.content[self._stage]] = cut(text)
+        return attributes
+
+
+def named(*pairs: tuple[str | None, AttributeValue | None]) -> dict[str, AttributeValue]:
+    """The pairs that have both a name in this spelling and a value."""
+    return {name: value for name, value in pairs if name is not None and value is not None}
+
+
+def _text_of(verdict: Verdict, parts: Iterable[Part]) -> str | None:
+    return next((part.text for part in parts if part.path == verdict.part and part.choice == verdict.choice), None)

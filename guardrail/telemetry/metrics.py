@@ -1,0 +1,142 @@
+"""Counters, histograms and gauges from the events of the core and from finished upstream calls.
+
+A violation, a technical error and an unjudged text are three different counters: none of them is ever counted as another.
+"""
+
+from opentelemetry.metrics import Meter, MeterProvider, get_meter
+from opentelemetry.util.types import AttributeValue
+
+from guardrail.events import CanaryChecked, DecisionMade, Event, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.telemetry import names
+from guardrail.telemetry.calls import UpstreamCall
+from guardrail.telemetry.cardinality import CLIENT_WORDS, IDS, Distinct
+from guardrail.telemetry.summary import error_code, findings, words
+from guardrail.types import Action, Decision
+
+
+class Metrics:
+    """An event sink. `meter_provider` None means the process-wide one. Cheap, thread-safe enough to be called from anywhere."""
+
+    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+        meter = get_meter(names.SCOPE, meter_provider=meter_provider)
+        self._decisions = _Decisions(meter)
+        self._happenings = _Happenings(meter)
+        self._calls = _Calls(meter)
+
+    def emit(self, event: Event) -> None:
+        """Count one event."""
+        if isinstance(event, DecisionMade):
+            self._decisions.count(event.decision)
+        else:
+            self._happenings.count(event)
+
+    def upstream(self, call: UpstreamCall) -> None:
+        """Count one finished upstream call: duration, time to the first chunk, tokens."""
+        self._calls.count(call)
+
+
+class _Decisions:
+    """What was decided, by whom, how fast, and what could not be."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._requests = meter.create_counter(names.REQUESTS, "{decision}", "Decisions by what the policies said and what was done")
+        self._results = meter.create_counter(names.POLICY_RESULTS, "{result}", "Judged results by policy; a policy that erred has none")
+        self._violations = meter.create_counter(names.VIOLATION_COUNT, "{violation}", "Policies whose threshold was reached")
+        self._errors = meter.create_counter(names.ERROR_COUNT, "{error}", "Verdicts that are a technical error")
+        self._unjudged = meter.create_counter(names.UNJUDGED_COUNT, "{decision}", "Decisions over something that was not judged")
+        self._duration = meter.create_histogram(
+            names.DECISION_DURATION,
+            "s",
+            "Time from asking to deciding one stage",
+            explicit_bucket_boundaries_advisory=names.DECISION_BUCKETS,
+        )
+        self._route = Distinct(IDS)
+        self._tenant = Distinct(IDS)
+        self._policy = Distinct(IDS)
+
+    def count(self, decision: Decision) -> None:
+        said = words(decision.outcome)
+        source: dict[str, AttributeValue] = {names.SOURCE: decision.stage.value}
+        where = source | {names.ROUTE: self._route(decision.route), names.TENANT: self._tenant(decision.tenant)}
+        self._requests.add(1, where | {names.DECISION: said.decision, names.ENFORCED: said.enforced, names.MODE: said.mode.value})
+        self._duration.record(decision.duration_s, source | {names.ROUTE: where[names.ROUTE], names.DECISION: said.decision})
+        if decision.outcome.unjudged:
+            self._unjudged.add(1, where | {names.ENFORCED: said.enforced})
+        for verdict in findings(decision, everything=True):
+            if verdict.score is None:
+                continue
+            action = verdict.action if verdict.violation else Action.PASS
+            policy = source | {names.POLICY_ID: self._policy(verdict.policy_id), names.ACTION: action.word, names.MODE: verdict.mode.value}
+            self._results.add(1, policy)
+            if verdict.violation:
+                self._violations.add(1, policy)
+        for verdict in decision.verdicts:
+            if verdict.error is not None:
+                self._errors.add(1, source | {names.ERROR_TYPE: error_code(verdict.error)})
+
+
+class _Happenings:
+    """Everything that is not a decision."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._refusals = meter.create_counter(names.REFUSALS, "{request}", "Requests answered before anything was judged")
+        self._upstream_errors = meter.create_counter(names.UPSTREAM_ERRORS, "{error}", "Upstream calls that broke or answered an error")
+        self._canary = meter.create_gauge(names.CANARY_OK, "1", "1 while the classifier judges its known pair rightly, else 0")
+        self._generation = meter.create_gauge(names.POLICY_GENERATION, "1", "Number of the policy generation in force")
+        self._in_force = meter.create_gauge(names.POLICIES_IN_FORCE, "{policy}", "Policies in force")
+        self._refused = meter.create_counter(names.POLICIES_REFUSED, "{change}", "Changes refused; the last good generation stays in force")
+        self._code = Distinct(CLIENT_WORDS)
+        self._upstream = Distinct(IDS)
+        self._classifier = Distinct(IDS)
+
+    def count(self, event: RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused) -> None:
+        match event:
+            case RequestRefused():
+                self._refusals.add(1, {names.HTTP_STATUS: event.status, names.ERROR_TYPE: self._code(error_code(event.code))})
+            case UpstreamFailed():
+                code = self._code(error_code(event.code))
+                self._upstream_errors.add(1, {names.UPSTREAM: self._upstream(event.upstream), names.ERROR_TYPE: code})
+            case CanaryChecked():
+                self._canary.set(int(event.ok), {names.CLASSIFIER: self._classifier(event.classifier)})
+            case PoliciesPublished():
+                self._generation.set(event.generation)
+                self._in_force.set(event.policies)
+            case PoliciesRefused():
+                self._refused.add(1)
+
+
+class _Calls:
+    """The conventions' client metrics."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._duration = meter.create_histogram(
+            names.CLIENT_DURATION, "s", "Duration of an upstream call", explicit_bucket_boundaries_advisory=names.CLIENT_BUCKETS
+        )
+        self._first_chunk = meter.create_histogram(
+            names.CLIENT_FIRST_CHUNK, "s", "Time to the first chunk", explicit_bucket_boundaries_advisory=names.CLIENT_BUCKETS
+        )
+        self._tokens = meter.create_histogram(
+            names.CLIENT_TOKENS, "{token}", "Tokens of an upstream call", explicit_bucket_boundaries_advisory=names.TOKEN_BUCKETS
+        )
+        self._model = Distinct(CLIENT_WORDS)
+        self._error = Distinct(CLIENT_WORDS)
+
+    def count(self, call: UpstreamCall) -> None:
+        # Only a model that an upstream has answered for takes one of the places: invented names cannot crowd out real ones.
+        attributes: dict[str, AttributeValue] = {
+            names.OPERATION: call.operation,
+            names.PROVIDER: call.provider,
+            names.REQUEST_MODEL: self._model(call.model, admit=call.error is None),
+        }
+        if call.server is not None:
+            address, port = call.server
+            attributes[names.SERVER_ADDRESS] = address
+            if port is not None:
+                attributes[names.SERVER_PORT] = port
+        error: dict[str, AttributeValue] = {} if call.error is None else {names.ERROR_TYPE: self._error(call.error)}
+        self._duration.record(call.duration_s, attributes | error)
+        if call.first_chunk_s is not None:
+            self._first_chunk.record(call.first_chunk_s, attributes)
+        for kind, count in (("input", call.usage.input), ("output", call.usage.output)):
+            if count is not None:
+                self._tokens.record(count, attributes | {names.TOKEN_TYPE: kind})

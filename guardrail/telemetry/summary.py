@@ -1,0 +1,58 @@
+"""A decision in the few low-cardinality words that spans, metrics and log lines share, so that they cannot disagree."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from guardrail.telemetry import names
+from guardrail.types import Action, Decision, Mode, Outcome, Verdict
+
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """`decision` is what the policies said (`unjudged` where nothing but a failure decided), `enforced` what was done about it,
+    `mode` is `shadow` where the decision was stronger than what was done."""
+
+    decision: str
+    enforced: str
+    mode: Mode
+
+
+def words(outcome: Outcome) -> Words:
+    """Put an outcome into words. A technical failure is never worded as a block or a pass by policy."""
+    strongest = max(outcome.action, outcome.shadow)
+    if outcome.unavailable or (outcome.unjudged and strongest is Action.PASS):
+        return Words(names.UNJUDGED_WORD, outcome.action.word, Mode.ENFORCE)
+    return Words(strongest.word, outcome.action.word, Mode.SHADOW if strongest > outcome.action else Mode.ENFORCE)
+
+
+def findings(decision: Decision, *, everything: bool = False) -> tuple[Verdict, ...]:
+    """One verdict for each policy that fired (its highest score) and one for each that erred (its first error).
+
+    A policy that did both appears twice. `everything` adds the policies that did neither, with their highest score.
+    """
+    strongest: dict[str, Verdict] = {}
+    failed: dict[str, Verdict] = {}
+    for verdict in decision.verdicts:
+        if verdict.score is None:
+            failed.setdefault(verdict.policy_id, verdict)
+        elif (best := strongest.get(verdict.policy_id)) is None or _rank(verdict) > _rank(best):
+            strongest[verdict.policy_id] = verdict
+    fired = [verdict for verdict in strongest.values() if everything or verdict.violation]
+    return tuple(sorted(fired, key=_rank, reverse=True)) + tuple(failed.values())
+
+
+def error_code(error: str | None) -> str:
+    """A low-cardinality code. Anything that does not look like one is `other`: a message could quote what was judged."""
+    return error if error is not None and _CODE.fullmatch(error) else names.OTHER
+
+
+def short(text: str, limit: int = 128) -> str:
+    """An identifier on one printable line of at most `limit` characters."""
+    return "".join(character if character.isprintable() else "?" for character in text[:limit])
+
+
+def _rank(verdict: Verdict) -> tuple[bool, float]:
+    return verdict.violation, verdict.score or 0.0
