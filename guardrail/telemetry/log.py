@@ -1,0 +1,200 @@
+"""One JSON line for each decision and each fault, made of an allow-list of fields: no text of a prompt or an answer, no key.
+
+The records below are the allow-list: what is not a field here is not in the log.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from guardrail.events import CanaryChecked, DecisionMade, Event, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.telemetry import names
+from guardrail.telemetry.summary import error_code, short, words
+from guardrail.types import Verdict
+
+MAX_VERDICTS: Final = 64
+MAX_LISTED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictFields:
+    """One verdict. `action` is what the policy asks for, `mode` whether that is enforced; exactly one of `score` and `error` is set."""
+
+    policy: str
+    version: str
+    digest: str
+    part: str
+    choice: int | None
+    score: float | None
+    threshold: float
+    violation: bool
+    error: str | None
+    action: str
+    mode: str
+    criterion: str | None
+    classifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionFields:
+    """One decision. `decision`, `enforced` and `mode` as in the metrics; the first 64 verdicts, violations and errors before the rest."""
+
+    decision_id: str
+    request_id: str
+    stage: str
+    decision: str
+    enforced: str
+    mode: str
+    action: str
+    shadow_action: str
+    unjudged: bool
+    unavailable: bool
+    route: str
+    tenant: str
+    generation: int
+    protocol: str
+    stream: bool
+    duration_ms: float
+    parts: int
+    characters: int
+    unscannable: tuple[str, ...]
+    violations: int
+    errors: int
+    verdict_count: int
+    verdicts: tuple[VerdictFields, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalFields:
+    """A request that was answered before anything was judged. `path` without its query."""
+
+    status: int
+    code: str
+    request_id: str
+    tenant: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFields:
+    """A broken upstream call."""
+
+    code: str
+    upstream: str
+    request_id: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryFields:
+    """A classifier's known pair. `detail` is the check's own sentence, cut."""
+
+    classifier: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFields:
+    """A new generation in force."""
+
+    generation: int
+    policies: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFields:
+    """A refused change: where and which code, without the message, which may quote the document."""
+
+    generation: int
+    finding_count: int
+    findings: tuple[str, ...]
+
+
+Fields = DecisionFields | RefusalFields | UpstreamFields | CanaryFields | PublishedFields | RefusedFields
+
+
+class AuditLog:
+    """An event sink that writes to the logger `guardrail.audit`: the event's name is the message, its fields the record's `fields`."""
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger or logging.getLogger(names.AUDIT_LOGGER)
+
+    def emit(self, event: Event) -> None:
+        """Write one line."""
+        level, message, fields = _line(event)
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, message, extra={"fields": asdict(fields)})
+
+
+def _line(event: Event) -> tuple[int, str, Fields]:
+    match event:
+        case DecisionMade():
+            return logging.INFO, "decision", _decision(event)
+        case RequestRefused(status, code, request_id, tenant, path):
+            bare = short(path.partition("?")[0], 256)
+            return logging.WARNING, "request_refused", RefusalFields(status, error_code(code), short(request_id), short(tenant), bare)
+        case UpstreamFailed(code, upstream, request_id, route):
+            return logging.WARNING, "upstream_failed", UpstreamFields(error_code(code), upstream, short(request_id), route)
+        case CanaryChecked(classifier, ok, detail):
+            level = logging.INFO if ok else logging.ERROR
+            return level, "canary_checked", CanaryFields(classifier, ok, short(detail, 256))
+        case PoliciesPublished(generation, policies):
+            return logging.INFO, "policies_published", PublishedFields(generation, policies)
+        case PoliciesRefused(generation, findings):
+            listed = tuple(short(f"{finding.path}:{finding.line}: {finding.code}", 512) for finding in findings[:MAX_LISTED])
+            return logging.ERROR, "policies_refused", RefusedFields(generation, len(findings), listed)
+
+
+def _decision(event: DecisionMade) -> DecisionFields:
+    decision = event.decision
+    outcome = decision.outcome
+    said = words(outcome)
+    return DecisionFields(
+        decision_id=decision.id,
+        request_id=short(event.request_id),
+        stage=decision.stage.value,
+        decision=said.decision,
+        enforced=said.enforced,
+        mode=said.mode.value,
+        action=outcome.action.word,
+        shadow_action=outcome.shadow.word,
+        unjudged=outcome.unjudged,
+        unavailable=outcome.unavailable,
+        route=decision.route,
+        tenant=short(decision.tenant),
+        generation=decision.generation,
+        protocol=event.protocol,
+        stream=event.stream,
+        duration_ms=round(decision.duration_s * 1000, 3),
+        parts=len(event.parts),
+        characters=sum(len(part.text or "") for part in event.parts),
+        unscannable=tuple(short(path, 256) for path in decision.unscannable[:MAX_LISTED]),
+        violations=len(decision.violations),
+        errors=sum(verdict.error is not None for verdict in decision.verdicts),
+        verdict_count=len(decision.verdicts),
+        verdicts=_verdicts(decision.verdicts),
+    )
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> tuple[VerdictFields, ...]:
+    telling = sorted(verdicts, key=lambda verdict: (not verdict.violation, verdict.error is None, -(verdict.score or 0.0)))
+    return tuple(
+        VerdictFields(
+            policy=verdict.policy_id,
+            version=verdict.policy_version,
+            digest=verdict.policy_digest,
+            part=short(verdict.part, 256),
+            choice=verdict.choice,
+            score=verdict.score,
+            threshold=verdict.threshold,
+            violation=verdict.violation,
+            error=None if verdict.error is None else error_code(verdict.error),
+            action=verdict.action.word,
+            mode=verdict.mode.value,
+            criterion=None if verdict.criterion is None else short(verdict.criterion),
+            classifier=verdict.classifier,
+        )
+        for verdict in telling[:MAX_VERDICTS]
+    )

@@ -1,0 +1,59 @@
+"""The OpenTelemetry SDK with its OTLP exporters. The only file that loads the SDK: import it in the process that exports."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+
+
+@dataclass(frozen=True, slots=True)
+class Providers:
+    """What spans and metrics are made with. `shutdown` sends what is left and may block for seconds: call it off the event loop."""
+
+    tracer_provider: TracerProvider
+    meter_provider: MeterProvider
+    closers: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def shutdown(self) -> None:
+        """Flush and stop the exporters; afterwards nothing is sent. Idempotent."""
+        self.closers.close()
+
+
+def build_providers(*, traces: bool, metrics: bool, service_name: str, version: str) -> Providers:
+    """Providers that export what is asked for over OTLP/HTTP; what is not asked for costs nothing.
+
+    Pass `traces` and `metrics` True where the operator has set an endpoint (`OTEL_EXPORTER_OTLP_ENDPOINT` or the one of the
+    signal). Endpoint, headers, timeout, compression, sampler, batching, export interval and resource attributes come from the
+    standard `OTEL_*` variables, which the SDK reads itself; `OTEL_SERVICE_NAME` wins over `service_name`.
+    The process-wide providers are left alone.
+    """
+    resource = describe(service_name, version)
+    closers = ExitStack()
+    tracer_provider: TracerProvider = NoOpTracerProvider()
+    meter_provider: MeterProvider = NoOpMeterProvider()
+    if traces:
+        exporting = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
+        exporting.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        closers.callback(exporting.shutdown)
+        tracer_provider = exporting
+    if metrics:
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+        measuring = SdkMeterProvider((reader,), resource=resource, shutdown_on_exit=False)
+        closers.callback(measuring.shutdown)
+        meter_provider = measuring
+    return Providers(tracer_provider, meter_provider, closers)
+
+
+def describe(service_name: str, version: str) -> Resource:
+    """Who we are: the given name and version, overridden by `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`."""
+    ours: Mapping[str, str] = {"service.name": service_name, "service.version": version}
+    return Resource.create(ours).merge(OTELResourceDetector().detect())
