@@ -1,0 +1,129 @@
+"""What a well-formed configuration still gets wrong: names, reach, settings that cannot be enforced, and surroundings."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from guardrail.config.backends import CustomClassifier, LiteLLMUpstream, OpenAIUpstream
+from guardrail.config.catalog import PolicySource
+from guardrail.config.codes import Code
+from guardrail.config.environment import Environment, process_environment
+from guardrail.config.models import Config
+from guardrail.config.overlap import covering
+from guardrail.config.references import name_findings, policy_findings
+from guardrail.errors import ConfigError, Finding
+
+
+def check(config: Config, policies: PolicySource | None = None, *, environment: Environment | None = None) -> list[Finding]:
+    """Every finding about the meaning of a configuration, by line; errors forbid its use, warnings do not.
+
+    Without `policies` what depends on them is left out: so a missing policy folder can be reported before it is read.
+    `environment` stands in for the process's own.
+    """
+    found = [
+        *name_findings(config),
+        *_route_findings(config),
+        *_tenant_findings(config),
+        *_package_findings(config),
+        *_variable_findings(config, environment or process_environment()),
+        *_folder_findings(config),
+        *(policy_findings(config, policies) if policies is not None else ()),
+    ]
+    return sorted(found, key=lambda finding: (finding.line, finding.code))
+
+
+def require(config: Config, policies: PolicySource, *, environment: Environment | None = None) -> list[Finding]:
+    """The warnings of a configuration that may be used. Raises ConfigError, with the errors alone, for one that may not."""
+    found = check(config, policies, environment=environment)
+    if errors := [finding for finding in found if finding.severity == "error"]:
+        raise ConfigError(errors)
+    return found
+
+
+def _route_findings(config: Config) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, route in enumerate(config.routes):
+        loc = ("routes", index)
+        if route.name in first:
+            line = config.source.line(("routes", first[route.name]))
+            message = f"a second route is named {route.name!r} (the first: line {line}); give it another name"
+            yield config.source.finding((*loc, "name"), Code.DUPLICATE_ROUTE, message)
+        first.setdefault(route.name, index)
+        if earlier := covering(config, index):
+            names = " and ".join(f"{config.routes[i].name!r} (line {config.source.line(('routes', i))})" for i in earlier)
+            message = f"route {route.name!r} is never reached: {names} before it takes all it matches; put it first, or remove it"
+            yield config.source.finding(loc, Code.UNREACHABLE_ROUTE, message)
+        if route.on_error == "pass" and "enforce" in _modes(config, index):
+            message = f"route {route.name!r} enforces, yet lets pass what could not be judged; on_error: block closes the gap"
+            yield config.source.finding((*loc, "on_error"), Code.FAILS_OPEN, message, warning=True)
+
+
+def _modes(config: Config, index: int) -> set[str]:
+    """The modes of a route's checks as written."""
+    route = config.routes[index]
+    modes: set[str] = set()
+    for section in (route.input, route.output):
+        if section.policies == "all":
+            modes.add(route.mode)
+        else:
+            modes.update(use.mode or route.mode for use in section.policies)
+    return modes
+
+
+def _tenant_findings(config: Config) -> Iterator[Finding]:
+    for name in config.tenant_names:
+        if not any(name in config.tenants_of(route) for route in config.routes):
+            message = f"no route is for tenant {name!r}, so everything it asks is refused; add a route for it or for *"
+            yield config.source.finding(("tenants", name) if config.tenants else ("routes",), Code.TENANT_WITHOUT_ROUTE, message)
+    owners: dict[str, str] = {}
+    for name, tenant in config.tenants.items():
+        if not tenant.api_keys:
+            message = f"tenant {name!r} has no api_keys, so nobody can be it; add what `guardrail config hash-key` prints"
+            yield config.source.finding(("tenants", name), Code.TENANT_WITHOUT_KEY, message, warning=True)
+        for place, key in enumerate(tenant.api_keys):
+            owner = owners.setdefault(key, name)
+            loc = ("tenants", name, "api_keys", place)
+            if owner != name:
+                message = f"tenant {name!r} has a key of tenant {owner!r}; a key belongs to one tenant: remove it from one of them"
+                yield config.source.finding(loc, Code.SHARED_KEY, message)
+            elif key in tenant.api_keys[:place]:
+                message = f"tenant {name!r} has the same key twice; remove one"
+                yield config.source.finding(loc, Code.SHARED_KEY, message, warning=True)
+
+
+def _package_findings(config: Config) -> Iterator[Finding]:
+    for name, upstream in config.upstreams.items():
+        if isinstance(upstream, LiteLLMUpstream) and not _installed("litellm"):
+            message = f"upstream {name!r} needs litellm, which is not installed; run: pip install 'guardrail[litellm]'"
+            yield config.source.finding(("upstreams", name, "kind"), Code.MISSING_PACKAGE, message)
+    for name, classifier in config.classifiers.items():
+        if isinstance(classifier, CustomClassifier):
+            package = classifier.factory.partition(":")[0].partition(".")[0]
+            if not _installed(package):
+                message = f"classifier {name!r}: no package {package!r} is installed; install it, or correct the factory"
+                yield config.source.finding(("classifiers", name, "factory"), Code.MISSING_PACKAGE, message)
+
+
+def _installed(package: str) -> bool:
+    """Whether a top-level package can be imported; nothing is imported to find out."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # imported already, by a loader that left no spec
+        return True
+
+
+def _variable_findings(config: Config, environment: Environment) -> Iterator[Finding]:
+    for name, upstream in config.upstreams.items():
+        variable = upstream.api_key_env if isinstance(upstream, OpenAIUpstream | LiteLLMUpstream) else None
+        if variable and environment.secret(variable) is None:
+            message = f"upstream {name!r}: the environment variable {variable} is not set; set it before the proxy starts"
+            yield config.source.finding(("upstreams", name, "api_key_env"), Code.MISSING_VARIABLE, message, warning=True)
+
+
+def _folder_findings(config: Config) -> Iterator[Finding]:
+    folders: list[tuple[tuple[str, ...], Path | None]] = [(("policies", "folder"), config.policy_folder)]
+    folders += [(("tenants", name, "policies"), folder) for name, folder in config.tenant_folders.items()]
+    for loc, folder in folders:
+        if folder is not None and not folder.is_dir():
+            message = f"there is no policy folder {str(folder)!r}; make it, or correct the path (it is relative to the configuration file)"
+            yield config.source.finding(loc, Code.MISSING_FOLDER, message)

@@ -1,0 +1,58 @@
+"""The process environment: the only place that reads it, and the list of what is read.
+
+| variable | meaning |
+|---|---|
+| the name in an upstream's `api_key_env` | that upstream's API key |
+| GUARDRAIL_ADMIN_KEY | key of the status and administration endpoints; without it they answer on loopback alone |
+| GUARDRAIL_DATA | folder of labelled evaluation data |
+| OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT | whether telemetry may carry content |
+
+Every other OTEL_* variable is read by OpenTelemetry itself.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+_CAPTURE = MappingProxyType(
+    {
+        "true": frozenset({"span", "event"}),
+        "span_only": frozenset({"span"}),
+        "event_only": frozenset({"event"}),
+        "span_and_event": frozenset({"span", "event"}),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A snapshot of environment variables; tests and embedding programs may pass their own."""
+
+    variables: Mapping[str, str] = field(repr=False)
+
+    def secret(self, name: str) -> str | None:
+        """The value of a variable named in the configuration; None where it is not set or blank."""
+        return self.variables.get(name, "").strip() or None
+
+    @property
+    def admin_key(self) -> str | None:
+        """The key of the administration endpoints, None where it is not set."""
+        return self.secret("GUARDRAIL_ADMIN_KEY")
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of evaluation data, None where it is not set."""
+        folder = self.secret("GUARDRAIL_DATA")
+        return Path(folder) if folder else None
+
+    @property
+    def captured_content(self) -> frozenset[str]:
+        """Where telemetry may carry content: `span`, `event`, both or (the default, and for a word it does not know) neither."""
+        return _CAPTURE.get((self.secret("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT") or "").lower(), frozenset())
+
+
+def process_environment() -> Environment:
+    """The variables of this process as they are now."""
+    return Environment(MappingProxyType(dict(os.environ)))

@@ -1,0 +1,216 @@
+"""The configuration file as immutable values. The descriptions here are the ones of the JSON Schema (`guardrail config schema`)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
+
+from guardrail.config.backends import ClassifierConfig, EmbeddedClassifier, EmbeddedUpstream, UpstreamConfig
+from guardrail.config.document import Source
+from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section, TenantRef
+from guardrail.types import Stage
+
+CHAT_COMPLETIONS = "/v1/chat/completions"
+GUARDED_PATHS = (CHAT_COMPLETIONS,)
+"""The inference paths this version understands; every other one is answered 404."""
+
+DEFAULT_TENANT = "default"
+"""The only tenant where none is configured."""
+
+ANY = "*"
+MAX_GLOB = 128
+
+
+class ServerConfig(Section):
+    """Where the proxy listens, and what it takes at most."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255, description="Address to listen on.")
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes any free one.")
+    max_body_bytes: int = Field(
+        default=10_485_760, ge=1_024, le=1_073_741_824, description="Largest request body, in bytes; more is answered 413."
+    )
+    max_in_flight: int = Field(default=256, ge=1, le=65_536, description="Most requests served at once; more are answered 503.")
+    client_timeout_s: float = Field(
+        default=120.0, ge=1, le=3_600, description="Longest wait for a client to send or take bytes, in seconds."
+    )
+
+
+class PoliciesConfig(Section):
+    """Where policies come from."""
+
+    folder: Folder | None = Field(
+        default=None, description="Folder of your own policies, relative to this file. One with the id of a shipped policy replaces it."
+    )
+    shipped: bool = Field(default=True, description="Whether the policies that come with the package are used too.")
+
+
+class TenantConfig(Section):
+    """One caller: the keys it calls with, and its own policies."""
+
+    api_keys: Items[KeyHash] = Field(
+        default=(), description="Hashes of the tenant's API keys, made with `guardrail config hash-key`. Never the keys."
+    )
+    policies: Folder | None = Field(
+        default=None,
+        description="Folder of the tenant's policies, relative to this file. They add to the others, or replace one of the same id.",
+    )
+
+
+class PolicyUse(Section):
+    """One policy as a route uses it. A bare policy id means the same with every default."""
+
+    id: str = Field(description="Id of the policy.", min_length=1, max_length=64)
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Score from which a text violates; default: the policy's own threshold."
+    )
+    action: Literal["block", "annotate", "pass"] = Field(
+        default="block", description="What a violation leads to. The strongest of several wins."
+    )
+    mode: Literal["enforce", "shadow"] | None = Field(
+        default=None, description="`shadow` decides and records only; default: the route's mode."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_id(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "description": "Id of the policy."}, handler.resolve_ref_schema(handler(core_schema))]}
+
+
+def _all_or_list(value: Any) -> str:
+    return "all" if isinstance(value, str) else "list"
+
+
+class StageConfig(Section):
+    """What is checked in one stage."""
+
+    policies: Annotated[Annotated[Literal["all"], Tag("all")] | Annotated[Items[PolicyUse], Tag("list")], Discriminator(_all_or_list)] = (
+        Field(
+            default="all", description="`all`: every policy of the tenant that applies to this stage; or a list of them; [] checks nothing."
+        )
+    )
+
+
+def _optional_backends(schema: dict[str, Any]) -> None:
+    """A file may leave them out where there is one to choose from."""
+    schema["required"] = [key for key in schema["required"] if key not in ("upstream", "classifier")]
+
+
+class RouteConfig(Section):
+    """Which exchanges it is for (path, model, tenant), and what happens to them. The first route that matches wins."""
+
+    model_config = ConfigDict(json_schema_extra=_optional_backends)
+
+    name: Name = Field(description="Name in records, metrics and messages; unique.")
+    path: str = Field(default=CHAT_COMPLETIONS, max_length=256, description=f"Exact path; one of: {', '.join(GUARDED_PATHS)}.")
+    model: str = Field(default=ANY, min_length=1, max_length=MAX_GLOB, description="Glob (* ? [abc]) on the requested model; case counts.")
+    tenant: TenantRef = Field(default=ANY, description="Tenant it is for; * is for each of them, with the tenant's own policies.")
+    upstream: Name = Field(description="Upstream that answers; may be left out where there is only one.")
+    classifier: Name = Field(description="Classifier that judges; may be left out where there is only one.")
+    input: StageConfig = Field(default_factory=StageConfig, description="What prompts are checked for.")
+    output: StageConfig = Field(default_factory=StageConfig, description="What answers are checked for.")
+    mode: Literal["enforce", "shadow"] = Field(default="enforce", description="`shadow` decides and records, and changes nothing.")
+    on_error: Literal["block", "pass"] = Field(default="block", description="What happens to a text that could not be judged.")
+    unscannable: Literal["block", "pass"] = Field(
+        default="block", description="What happens to a part that is not text (image, audio, token ids)."
+    )
+    deadline_ms: int = Field(default=5_000, ge=10, le=60_000, description="Longest time to judge one stage, in milliseconds.")
+    timing: Literal["before", "parallel"] = Field(
+        default="before", description="Whether the prompt is judged before the upstream is called, or beside it."
+    )
+    streaming: Literal["hold"] = Field(
+        default="hold", description="A streamed answer is held until it is judged; the only mode of this version."
+    )
+    on_block: Literal["error", "reply"] = Field(
+        default="error", description="A block is status 400, or 200 with finish_reason content_filter."
+    )
+
+    def stage(self, stage: Stage) -> StageConfig:
+        """The settings of one stage."""
+        return self.input if stage is Stage.INPUT else self.output
+
+
+class TelemetryConfig(Section):
+    """How decisions appear in OpenTelemetry. Exporters are set with the OTEL_* variables."""
+
+    semconv: Literal["v427", "guardian", "none"] = Field(
+        default="v427", description="Which names guardrail spans carry; `none` adds none of them."
+    )
+    service_name: str = Field(default="guardrail", min_length=1, max_length=128, description="service.name of the resource.")
+
+
+class Config(Section):
+    """The whole configuration. Every section may be left out; an empty file guards with all shipped policies."""
+
+    server: ServerConfig = Field(default_factory=ServerConfig, description="Where the proxy listens, and its bounds.")
+    policies: PoliciesConfig = Field(default_factory=PoliciesConfig, description="Where policies come from.")
+    upstreams: Named[UpstreamConfig] = Field(
+        default_factory=lambda: MappingProxyType({"embedded": EmbeddedUpstream()}), description="The guarded APIs, by name."
+    )
+    classifiers: Named[ClassifierConfig] = Field(
+        default_factory=lambda: MappingProxyType({"embedded": EmbeddedClassifier()}), description="What judges, by name."
+    )
+    tenants: Named[TenantConfig] = Field(
+        default_factory=lambda: MappingProxyType({}), description=f"The callers, by name; without any, all are {DEFAULT_TENANT!r}."
+    )
+    routes: Items[RouteConfig] = Field(
+        default_factory=lambda: (RouteConfig(name="default", upstream="embedded", classifier="embedded"),),
+        description="What is guarded, and how; the first match wins. Default: one route for everything.",
+    )
+    telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig, description="How decisions appear in OpenTelemetry.")
+
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_routes(cls, value: Any) -> Any:
+        """A route need not name the only upstream or classifier, and no route at all is one for everything."""
+        if not isinstance(value, Mapping):
+            return value
+        defaults: dict[str, Any] = {}
+        for section, key in (("upstreams", "upstream"), ("classifiers", "classifier")):
+            names = value.get(section, {"embedded": None})
+            if isinstance(names, Mapping) and len(names) == 1:
+                defaults[key] = next(iter(names))
+        routes = value.get("routes", [{"name": "default"}])
+        if not isinstance(routes, list | tuple):
+            return value
+        return {**value, "routes": [{**defaults, **route} if isinstance(route, Mapping) else route for route in routes]}
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Remember where the values stand, for findings."""
+        if isinstance(context, Source):
+            self._source = context
+
+    @property
+    def source(self) -> Source:
+        """Where the values stand: the path and the line of each."""
+        return self._source
+
+    @property
+    def tenant_names(self) -> tuple[str, ...]:
+        """Every tenant a request can belong to, in file order; `default` alone where none is configured."""
+        return tuple(self.tenants) or (DEFAULT_TENANT,)
+
+    def tenants_of(self, route: RouteConfig) -> tuple[str, ...]:
+        """The tenants a route is for; none where it names one that does not exist."""
+        return tuple(name for name in self.tenant_names if route.tenant in (ANY, name))
+
+    @property
+    def policy_folder(self) -> Path | None:
+        """The operator's own policy folder, relative paths resolved against the configuration file's folder."""
+        return self._resolved(self.policies.folder)
+
+    @property
+    def tenant_folders(self) -> Mapping[str, Path]:
+        """The policy folder of each tenant that has one, resolved likewise."""
+        folders = {name: self._resolved(tenant.policies) for name, tenant in self.tenants.items()}
+        return {name: folder for name, folder in folders.items() if folder is not None}
+
+    def _resolved(self, folder: str | None) -> Path | None:
+        return None if folder is None else self._source.folder / folder

@@ -1,0 +1,94 @@
+"""Which route an exchange takes. A table is compiled once for each published generation of policies and never changes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from types import MappingProxyType
+
+from guardrail.config.catalog import PolicySource, uses
+from guardrail.config.models import Config, PolicyUse, RouteConfig
+from guardrail.config.references import policy_findings
+from guardrail.errors import ConfigError
+from guardrail.types import Action, Check, Fallback, Mode, Policy, Route, Stage
+
+MAX_MODEL_CHARS = 256
+"""Longest model name that is matched; a longer one has no route."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """The routes of every tenant, in order, with their policies pinned; immutable and safe to share."""
+
+    generation: int
+    _entries: Mapping[str, tuple[tuple[re.Pattern[str], Route], ...]]
+
+    def match(self, path: str, model: str, tenant: str) -> Route | None:
+        """The first route that matches, or None: then the exchange is refused, never forwarded.
+
+        `path` is compared exactly, character by character: no case folding, decoding, dot segments, doubled or trailing slashes.
+        `model` is what the client asked for, compared with the route's glob, case included.
+        """
+        if len(model) > MAX_MODEL_CHARS:
+            return None
+        for pattern, route in self._entries.get(tenant, ()):
+            if route.path == path and pattern.match(model):
+                return route
+        return None
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """Every tenant the table knows."""
+        return tuple(self._entries)
+
+    def for_tenant(self, tenant: str) -> tuple[Route, ...]:
+        """One tenant's routes in order; none for an unknown tenant."""
+        return tuple(route for _, route in self._entries.get(tenant, ()))
+
+    def policies_of(self, classifier: str) -> tuple[Policy, ...]:
+        """Every policy that the named classifier is asked about, each digest once: what it must prepare before this table is used."""
+        routes = (route for tenant in self.tenants for route in self.for_tenant(tenant) if route.classifier == classifier)
+        policies = (check.policy for route in routes for check in (*route.input, *route.output))
+        return tuple({(policy.id, policy.digest): policy for policy in policies}.values())
+
+
+def compile(config: Config, policy_sets: PolicySource, generation: int) -> RouteTable:  # noqa: A001 (as re.compile)
+    """The table of a configuration that `check` accepts, with the policies of one generation.
+
+    A route for every tenant is compiled once for each, with that tenant's own policies. Raises ConfigError when a policy that a
+    route names is not there or does not apply: the caller keeps the table it has.
+    """
+    if errors := [finding for finding in policy_findings(config, policy_sets) if finding.severity == "error"]:
+        raise ConfigError(errors)
+    entries = {}
+    for tenant in config.tenant_names:
+        known = policy_sets.for_tenant(tenant)
+        routes = [route for route in config.routes if tenant in config.tenants_of(route)]
+        entries[tenant] = tuple((re.compile(translate(route.model)), _route(route, known, generation)) for route in routes)
+    return RouteTable(generation, MappingProxyType(entries))
+
+
+def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) -> Route:
+    return Route(
+        name=route.name,
+        path=route.path,
+        model=route.model,
+        tenant=route.tenant,
+        upstream=route.upstream,
+        classifier=route.classifier,
+        input=tuple(_check(route, use, policies) for use in uses(Stage.INPUT, route.input, policies)),
+        output=tuple(_check(route, use, policies) for use in uses(Stage.OUTPUT, route.output, policies)),
+        on_error=Fallback(route.on_error),
+        unscannable=Fallback(route.unscannable),
+        deadline_s=route.deadline_ms / 1_000,
+        timing=route.timing,
+        streaming=route.streaming,
+        on_block=route.on_block,
+        generation=generation,
+    )
+
+
+def _check(route: RouteConfig, use: PolicyUse, policies: Mapping[str, Policy]) -> Check:
+    policy = policies[use.id]
+    threshold = policy.threshold if use.threshold is None else use.threshold
+    return Check(policy, threshold, Action[use.action.upper()], Mode(use.mode or route.mode))
