@@ -1,12 +1,100 @@
-"""OpenAI chat completions, whole bodies: a request or an answer becomes parts to judge, and a blocked choice is replaced."""
+"""OpenAI chat completions, whole bodies: a request or an answer becomes parts to judge, and a blocked choice is replaced.
+
+Not judged: tool definitions and `response_format` schemas (the application wrote them, and blocking on their wording blocks every
+request of that application), `metadata`, `stop` and identifiers, which no model reads. Every other string is, unknown fields included.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Part
+from guardrail.wire.document import UnreadableError, dump, parse_object
+from guardrail.wire.parts import PartList, TooManyPartsError, is_tokens
 
 FilterResults = Mapping[str, Mapping[str, object]]
 """What one choice was blocked for, in Azure's shape: policy id to `{"filtered": …, "detected": …, "score": …}`."""
+
+MAX_CHOICES = 128
+MAX_MODEL_LENGTH = 256
+
+_REQUEST_FIELDS = frozenset(
+    [
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "n",
+        "tools",
+        "tool_choice",
+        "functions",
+        "function_call",
+        "response_format",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_completion_tokens",
+        "stop",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "user",
+        "safety_identifier",
+        "seed",
+        "store",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "metadata",
+        "service_tier",
+        "reasoning_effort",
+        "verbosity",
+        "modalities",
+        "audio",
+        "parallel_tool_calls",
+        "prediction",
+        "moderation",
+        "stop_token_ids",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+    ]
+)
+_TOKEN_FIELDS = frozenset({"prompt", "input", "input_ids", "prompt_ids", "prompt_token_ids"})
+ANSWER_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"})
+"""The top-level fields of an answer that stay when one of its choices was replaced."""
+ANSWER_EXTRAS = frozenset(  # accounting of hosts and gateways: nothing of the model's text
+    [
+        "obfuscation",
+        "prompt_filter_results",
+        "prompt_annotations",
+        "moderation",
+        "provider",
+        "timings",
+        "time_info",
+        "x_groq",
+        "prompt_logprobs",
+        "prompt_token_ids",
+        "kv_transfer_params",
+    ]
+)
+CHOICE_FIELDS = frozenset(
+    [
+        "index",
+        "message",
+        "finish_reason",
+        "native_finish_reason",
+        "stop_reason",
+        "matched_stop",
+        "logprobs",
+        "token_ids",
+        "content_filter_results",
+        "content_filter_result",
+        "content_filter_offsets",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +122,160 @@ class ChatAnswer:
 
 
 def parse_request(body: bytes) -> ChatRequest:
-    """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently."""
-    raise NotImplementedError
+    """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently.
+
+    Only the exact names count: `Stream` is an unknown field, which is judged and passed on but changes nothing here.
+    """
+    try:
+        document = parse_object(body)
+    except UnreadableError as error:
+        raise WireError(400, "invalid_json", f"{_sentence(error)}.") from None
+    model = document.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_LENGTH:
+        raise WireError(400, "invalid_model", f"model must be a string of 1 to {MAX_MODEL_LENGTH} characters.", param="model")
+    try:
+        parts = _request_parts(document)
+    except TooManyPartsError as error:
+        raise WireError(400, "too_many_parts", f"The request holds {error}.", param="messages") from None
+    return ChatRequest(model, _flag(document, "stream"), _choices(document), _include_usage(document), parts)
 
 
 def parse_answer(body: bytes) -> ChatAnswer:
-    """The answer in `body`. Raises UpstreamError("malformed") for anything that is not a chat completion."""
-    raise NotImplementedError
+    """The answer in `body`. Raises UpstreamError: `malformed` for anything but a chat completion, `too_large` for too many parts."""
+    try:
+        document = parse_object(body)
+    except UnreadableError as error:
+        raise UpstreamError("malformed", f"the upstream's answer cannot be read: {error}") from None
+    return read_answer(document)
+
+
+def read_answer(document: Mapping[str, object]) -> ChatAnswer:
+    """The answer in a parsed document, whole or collected from a stream. Raises UpstreamError as `parse_answer` does."""
+    choices = document.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise UpstreamError("malformed", "the upstream's answer is no chat completion: it has no list of choices")
+    reasons: dict[int, str | None] = {}
+    parts = PartList()
+    try:
+        for position, choice in enumerate(choices):
+            index = choice_index(choice, position)
+            reason = choice.get("finish_reason")
+            reasons[index] = reason if isinstance(reason, str) else None
+            _read_choice(parts, index, choice)
+        parts.choice, parts.role = min(reasons, default=0), "assistant"
+        parts.rest("answer", document, ANSWER_FIELDS | ANSWER_EXTRAS)
+    except TooManyPartsError as error:
+        raise UpstreamError("too_large", f"the upstream's answer holds {error}") from None
+    usage = document.get("usage")
+    return ChatAnswer(document, tuple(parts.found), reasons, usage if isinstance(usage, dict) else None)
+
+
+def choice_index(choice: Mapping[str, object], position: int) -> int:
+    """A choice's index; where the upstream left it out, its position. Raises UpstreamError("malformed") for a nonsensical one."""
+    index = choice.get("index", position)
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < MAX_CHOICES:
+        raise UpstreamError("malformed", f"the upstream's answer has a choice whose index is not a number from 0 to {MAX_CHOICES - 1}")
+    return index
 
 
 def replace_blocked(answer: ChatAnswer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
-    """The answer with only the `blocked` choices (by index) replaced by `notice` (None: `content` is null); usage is kept."""
-    raise NotImplementedError
+    """The answer with only the `blocked` choices (by index) replaced by `notice` (None: `content` is null); usage is kept.
+
+    Nothing of a replaced choice stays: no tool call, reasoning, audio, annotation or log probability. Top-level fields other than
+    `ANSWER_FIELDS` go too, since what was judged with the choice may stand in them.
+    """
+    if not blocked:
+        return dump(answer.document)
+    document = {key: value for key, value in answer.document.items() if key in ANSWER_FIELDS}
+    choices = answer.document["choices"]
+    kept: list[object] = []
+    for position, choice in enumerate(choices if isinstance(choices, list) else ()):
+        index = choice_index(choice, position)
+        kept.append(refused_choice(index, blocked[index], notice) if index in blocked else choice)
+    return dump({**document, "choices": kept})
+
+
+def refused_choice(index: int, results: FilterResults, notice: str | None) -> dict[str, object]:
+    """A choice that says that its content was filtered, and nothing else."""
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": notice, "refusal": None},
+        "logprobs": None,
+        "finish_reason": "content_filter",
+        "content_filter_results": {policy: dict(result) for policy, result in results.items()},
+    }
+
+
+def refused_deltas(index: int, results: FilterResults, notice: str | None) -> tuple[dict[str, object], ...]:
+    """One refused choice as the choices of a stream's frames: role, notice if there is one, `finish_reason: content_filter`."""
+    empty: dict[str, object] = {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
+    end = {"finish_reason": "content_filter", "content_filter_results": {policy: dict(result) for policy, result in results.items()}}
+    said = ({**empty, "delta": {"content": notice}},) if notice else ()
+    return ({**empty, "delta": {"role": "assistant"}}, *said, {**empty, **end})
+
+
+def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
+    messages = document.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise WireError(400, "invalid_messages", "messages must be a non-empty list.", param="messages")
+    parts = PartList()
+    for number, message in enumerate(messages):
+        place = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise WireError(400, "invalid_messages", f"{place} must be an object.", param=place)
+        content = message.get("content")
+        if content is not None and not isinstance(content, str | list):
+            raise WireError(400, "invalid_messages", f"{place}.content must be a string, a list or null.", param=f"{place}.content")
+        parts.message(place, message)
+    parts.role = "user"
+    prediction = document.get("prediction")
+    if isinstance(prediction, dict):
+        parts.content("prediction.content", prediction.get("content"))
+        parts.rest("prediction", prediction, ("type", "content"))
+    else:
+        parts.unknown("prediction", prediction)
+    for key in sorted(_TOKEN_FIELDS & document.keys()):
+        if is_tokens(document[key]):
+            parts.opaque(key, "tokens")
+    parts.rest("body", {key: value for key, value in document.items() if not is_tokens(value)}, _REQUEST_FIELDS)
+    return tuple(parts.found)
+
+
+def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> None:
+    parts.choice, parts.role = index, "assistant"
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise UpstreamError("malformed", f"choices[{index}] of the upstream's answer has no message")
+    parts.message(f"choices[{index}].message", message, default_role="assistant")
+    parts.role = "assistant"
+    parts.rest(f"choices[{index}]", choice, CHOICE_FIELDS)
+
+
+def _flag(document: Mapping[str, object], name: str) -> bool:
+    value = document.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise WireError(400, f"invalid_{name}", f"{name} must be true or false.", param=name)
+    return value is True
+
+
+def _choices(document: Mapping[str, object]) -> int:
+    number = document.get("n")
+    if number is None:
+        return 1
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_CHOICES:
+        raise WireError(400, "invalid_n", f"n must be a whole number from 1 to {MAX_CHOICES}.", param="n")
+    return number
+
+
+def _include_usage(document: Mapping[str, object]) -> bool:
+    options = document.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise WireError(400, "invalid_stream_options", "stream_options must be an object.", param="stream_options")
+    return options.get("include_usage") is True
+
+
+def _sentence(error: UnreadableError) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:]

@@ -1,58 +1,190 @@
 """A streamed chat answer, held until it is judged: it is collected into the same parts as a whole answer."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from guardrail.errors import UpstreamError
 from guardrail.types import Part
-from guardrail.wire.chat import FilterResults
-from guardrail.wire.sse import SseEvent
+from guardrail.wire.chat import (
+    ANSWER_EXTRAS,
+    ANSWER_FIELDS,
+    CHOICE_FIELDS,
+    ChatAnswer,
+    FilterResults,
+    choice_index,
+    read_answer,
+    refused_deltas,
+)
+from guardrail.wire.document import UnreadableError, parse_object
+from guardrail.wire.merge import Merged
+from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
+
+_KNOWN_FIELDS = ANSWER_FIELDS | ANSWER_EXTRAS
+_SKIPPED_FIELDS = (CHOICE_FIELDS - {"message"}) | {"delta"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One event as it came; `choices` are the indexes it speaks of, `plain` says that it holds nothing beside known fields."""
+
+    raw: bytes
+    choices: frozenset[int] = frozenset()
+    plain: bool = True
+    usage_only: bool = False
 
 
 class ChatStreamCollector:
     """Holds one streamed answer: `receive` chunks until the upstream ends, `finish`, judge `parts()`, then `release` or `replaced`.
 
-    Raises UpstreamError from `receive`, `feed` and `finish`: `malformed` (garbage, or an error frame of the upstream),
+    Raises UpstreamError from `receive`, `feed`, `finish` and `parts`: `malformed` (garbage, or an error frame of the upstream),
     `too_large`, `disconnect` (ended without `[DONE]` and without every choice's finish_reason). Nothing must be released then;
-    the one answer is `refusal.upstream_frame(error)`.
+    the one answer is `refusal.upstream_frame(error)`, or `refusal.upstream_failure(error)` while no byte was sent.
     """
 
     def __init__(self, *, max_bytes: int = 32 * 1024 * 1024) -> None:
         self._max_bytes = max_bytes
+        self._held_bytes = 0
+        self._decoder = SseDecoder(max_event_bytes=max_bytes)
+        self._frames: list[_Frame] = []
+        self._choices: dict[int, Merged] = {}
+        self._top = Merged()
+        self._head: dict[str, object] = {}
+        self._usage: Mapping[str, object] | None = None
+        self._done = False
+        self._answer: ChatAnswer | None = None
 
     @property
     def done(self) -> bool:
         """True once `[DONE]` was seen: nothing that comes after it is kept."""
-        raise NotImplementedError
+        return self._done
 
     @property
     def usage(self) -> Mapping[str, object] | None:
         """The usage the upstream reported, if it did."""
-        raise NotImplementedError
+        return self._usage
 
     @property
     def finish_reasons(self) -> Mapping[int, str | None]:
         """Finish reason by choice index."""
-        raise NotImplementedError
+        return self.answer().finish_reasons
 
     def receive(self, chunk: bytes) -> None:
         """Take bytes as they came from the upstream, in any chunking."""
-        raise NotImplementedError
+        self._held_bytes += len(chunk)
+        if self._held_bytes > self._max_bytes:
+            raise UpstreamError("too_large", f"the upstream's stream is longer than {self._max_bytes} bytes")
+        for event in self._decoder.feed(chunk):
+            self.feed(event)
 
     def feed(self, event: SseEvent) -> None:
         """Take one decoded event (`receive` does this itself)."""
-        raise NotImplementedError
+        if self._done:
+            return
+        if event.data is None:
+            self._frames.append(_Frame(event.raw))
+        elif event.data.strip() == "[DONE]":
+            self._done = True
+            self._frames.append(_Frame(event.raw))
+        else:
+            self._frames.append(self._read(event.raw, _parse(event.data)))
 
     def finish(self) -> None:
         """The upstream's stream ended. Raises UpstreamError("disconnect") when the answer is not whole."""
-        raise NotImplementedError
+        try:
+            for event in self._decoder.close():
+                self.feed(event)
+        except UpstreamError:
+            raise UpstreamError("disconnect", "the upstream's stream broke off within an event") from None
+        reasons = self.finish_reasons
+        if not self._done and not (reasons and all(reasons.values())):
+            raise UpstreamError("disconnect", "the upstream's stream ended without [DONE] and without a finish_reason for each choice")
+
+    def answer(self) -> ChatAnswer:
+        """The same answer as one whole document."""
+        if self._answer is None:
+            choices = [{**choice.value(), "index": index} for index, choice in sorted(self._choices.items())]
+            self._answer = read_answer({**self._head, **self._top.value(), "choices": choices, "usage": self._usage})
+        return self._answer
 
     def parts(self) -> tuple[Part, ...]:
         """What is to be judged: equal to the parts of the same answer sent whole."""
-        raise NotImplementedError
+        return self.answer().parts
 
     def release(self) -> tuple[bytes, ...]:
         """The frames untouched, `[DONE]` last: nothing was blocked."""
-        raise NotImplementedError
+        frames = tuple(held.raw for held in self._frames)
+        return frames if self._done else (*frames, DONE)
 
     def replaced(self, blocked: Mapping[int, FilterResults], notice: str | None, *, include_usage: bool = True) -> tuple[bytes, ...]:
-        """The frames with the blocked choices' frames replaced by role, optional notice and `finish_reason: content_filter`."""
-        raise NotImplementedError
+        """The frames with the blocked choices' frames replaced by role, optional notice and `finish_reason: content_filter`.
+
+        The other choices' frames come first and untouched where they can, then the replacements, the usage and `[DONE]`.
+        """
+        frames = [kept for held in self._frames if (kept := self._without(held, blocked)) is not None]
+        head = {**self._head, "object": "chat.completion.chunk"}
+        for index in sorted(blocked):
+            frames += [frame({**head, "choices": [choice]}) for choice in refused_deltas(index, blocked[index], notice)]
+        if include_usage and any(held.usage_only for held in self._frames):
+            frames.append(frame({**head, "choices": [], "usage": self._usage}))
+        return (*frames, DONE)
+
+    def _read(self, raw: bytes, document: dict[str, object]) -> _Frame:
+        self._answer = None
+        if document.get("error"):
+            raise UpstreamError("malformed", "the upstream reported an error within its stream")
+        choices = document.get("choices", [])
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise UpstreamError("malformed", "a frame of the upstream's stream is no chat completion chunk")
+        for key in ("id", "object", "created", "model", "system_fingerprint", "service_tier"):
+            if key in document:
+                self._head.setdefault(key, document[key])
+        usage = document.get("usage")
+        if isinstance(usage, dict):
+            self._usage = usage
+        self._top.add({key: value for key, value in document.items() if key not in _KNOWN_FIELDS})
+        indexes = []
+        for position, choice in enumerate(choices):
+            indexes.append(choice_index(choice, position))
+            self._merge(indexes[-1], choice)
+        only_usage = isinstance(usage, dict) and not choices
+        return _Frame(raw, frozenset(indexes), document.keys() <= _KNOWN_FIELDS and "choices" in document, only_usage)
+
+    def _merge(self, index: int, choice: Mapping[str, object]) -> None:
+        delta = choice.get("delta")
+        if delta is not None and not isinstance(delta, dict):
+            raise UpstreamError("malformed", f"choices[{index}].delta in the upstream's stream is not an object")
+        merged = self._choices.setdefault(index, Merged({"message": {}}))
+        merged.add({"message": delta or {}})
+        merged.add({key: value for key, value in choice.items() if key not in _SKIPPED_FIELDS})
+        if choice.get("finish_reason") is not None:
+            merged.put("finish_reason", choice["finish_reason"])
+
+    def _without(self, held: _Frame, blocked: Mapping[int, FilterResults]) -> bytes | None:
+        """What stays of a frame when some choices are blocked."""
+        if held.usage_only:
+            return None
+        if held.plain and not held.choices & blocked.keys():
+            return None if _data(held.raw) == "[DONE]" else held.raw
+        document = _parse(_data(held.raw) or "{}")
+        choices = document.get("choices")
+        kept = (
+            [choice for place, choice in enumerate(choices) if choice_index(choice, place) not in blocked]
+            if isinstance(choices, list)
+            else []
+        )
+        if not kept:
+            return None
+        return frame({**{key: value for key, value in document.items() if key in ANSWER_FIELDS}, "choices": kept})
+
+
+def _parse(data: str) -> dict[str, object]:
+    try:
+        return parse_object(data.encode("utf-8"))
+    except UnreadableError as error:
+        raise UpstreamError("malformed", f"a frame of the upstream's stream cannot be read: {error}") from None
+
+
+def _data(raw: bytes) -> str | None:
+    decoder = SseDecoder(max_event_bytes=len(raw))
+    data = (decoder.feed(raw) or decoder.close())[0].data
+    return None if data is None else data.strip()

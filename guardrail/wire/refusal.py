@@ -1,13 +1,33 @@
-"""What a client gets when it does not get the model's answer. No body here ever echoes a judged text."""
+"""What a client gets when it does not get the model's answer. No body here ever echoes a judged text.
 
-from collections.abc import Mapping, Sequence
+Statuses are chosen for the clients there are: a block is a 400, because SDKs retry 408, 409, 429 and 5xx and would run the guard
+three times; what would only fail again says `x-should-retry: false`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guardrail.errors import UpstreamError, WireError
-from guardrail.types import Decision
-from guardrail.wire.chat import ChatRequest, FilterResults
+from guardrail.types import Action, Decision, Mode, Verdict
+from guardrail.wire.chat import ChatRequest, FilterResults, refused_choice, refused_deltas
+from guardrail.wire.document import dump
+from guardrail.wire.sse import DONE, frame
 
 Headers = tuple[tuple[str, str], ...]
+
+_JSON: Headers = (("content-type", "application/json"),)
+_EVENTS: Headers = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
+_NO_RETRY: Headers = (("x-should-retry", "false"),)
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_WORDS = {Action.BLOCK: "block", Action.REDACT: "modify", Action.ANNOTATE: "annotate", Action.PASS: "allow"}
+_UPSTREAM_MESSAGES = {
+    "connect": "The upstream cannot be reached.",
+    "timeout": "The upstream did not answer in time.",
+    "disconnect": "The upstream broke off its answer.",
+    "malformed": "The upstream's answer cannot be read.",
+    "too_large": "The upstream's answer is too large.",
+}
+_UNAVAILABLE = "The content could not be checked, so it was withheld."
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,53 +40,148 @@ class Reply:
 
 
 def input_block(decision: Decision, *, name_policies: bool = False) -> Reply:
-    """400 `content_filter` for a blocked prompt, streamed or not. `name_policies`: the message names the policies too."""
-    raise NotImplementedError
+    """400 `content_filter` for a blocked prompt, streamed or not. `name_policies`: the message names the policies too.
+
+    Azure-aware clients read `code` and `innererror`, LiteLLM looks for the words of `guardrail.reason`; a part that could not be
+    read is named by its place.
+    """
+    violated = _enforced(decision.violations)
+    message = "Request blocked by content policy."
+    if violated and name_policies:
+        message = f"Request blocked by content policy: {', '.join(sorted({verdict.policy_id for verdict in violated}))}."
+    elif not violated and decision.unscannable:
+        message = "Request blocked: it holds content that cannot be checked."
+    guardrail: dict[str, object] = {
+        "reason": "content_policy_violation",
+        "decision_id": decision.id,
+        "direction": decision.stage.value,
+        "policies": _policies(violated),
+    }
+    if decision.unscannable:
+        guardrail["unscannable"] = list(decision.unscannable)
+    error: dict[str, object] = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "content_filter",
+        "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": _results(violated)},
+        "guardrail": guardrail,
+    }
+    return Reply(400, _JSON, dump({"error": error}))
 
 
 def input_block_reply(decision: Decision, request: ChatRequest, notice: str, *, created: int) -> Reply:
     """`on_block: reply`: 200, `finish_reason: content_filter` and `notice`; an event stream if the request asked for one.
 
-    `created` is a Unix time in seconds.
+    `created` is a Unix time in seconds. Each of the `n` choices says the same; usage is zero because no model ran.
     """
-    raise NotImplementedError
+    results = _results(_enforced(decision.violations))
+    head = {"id": f"chatcmpl-{decision.id}", "created": created, "model": request.model}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    indexes = range(request.choices)
+    if not request.stream:
+        choices = [refused_choice(index, results, notice) for index in indexes]
+        return Reply(200, _JSON, dump({**head, "object": "chat.completion", "choices": choices, "usage": usage}))
+    head["object"] = "chat.completion.chunk"
+    frames = [frame({**head, "choices": [choice]}) for index in indexes for choice in refused_deltas(index, results, notice)]
+    if request.include_usage:
+        frames.append(frame({**head, "choices": [], "usage": usage}))
+    return Reply(200, _EVENTS, b"".join((*frames, DONE)))
 
 
 def blocked_choices(decision: Decision) -> Mapping[int, FilterResults]:
     """The choices of a judged answer that are to be replaced, each with its `content_filter_results`."""
-    raise NotImplementedError
+    return {
+        index: _results(_enforced(verdict for verdict in decision.violations if verdict.choice == index))
+        for index, action in sorted(decision.outcome.choices.items())
+        if action is Action.BLOCK
+    }
 
 
 def decision_headers(decisions: Sequence[Decision], *, overhead_s: float) -> Headers:
-    """`x-guardrail-decision` (the strongest of the decisions), `-decision-id`, `-policy-version`, `-overhead-ms`."""
-    raise NotImplementedError
+    """`x-guardrail-decision` (the strongest of the decisions), `-decision-id`, `-policy-version`, `-overhead-ms`.
+
+    The policy version is the number of the published generation that judged. Something unjudged that was let through is
+    `unjudged`, never `allow`. Empty where nothing was decided.
+    """
+    if not decisions:
+        return ()
+    strongest = max(decision.action for decision in decisions)
+    unjudged = any(decision.outcome.unjudged for decision in decisions)
+    word = "unjudged" if unjudged and strongest < Action.REDACT else _WORDS[strongest]
+    return (
+        ("x-guardrail-decision", word),
+        ("x-guardrail-decision-id", ",".join(decision.id for decision in decisions)),
+        ("x-guardrail-policy-version", str(decisions[-1].generation)),
+        ("x-guardrail-overhead-ms", f"{overhead_s * 1000:.1f}"),
+    )
 
 
 def unavailable(decision: Decision | None = None) -> Reply:
     """503 `guardrail_unavailable`, not to be retried: the guard could not judge and the route fails closed."""
-    raise NotImplementedError
+    error = _error(503, "guardrail_unavailable", _UNAVAILABLE)
+    if decision is not None:
+        error["guardrail"] = {"reason": "unjudged", "decision_id": decision.id, "direction": decision.stage.value}
+    return Reply(503, _JSON + _NO_RETRY, dump({"error": error}))
 
 
 def failure(status: int, code: str, message: str, *, param: str | None = None) -> Reply:
-    """An OpenAI-shaped error of our own: 400, 401, 403, 404, 405, 413, 415, 429, 500, 502, 503 or 504."""
-    raise NotImplementedError
+    """An OpenAI-shaped error of our own: 400, 401, 403, 404, 405, 413, 415, 429, 500, 502, 503 or 504.
+
+    429 and 503 say `retry-after: 1` (a full queue empties), 401 names its scheme.
+    """
+    headers = _JSON
+    if status in {429, 503}:
+        headers += (("retry-after", "1"),)
+    elif status == 401:
+        headers += (("www-authenticate", "Bearer"),)
+    return Reply(status, headers, dump({"error": _error(status, code, message, param)}))
 
 
 def wire_error(error: WireError) -> Reply:
     """The answer a WireError asks for."""
-    raise NotImplementedError
+    return failure(error.status, error.code, str(error), param=error.param)
 
 
 def upstream_failure(error: UpstreamError) -> Reply:
-    """502, or 504 for a timeout, when nothing was sent yet."""
-    raise NotImplementedError
+    """502, or 504 for a timeout, when nothing was sent yet. Only a failed connect may be retried: the rest reached the model."""
+    status = 504 if error.code == "timeout" else 502
+    headers = _JSON if error.code == "connect" else _JSON + _NO_RETRY
+    return Reply(
+        status, headers, dump({"error": _error(status, "upstream_error", _UPSTREAM_MESSAGES.get(error.code, "The upstream failed."))})
+    )
 
 
 def upstream_frame(error: UpstreamError) -> bytes:
     """The SSE error frame that ends a stream whose upstream broke; nothing follows it."""
-    raise NotImplementedError
+    return frame({"error": _error(502, "upstream_error", _UPSTREAM_MESSAGES.get(error.code, "The upstream failed."))})
 
 
 def unavailable_frame() -> bytes:
     """The SSE error frame that ends a stream that could not be judged; nothing follows it."""
-    raise NotImplementedError
+    return frame({"error": _error(503, "guardrail_unavailable", _UNAVAILABLE)})
+
+
+def _error(status: int, code: str, message: str, param: str | None = None) -> dict[str, object]:
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def _enforced(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Only what was enforced may show: a shadow policy changes nothing, so it isn't named either."""
+    return [verdict for verdict in verdicts if verdict.mode is Mode.ENFORCE and verdict.action is Action.BLOCK]
+
+
+def _results(verdicts: Sequence[Verdict]) -> dict[str, dict[str, object]]:
+    """The strongest verdict of each policy; `verdicts` come strongest first."""
+    found: dict[str, dict[str, object]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.policy_id, {"filtered": True, "detected": True, "score": round(verdict.score or 0.0, 4)})
+    return found
+
+
+def _policies(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
+    return [
+        {"id": policy, "version": version, "action": "block"}
+        for policy, version in dict.fromkeys((verdict.policy_id, verdict.policy_version) for verdict in verdicts)
+    ]

@@ -1,8 +1,15 @@
 """Server-sent events, sans I/O: bytes in any chunking become events that keep their raw bytes."""
 
+import re
 from dataclasses import dataclass
 
+from guardrail.errors import UpstreamError
+from guardrail.wire.document import dump
+
 DONE = b"data: [DONE]\n\n"
+
+_END_OF_LINE = re.compile(rb"\r\n|\n|\r")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +22,69 @@ class SseEvent:
 
 
 class SseDecoder:
-    """Cuts a byte stream into events. Any chunking gives the same events."""
+    """Cuts a byte stream into events. Any chunking gives the same events.
+
+    Lines end with LF, CR or CRLF, `data` lines of one event are joined by LF, comments and unknown fields are kept in `raw` only.
+    """
 
     def __init__(self, *, max_event_bytes: int = 8 * 1024 * 1024) -> None:
         self._max = max_event_bytes
+        self._buffer = bytearray()
+        self._lines: list[bytes] = []
+        self._line_start = 0
+        self._searched = 0
+        self._at_start = True
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """The events that `chunk` completes. Raises UpstreamError: `too_large` for an endless event, `malformed` for bad UTF-8."""
-        raise NotImplementedError
+        self._buffer += chunk
+        return self._drain(final=False)
 
-    def close(self) -> bytes:
-        """The stream ended: what was left of an unfinished event (to be thrown away, as the standard says)."""
-        raise NotImplementedError
+    def close(self) -> list[SseEvent]:
+        """The stream ended: the event that was left without its blank line, which is added to its `raw`, or nothing."""
+        events = self._drain(final=True)
+        if self._buffer:
+            self._buffer += b"\n\n"
+            events += self._drain(final=True)
+        return events
+
+    def _drain(self, *, final: bool) -> list[SseEvent]:
+        events: list[SseEvent] = []
+        while (end := _END_OF_LINE.search(self._buffer, self._searched)) is not None:
+            if end.end() == len(self._buffer) and end.group() == b"\r" and not final:
+                break  # its LF may be in the next chunk
+            line = bytes(self._buffer[self._line_start : end.start()])
+            self._line_start = self._searched = end.end()
+            if line:
+                self._lines.append(line)
+            else:
+                events.append(self._event(bytes(self._buffer[: end.end()])))
+                del self._buffer[: end.end()]
+                self._lines, self._line_start, self._searched = [], 0, 0
+        self._searched = end.start() if end is not None else len(self._buffer)
+        if len(self._buffer) > self._max:
+            raise UpstreamError("too_large", f"one event of the upstream's stream is longer than {self._max} bytes")
+        return events
+
+    def _event(self, raw: bytes) -> SseEvent:
+        data: list[str] = []
+        name: str | None = None
+        for line in self._lines:
+            if self._at_start:
+                line = line.removeprefix(_BYTE_ORDER_MARK)
+                self._at_start = False
+            field, _, value = line.partition(b":")
+            try:
+                text = value.removeprefix(b" ").decode("utf-8")
+            except UnicodeDecodeError:
+                raise UpstreamError("malformed", "the upstream's stream is not valid UTF-8") from None
+            if field == b"data":
+                data.append(text)
+            elif field == b"event":
+                name = text
+        return SseEvent(raw, "\n".join(data) if data else None, name)
 
 
 def frame(document: object) -> bytes:
     """A JSON document as one `data:` event."""
-    raise NotImplementedError
+    return b"data: " + dump(document) + b"\n\n"

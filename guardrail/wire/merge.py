@@ -1,0 +1,125 @@
+"""Stream deltas folded into the document they spell: strings grow, objects merge, list items meet by index."""
+
+from collections.abc import Mapping
+
+from guardrail.errors import UpstreamError
+
+MAX_ITEMS = 4096
+
+_ENUMS = frozenset({"role", "type", "id", "object"})  # repeated whole in some upstreams' chunks
+
+
+class Merged:
+    """One growing object. Nothing is ever dropped: what cannot be merged raises UpstreamError("malformed")."""
+
+    def __init__(self, start: Mapping[str, object] | None = None) -> None:
+        self._fields: dict[str, _Node] = {}
+        self.add(start or {})
+
+    def add(self, delta: Mapping[str, object]) -> None:
+        """Merge one delta."""
+        for key, value in delta.items():
+            self._fields[key] = _joined(self._fields.get(key), value, enum=key in _ENUMS)
+
+    def put(self, key: str, value: object) -> None:
+        """Set a field, whatever it was."""
+        self._fields[key] = _node(value)
+
+    def get(self, key: str) -> object:
+        """A field's present value."""
+        return _value(self._fields.get(key))
+
+    def value(self) -> dict[str, object]:
+        """The object as it stands."""
+        return {key: _value(node) for key, node in self._fields.items()}
+
+
+class _Text:
+    """A string in pieces, joined once: appending to one long string for each token would be quadratic."""
+
+    def __init__(self, piece: str) -> None:
+        self.pieces = [piece]
+
+
+class _Items:
+    """A list; objects with an `index` merge with the item of that index, text-like fragments with the one before them."""
+
+    def __init__(self) -> None:
+        self.nodes: list[_Node] = []
+        self.by_index: dict[int, Merged] = {}
+
+    def extend(self, values: list[object]) -> None:
+        for value in values:
+            self._add(value)
+        if len(self.nodes) > MAX_ITEMS:
+            raise UpstreamError("too_large", f"a list in the upstream's stream is longer than {MAX_ITEMS} items")
+
+    def _add(self, value: object) -> None:
+        last = self.nodes[-1] if self.nodes else None
+        index = value.get("index") if isinstance(value, dict) else None
+        if isinstance(value, dict) and isinstance(index, int):
+            if index in self.by_index:
+                self.by_index[index].add(value)
+                return
+            self.by_index[index] = node = Merged(value)
+            self.nodes.append(node)
+        elif isinstance(value, dict) and isinstance(last, Merged) and _fragment(last, value):
+            last.add(value)
+        elif isinstance(value, str) and isinstance(last, _Text):
+            last.pieces.append(value)
+        else:
+            self.nodes.append(_node(value))
+
+
+_Node = _Text | _Items | Merged | int | float | bool | None
+
+
+def _fragment(last: Merged, value: Mapping[str, object]) -> bool:
+    kind = value.get("type")
+    return kind in ("text", "thinking", "reasoning") and last.get("type") == kind and last.get("index") is None
+
+
+def _node(value: object) -> _Node:
+    if isinstance(value, str):
+        return _Text(value)
+    if isinstance(value, dict):
+        return Merged(value)
+    if isinstance(value, list):
+        items = _Items()
+        items.extend(value)
+        return items
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise UpstreamError("malformed", "a frame of the upstream's stream holds a value of no JSON type")
+
+
+def _joined(node: _Node, value: object, *, enum: bool) -> _Node:
+    if node is None:
+        return _node(value)
+    if value is None:
+        return node
+    if isinstance(node, _Text) and isinstance(value, str):
+        if not (enum and "".join(node.pieces) == value):
+            node.pieces.append(value)
+        return node
+    if isinstance(node, Merged) and isinstance(value, dict):
+        node.add(value)
+        return node
+    if isinstance(node, _Text | _Items) and isinstance(value, str | list):  # content may change between a string and a list
+        items = node if isinstance(node, _Items) else _node([_value(node)])
+        if isinstance(items, _Items):
+            items.extend(value if isinstance(value, list) else [value])
+        return items
+    if isinstance(node, bool | int | float) and isinstance(value, bool | int | float):
+        return value
+    raise UpstreamError("malformed", "a field changes its type within the upstream's stream")
+
+
+def _value(node: _Node) -> object:
+    if isinstance(node, _Text):
+        return "".join(node.pieces)
+    if isinstance(node, _Items):
+        return [_value(item) for item in node.nodes]
+    if isinstance(node, Merged):
+        return node.value()
+    return node
