@@ -6,7 +6,7 @@ The `gen_ai.*` names of the upstream call are merged conventions and are not swi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -145,7 +145,7 @@ class GuardNames:
     rule_id: str | None = None
     risk_category: str | None = None
     risk_score: str | None = None
-    content: Mapping[Stage, str] = MappingProxyType({Stage.INPUT: "guardrail.content.input", Stage.OUTPUT: "guardrail.content.output"})
+    content: Mapping[Stage, str] = field(default_factory=lambda: _OWN_CONTENT)
     source_in_name: bool = False
 
     def span(self, component: str, stage: Stage) -> str:
@@ -154,6 +154,7 @@ class GuardNames:
 
 
 _OWN_SOURCES: Final = MappingProxyType({stage: stage.value for stage in Stage})
+_OWN_CONTENT: Final = MappingProxyType({Stage.INPUT: "guardrail.content.input", Stage.OUTPUT: "guardrail.content.output"})
 _OWN_RESULTS: Final = MappingProxyType({action: action.word for action in Action})
 
 GUARD_NAMES: Final[Mapping[Semconv, GuardNames]] = MappingProxyType(
