@@ -29,7 +29,7 @@ def loads(text: str, *, path: str = "<text>", folder: Path | None = None) -> Con
     value, lines, faults = parse(text, path)
     source = Source(path, folder or Path(), lines)
     config, invalid = _validate({} if value is None else value, source) if value is not None or not faults else (None, [])
-    faults = sorted([*faults, *invalid], key=lambda finding: finding.line)
+    faults = sorted([*faults, *invalid], key=lambda finding: (finding.line, finding.code))
     if config is None or faults:
         raise ConfigError(faults)
     return config

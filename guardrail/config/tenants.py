@@ -41,7 +41,12 @@ class Tenants:
 
 
 def hash_key(key: str) -> str:
-    """What stands in `api_keys` for a key: `sha256:` and 64 hexadecimal digits. Raises ValueError on an empty or oversized key."""
+    """What stands in `api_keys` for a key: `sha256:` and 64 hexadecimal digits.
+
+    Raises ValueError on an empty or oversized key, and on characters that not every client sends alike in a header.
+    """
     if not key or len(key) > MAX_KEY_CHARS:
         raise ValueError(f"a key has 1 to {MAX_KEY_CHARS} characters")
-    return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("a key holds printable ASCII characters only, and no spaces")
+    return "sha256:" + hashlib.sha256(key.encode("ascii")).hexdigest()
