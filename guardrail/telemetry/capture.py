@@ -8,6 +8,7 @@ from typing import Final
 from guardrail.types import Part
 
 CONTENT_LIMIT: Final = 16_384  # characters of content in one attribute; what is longer is cut and says so
+MAX_MESSAGES: Final = 256
 
 
 class Capture(StrEnum):
@@ -46,10 +47,10 @@ def cut(text: str, limit: int = CONTENT_LIMIT) -> str:
 
 
 def messages_json(parts: Sequence[Part]) -> str:
-    """The parts as the conventions' JSON list of messages, one message a part."""
+    """The parts as the conventions' JSON list of messages, one message a part; bounded in number and in total length."""
     messages: list[dict[str, object]] = []
     room = CONTENT_LIMIT
-    for part in parts:
+    for part in parts[:MAX_MESSAGES]:
         if room <= 0:
             break
         body: dict[str, object] = {"type": part.kind}

@@ -119,7 +119,9 @@ def test_only_policies_that_fired_or_erred_become_events_unless_debugging(spans,
     for debug in (False, True):
         with spans.tracing(debug=debug).guard(route, Stage.OUTPUT) as guard:
             guard.decided(decision)
-    quiet, verbose = ([(e.attributes["guardrail.policy.id"], e.attributes.get("guardrail.score")) for e in span.events] for span in spans.all)
+    quiet, verbose = (
+        [(e.attributes["guardrail.policy.id"], e.attributes.get("guardrail.score")) for e in span.events] for span in spans.all
+    )
     assert quiet == [("harassment", 0.8), ("harassment", None), ("violence", None)]
     assert verbose == [("harassment", 0.8), ("calm", 0.1), ("harassment", None), ("violence", None)]
     assert "gen_ai.guardrail.result.value" not in spans.all[0].events[1].attributes
