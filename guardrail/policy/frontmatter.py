@@ -17,7 +17,7 @@ ID = re.compile(r"[a-z][a-z0-9_]{1,63}")
 VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9A-Za-z.-]{1,64})?(\+[0-9A-Za-z.-]{1,64})?", re.ASCII)
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,15}")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,4}")
-_NUMBER = re.compile(r"(\d{1,3}(\.\d{0,17})?|\.\d{1,17})(e-?\d{1,2})?", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"(\d{1,3}(\.\d{0,25})?|\.\d{1,25})(e-?\d{1,3})?", re.IGNORECASE | re.ASCII)
 
 _SHAPES: dict[str, tuple[re.Pattern[str], str]] = {
     "id": (ID, "2 to 64 lower-case letters, digits and `_`, starting with a letter, like `hate_speech`"),

@@ -1,0 +1,120 @@
+"""Where policies come from, and the one place that holds the set in force.
+
+`Sources.load` is pure reading; `Registry.publish` prepares first and swaps afterwards, so that a failure keeps the last good set.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from guardrail.errors import Finding, PolicyError
+from guardrail.policy import document
+from guardrail.policy.findings import Report
+from guardrail.policy.sets import PolicySet, PolicySets
+from guardrail.types import Policy
+
+Prepare = Callable[[Sequence[Policy]], Awaitable[None]]
+
+__all__ = ["PolicySet", "PolicySets", "Prepare", "Registry", "Sources", "load_folder", "policy_files", "shipped_folder"]
+
+
+def shipped_folder() -> Path:
+    """The folder of the shipped policies: inside the installed package, or at the root of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "policies"
+    return installed if installed.is_dir() else package.parent / "policies"
+
+
+def policy_files(folder: Path) -> list[Path]:
+    """The Markdown files of a folder in order of name, without README files, hidden files and subfolders.
+
+    Raises PolicyError (P020) where the folder does not exist or cannot be read.
+    """
+    try:
+        found = [path for path in folder.iterdir() if path.suffix == ".md" and path.name[0] != "." and path.stem.upper() != "README"]
+    except OSError as error:
+        report = Report(str(folder))
+        report.add(0, "P020", f"the policy folder cannot be read: {error.strerror}")
+        raise PolicyError(report.findings) from error
+    return sorted(path for path in found if path.is_file())
+
+
+def load_folder(folder: Path) -> list[Policy]:
+    """The policies of a folder. Raises PolicyError with the findings of all its files, repeated ids (P019) included."""
+    policies: list[Policy] = []
+    refused: list[Finding] = []
+    for path in policy_files(folder):
+        try:
+            policies.append(document.read(path))
+        except PolicyError as error:
+            refused += error.findings
+    try:
+        PolicySet.of(policies)
+    except PolicyError as error:
+        refused += error.findings
+    if refused:
+        raise PolicyError(refused)
+    return policies
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the policies lie: the shipped ones, the operator's folder over them, each tenant's folder over both."""
+
+    shipped: bool = True
+    folder: Path | None = None
+    tenants: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that is read, in order."""
+        first = (shipped_folder(),) if self.shipped else ()
+        return first + ((self.folder,) if self.folder else ()) + tuple(self.tenants.values())
+
+    def load(self) -> PolicySets:
+        """Read everything. Blocks on the file system. Raises PolicyError with the findings of all folders."""
+        loaded: dict[Path, list[Policy]] = {}
+        refused: list[Finding] = []
+        for folder in dict.fromkeys(self.folders):
+            try:
+                loaded[folder] = load_folder(folder)
+            except PolicyError as error:
+                refused += error.findings
+        if refused:
+            raise PolicyError(refused)
+        base = PolicySet.of(loaded[shipped_folder()] if self.shipped else ())
+        if self.folder:
+            base = base.overlay(loaded[self.folder])
+        return PolicySets(base, {name: base.overlay(loaded[folder]) for name, folder in self.tenants.items()})
+
+
+class Registry:
+    """Holds the published sets. `current` is one attribute read, so a reader sees one generation whole, never two mixed."""
+
+    def __init__(self) -> None:
+        self._current = PolicySets()
+        self._publishing = asyncio.Lock()
+
+    @property
+    def current(self) -> PolicySets:
+        """The sets in force; empty and of generation 0 until something is published."""
+        return self._current
+
+    @property
+    def generation(self) -> int:
+        """How many times something was published."""
+        return self._current.generation
+
+    async def publish(self, new: PolicySets, *, prepare: Prepare | None = None) -> PolicySets:
+        """Make sets the current ones under the next generation number, and return them so numbered.
+
+        `prepare` gets every distinct policy first. If it raises, its error goes to the caller and the last good sets stay.
+        Publications follow one another; readers never wait.
+        """
+        async with self._publishing:
+            if prepare is not None:
+                await prepare(new.distinct())
+            self._current = new.at(self.generation + 1)
+            return self._current

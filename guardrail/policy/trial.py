@@ -1,0 +1,76 @@
+"""Runs policies' own tests through a classifier: how far a model reads each policy as its author does."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from guardrail.errors import ClassifierError
+from guardrail.interfaces import Classifier
+from guardrail.types import ClassifyRequest, Policy, PolicyTest, Score
+
+BATCH = 32
+DEADLINE_S = 120.0  # one batch on a slow CPU; a trial is not on the request path
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One test and what the classifier said: a score, or the error in its place (which is a failure, never a 0)."""
+
+    case: PolicyTest
+    passed: bool
+    score: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """All tests of one policy."""
+
+    policy: Policy
+    results: tuple[CaseResult, ...]
+
+    @property
+    def failures(self) -> tuple[CaseResult, ...]:
+        """The tests that did not come out as expected."""
+        return tuple(result for result in self.results if not result.passed)
+
+    @property
+    def rate(self) -> float:
+        """Share of tests passed, 0 to 1; 0 for a policy without tests, which proves nothing."""
+        return 1 - len(self.failures) / len(self.results) if self.results else 0.0
+
+
+async def run_tests(policies: Sequence[Policy], classifier: Classifier) -> tuple[Trial, ...]:
+    """Prepare the policies, then classify each one's test texts against it alone. In the order given.
+
+    Raises ClassifierError when the policies cannot be prepared; an error on single texts is part of the result.
+    """
+    await classifier.prepare(policies)
+    return tuple([Trial(policy, await _results(policy, classifier)) for policy in policies])
+
+
+async def _results(policy: Policy, classifier: Classifier) -> tuple[CaseResult, ...]:
+    results: list[CaseResult] = []
+    for cases in _batches(policy.tests):
+        requests = [ClassifyRequest(policy, case.text) for case in cases]
+        answers: Sequence[Score | ClassifierError]
+        try:
+            answers = await classifier.classify(requests, deadline=time.monotonic() + DEADLINE_S)
+        except ClassifierError as error:
+            answers = [error] * len(cases)
+        if len(answers) != len(cases):
+            answers = [ClassifierError("malformed", f"{len(answers)} answers to {len(cases)} texts")] * len(cases)
+        results += [_judge(policy, case, answer) for case, answer in zip(cases, answers, strict=True)]
+    return tuple(results)
+
+
+def _judge(policy: Policy, case: PolicyTest, answer: Score | ClassifierError) -> CaseResult:
+    if isinstance(answer, ClassifierError):
+        return CaseResult(case, passed=False, error=f"{answer.code}: {answer}")
+    violates = answer.value >= policy.threshold
+    return CaseResult(case, passed=violates == bool(case.expected), score=answer.value)
+
+
+def _batches(cases: Sequence[PolicyTest]) -> Iterator[Sequence[PolicyTest]]:
+    for start in range(0, len(cases), BATCH):
+        yield cases[start : start + BATCH]

@@ -1,0 +1,125 @@
+"""Keeps policies (and any other files) fresh: tells when they change, and reloads them without ever losing the last good set.
+
+The notification of the operating system only wakes the watcher; what it compares is the state of the files. So mounted config maps,
+renamed folders, network file systems without notifications, and changes made before the watch was armed are all seen.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchfiles import awatch
+
+from guardrail.errors import ClassifierError, Finding, PolicyError
+from guardrail.policy.registry import Prepare, Registry
+from guardrail.policy.sets import PolicySets
+
+SETTLE_S = 0.2  # an editor's save is several writes and renames; a deployment writes several files
+SETTLE_ROUNDS = 25  # a file that never rests must not keep the others from being read
+POLL_MS = 2_000
+
+State = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is watched: the Markdown files of some folders, and single files. They need not exist yet."""
+
+    folders: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    def state(self) -> State:
+        """Name, time, size and inode of each file that matters; equal states mean: nothing to do."""
+        return tuple(sorted(entry for entry in map(_stat, self._paths()) if entry is not None))
+
+    def places(self) -> tuple[Path, ...]:
+        """The existing folders to be notified about: files are replaced by renaming, which only their folder notices."""
+        candidates = dict.fromkeys([*self.folders, *(path.parent for path in self.files)])
+        return tuple(path for path in candidates if path.is_dir())
+
+    def _paths(self) -> Iterator[Path]:
+        yield from self.files
+        for folder in self.folders:
+            try:
+                yield from folder.glob("*.md")
+            except OSError:  # a folder that goes away while it is read is a change like any other
+                continue
+
+
+async def watch(
+    watched: Watched,
+    on_change: Callable[[], Awaitable[object]],
+    *,
+    stop: asyncio.Event,
+    since: State | None = None,
+    poll_ms: int = POLL_MS,
+) -> None:
+    """Await `on_change` after each settled change until `stop` is set. Calls never overlap.
+
+    `since` is the state that was loaded (`watched.state()` taken before loading), so that nothing between load and watch is missed.
+    What `on_change` raises ends the watch and reaches the caller.
+    """
+    known = since if since is not None else await asyncio.to_thread(watched.state)
+    while not stop.is_set():
+        state = await asyncio.to_thread(watched.state)
+        if state == known:
+            await _wake(watched, stop, poll_ms)
+            continue
+        known = await _settled(watched, state)
+        await on_change()
+
+
+async def _settled(watched: Watched, state: State) -> State:
+    """The state once it has stayed the same for a moment."""
+    for _ in range(SETTLE_ROUNDS):
+        await asyncio.sleep(SETTLE_S)
+        before, state = state, await asyncio.to_thread(watched.state)
+        if state == before:
+            break
+    return state
+
+
+async def _wake(watched: Watched, stop: asyncio.Event, poll_ms: int) -> None:
+    """Return after a notification, after the poll interval, or when stopped."""
+    places = await asyncio.to_thread(watched.places)
+    settings = {"watch_filter": None, "debounce": 50, "step": 20, "rust_timeout": poll_ms, "yield_on_timeout": True, "recursive": False}
+    with suppress(FileNotFoundError):  # a folder went away between looking and arming; the next look sees it
+        if places:
+            async with aclosing(awatch(*places, stop_event=stop, **settings)) as notices:
+                await anext(notices, None)
+            return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), poll_ms / 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Load, prepare, publish; on any refusal keep the last good sets and say why. Fit to be a watch's `on_change`."""
+
+    load: Callable[[], PolicySets]
+    registry: Registry
+    on_refused: Callable[[tuple[Finding, ...]], Awaitable[None]]
+    prepare: Prepare | None = None
+
+    async def __call__(self) -> PolicySets | None:
+        """The sets published, or None where nothing changed or the new ones were refused."""
+        try:
+            new = await asyncio.to_thread(self.load)
+            if new.at(0) == self.registry.current.at(0):
+                return None
+            return await self.registry.publish(new, prepare=self.prepare)
+        except PolicyError as error:
+            await self.on_refused(error.findings)
+        except ClassifierError as error:
+            await self.on_refused((Finding("<classifier>", 0, error.code, f"the new policies could not be prepared: {error}"),))
+        return None
+
+
+def _stat(path: Path) -> tuple[str, int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (str(path), found.st_mtime_ns, found.st_size, found.st_ino)

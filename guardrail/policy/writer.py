@@ -1,0 +1,139 @@
+"""Policies written out as files: a structured policy as its canonical text, and the skeleton of a new one."""
+
+from collections.abc import Iterator
+
+from guardrail.types import Criterion, Policy
+
+_TEST_KINDS = (
+    (1, "a plain case of the first Includes criterion"),
+    (1, "a plain case of the second Includes criterion"),
+    (1, "a case in other words than the policy's own"),
+    (1, "a polite case that still violates"),
+    (1, "a case with the violation in the middle of harmless text"),
+    (1, "a case just inside the boundary"),
+    (0, "a case just outside the boundary"),
+    (0, "a case of the first Excludes criterion"),
+    (0, "a case of the second Excludes criterion"),
+    (0, "a case of the third Excludes criterion"),
+    (0, "a harmless text with the policy's key words"),
+    (0, "an everyday text on another subject"),
+)
+
+
+def dump(policy: Policy) -> str:
+    """The policy as a file in canonical spelling. Parsing it again gives the same structure, tests and changes."""
+    front = [
+        f"id: {_quoted(policy.id)}",
+        f"version: {policy.version}",
+        f"title: {_quoted(policy.title)}",
+        f"label: {_quoted(policy.label_code)}",
+        f"threshold: {policy.threshold!r}",
+        f"applies_to: [{', '.join(sorted(stage.value for stage in policy.applies_to))}]",
+        f"language: {_quoted(policy.language)}",
+    ]
+    return "\n".join(["---", *front, "---", *_prose(policy), *_tests(policy), *_changes(policy)]) + "\n"
+
+
+def skeleton(policy_id: str) -> str:
+    """A new policy file with every section, to be filled in where it says TODO."""
+    cases = "\n".join(
+        f'- text: "TODO {number}: write {kind}"\n  expect: {expect}\n  why: "TODO: the criterion that decides"'
+        for number, (expect, kind) in enumerate(_TEST_KINDS, start=1)
+    )
+    label = "".join(word[0] for word in policy_id.split("_") if word).upper()[:16]
+    title = policy_id.replace("_", " ").capitalize()
+    return _SKELETON.replace("@ID@", policy_id).replace("@LABEL@", label).replace("@TITLE@", title).replace("@CASES@", cases)
+
+
+def _prose(policy: Policy) -> Iterator[str]:
+    yield from ("# Policy", "", "## Overview", "", policy.overview, "", "## Definition of Terms", "")
+    yield from (_criterion(term) for term in policy.terms)
+    yield from ("", "## Interpretation of Language", "", policy.interpretation, "", "## Definition of Labels")
+    for label in policy.labels:
+        yield from ("", f"### ({label.code}): {label.name}", "", "#### Includes", "")
+        yield from (_criterion(one) for one in label.includes)
+        if label.excludes:
+            yield from ("", "#### Excludes", "")
+            yield from (_criterion(one) for one in label.excludes)
+
+
+def _criterion(one: Criterion) -> str:
+    name = f"**{one.name}**: " if one.name else ""
+    return f"- {name}{one.text}" + (f" **Excludes**: {one.excludes}" if one.excludes else "")
+
+
+def _tests(policy: Policy) -> Iterator[str]:
+    if policy.tests:
+        yield from ("", "## Tests", "", "```yaml")
+        for case in policy.tests:
+            yield from (f"- text: {_quoted(case.text)}", f"  expect: {case.expected}", f"  why: {_quoted(case.why)}")
+        yield "```"
+
+
+def _changes(policy: Policy) -> Iterator[str]:
+    if policy.changes:
+        yield from ("", "## Changes", "")
+        yield from (f"- {change.version} ({change.date}): {change.text}" for change in policy.changes)
+
+
+def _quoted(text: str) -> str:
+    """A YAML double-quoted scalar on one line."""
+    return '"' + "".join(_escaped(char) for char in text) + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '\\"':
+        return "\\" + char
+    return char if char.isprintable() else f"\\U{ord(char):08x}"
+
+
+_SKELETON = """\
+---
+id: @ID@
+version: 0.1.0
+title: "@TITLE@"
+label: @LABEL@
+threshold: 0.5
+applies_to: [input, output]
+language: en
+---
+# Policy
+
+## Overview
+
+TODO: This policy classifies whether content is ... It applies a moderate strictness level: TODO say what that means here.
+
+## Definition of Terms
+
+- **Key term**: TODO define each word that the criteria rely on, once, and write it in bold where it is used.
+
+## Interpretation of Language
+
+- TODO: say how to read ambiguous, quoted, ironic or fictional text.
+- TODO: say that only the text counts, and not what its author may have wanted.
+
+## Definition of Labels
+
+### (@LABEL@): @TITLE@
+
+#### Includes
+
+- **First case**: Content that TODO states, depicts or instructs something about a **key term** (e.g., "TODO").
+- **Second case**: Content that TODO does another concrete thing that two readers would both recognise (e.g., "TODO").
+
+#### Excludes
+
+- **Reporting**: Content that TODO reports or condemns what the Includes describe, without doing it (e.g., "TODO").
+- **Education**: Content that TODO explains the subject in general terms, for readers who learn (e.g., "TODO").
+- **Figure of speech**: Content that TODO uses the words of the subject without their literal meaning (e.g., "TODO").
+
+## Tests
+
+```yaml
+@CASES@
+```
+
+## Changes
+
+- 0.1.0 (2026-01-01): TODO set the date and say why the policy exists.
+"""
