@@ -127,6 +127,11 @@ class Semconv(StrEnum):
     NONE = "none"
 
 
+_OWN_CONTENT: Final[Mapping[Stage, str]] = MappingProxyType(
+    {Stage.INPUT: "guardrail.content.input", Stage.OUTPUT: "guardrail.content.output"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class GuardNames:
     """What one draft calls the facts of a guardrail span and its result events; None where it has no word, and then nothing is set."""
@@ -154,7 +159,6 @@ class GuardNames:
 
 
 _OWN_SOURCES: Final = MappingProxyType({stage: stage.value for stage in Stage})
-_OWN_CONTENT: Final = MappingProxyType({Stage.INPUT: "guardrail.content.input", Stage.OUTPUT: "guardrail.content.output"})
 _OWN_RESULTS: Final = MappingProxyType({action: action.word for action in Action})
 
 GUARD_NAMES: Final[Mapping[Semconv, GuardNames]] = MappingProxyType(
