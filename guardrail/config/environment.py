@@ -56,3 +56,8 @@ class Environment:
 def process_environment() -> Environment:
     """The variables of this process as they are now."""
     return Environment(MappingProxyType(dict(os.environ)))
+
+
+def keep_litellm_offline() -> None:
+    """Set LITELLM_LOCAL_MODEL_COST_MAP before litellm is imported: without it the import fetches a price list from the network."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

@@ -1,21 +1,129 @@
-"""The embedded upstream: a small scripted chat server with OpenAI's wire format, for the first minute, demos and benchmarks."""
+"""The embedded upstream: a small scripted chat server with OpenAI's wire format, for the first minute, demos and benchmarks.
 
-from collections.abc import Awaitable, Callable, MutableMapping
+What it does is asked for by the request's `model`:
+
+| model | answer |
+|---|---|
+| `embedded-chat` (and any other name) | friendly small talk, always the same for the same prompt |
+| `embedded-echo` | the last user message |
+| `embedded-tools` | a call of the request's first tool (or of `lookup`) |
+| `embedded-violating` | a mild insult, for a policy to catch |
+| `embedded-mixed` | two choices whatever `n` is, the second one insulting |
+| `embedded-slow` | small talk with a pause before each piece |
+| `embedded-disconnect` | breaks off in the middle, streamed or not |
+| `embedded-garbage` | something that is no JSON |
+| `embedded-error-NNN` | the status NNN (400 to 599) with an OpenAI-shaped error |
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-Message = MutableMapping[str, Any]
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from guardrail.upstream.script import chunks, completion, write_script
+
+MODELS = (
+    "embedded-chat",
+    "embedded-echo",
+    "embedded-tools",
+    "embedded-violating",
+    "embedded-mixed",
+    "embedded-slow",
+    "embedded-disconnect",
+    "embedded-garbage",
+    "embedded-error-500",
+)
+_ERROR = re.compile(r"embedded-error-([45]\d\d)")
 
 
 class EmbeddedUpstream:
     """An ASGI app (uvicorn serves it, `InProcessUpstream` drives it). `hits` counts chat completion requests; nothing else is kept.
 
-    The scenario is the request's `model` (see `MODELS`); an unknown model is answered as `embedded-chat`.
+    The scenario is the request's `model` (see the table above and `MODELS`). `delay_s` is the pause of `embedded-slow`.
     """
 
-    def __init__(self, *, delay_s: float = 0.02) -> None:
+    def __init__(self, *, delay_s: float = 0.25) -> None:
         self.hits = 0
         self._delay_s = delay_s
+        self._app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/models", self._models),
+                Route("/__stats__", self._stats),
+            ]
+        )
 
-    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        raise NotImplementedError
+        await self._app(scope, receive, send)
+
+    async def _models(self, _: Request) -> Response:
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "guardrail"} for name in MODELS]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def _stats(self, _: Request) -> Response:
+        return JSONResponse({"hits": self.hits})
+
+    async def _chat(self, request: Request) -> Any:
+        self.hits += 1
+        try:
+            document = await request.json()
+        except ValueError:
+            return _error(400, "The body is not valid JSON.")
+        if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
+            return _error(400, "messages must be a list.")
+        model = str(document.get("model"))
+        streamed = document.get("stream") is True
+        if (status := _ERROR.fullmatch(model)) is not None:
+            return _error(int(status[1]), f"The embedded upstream was asked for status {status[1]}.")
+        if model == "embedded-garbage":
+            return _Pieces(_listed([b"data: {not json\n\n" if streamed else b'{"choices": [{"index": 0,']), streamed)
+        script = write_script(document, f"chatcmpl-embedded-{self.hits}")
+        pieces = chunks(script) if streamed else [completion(script)]
+        pause = self._delay_s if model == "embedded-slow" else 0.0
+        return _Pieces(_paced(pieces, pause), streamed, breaks_off=model == "embedded-disconnect")
+
+
+class _Pieces:
+    """A response sent piece by piece; one that breaks off sends half of its pieces, or half of its only one, and never its end."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], streamed: bool, *, breaks_off: bool = False) -> None:
+        self._pieces = pieces
+        self._type = b"text/event-stream" if streamed else b"application/json"
+        self._breaks_off = breaks_off
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", self._type)]})
+        if self._breaks_off:
+            whole = [piece async for piece in self._pieces]
+            half = whole[: len(whole) // 2] or [whole[0][: len(whole[0]) // 2]]
+            for piece in half:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            return  # the server closes the connection on an unfinished answer
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _paced(pieces: list[bytes], pause_s: float) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        if pause_s:
+            await asyncio.sleep(pause_s)
+        yield piece
+
+
+async def _listed(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+def _error(status: int, message: str) -> Response:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error: Mapping[str, object] = {"message": message, "type": kind, "param": None, "code": f"embedded_{status}"}
+    return JSONResponse({"error": error}, status_code=status)

@@ -25,12 +25,12 @@ _SKIPPED_FIELDS = (CHOICE_FIELDS - {"message"}) | {"delta"}
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """One event as it came; `choices` are the indexes it speaks of, `plain` says that it holds nothing beside known fields."""
+    """One event as it came: the indexes it speaks of, whether it holds known fields only (`plain`) and whether it reports usage."""
 
     raw: bytes
     choices: frozenset[int] = frozenset()
     plain: bool = True
-    usage_only: bool = False
+    usage: bool = False
 
 
 class ChatStreamCollector:
@@ -120,11 +120,16 @@ class ChatStreamCollector:
 
         The other choices' frames come first and untouched where they can, then the replacements, the usage and `[DONE]`.
         """
-        frames = [kept for held in self._frames if (kept := self._without(held, blocked)) is not None]
+        frames: list[bytes] = []
+        usage_dropped = False
+        for held in self._frames:
+            kept = self._without(held, blocked)
+            frames += [kept] if kept is not None else []
+            usage_dropped = kept is None if held.usage else usage_dropped
         head = {**self._head, "object": "chat.completion.chunk"}
         for index in sorted(blocked):
             frames += [frame({**head, "choices": [choice]}) for choice in refused_deltas(index, blocked[index], notice)]
-        if include_usage and any(held.usage_only for held in self._frames):
+        if include_usage and usage_dropped:
             frames.append(frame({**head, "choices": [], "usage": self._usage}))
         return (*frames, DONE)
 
@@ -146,8 +151,7 @@ class ChatStreamCollector:
         for position, choice in enumerate(choices):
             indexes.append(choice_index(choice, position))
             self._merge(indexes[-1], choice)
-        only_usage = isinstance(usage, dict) and not choices
-        return _Frame(raw, frozenset(indexes), document.keys() <= _KNOWN_FIELDS and "choices" in document, only_usage)
+        return _Frame(raw, frozenset(indexes), document.keys() <= _KNOWN_FIELDS and "choices" in document, isinstance(usage, dict))
 
     def _merge(self, index: int, choice: Mapping[str, object]) -> None:
         delta = choice.get("delta")
@@ -161,8 +165,8 @@ class ChatStreamCollector:
 
     def _without(self, held: _Frame, blocked: Mapping[int, FilterResults]) -> bytes | None:
         """What stays of a frame when some choices are blocked."""
-        if held.usage_only:
-            return None
+        if held.usage and not held.choices:
+            return None  # it goes behind the replacements
         if held.plain and not held.choices & blocked.keys():
             return None if _data(held.raw) == "[DONE]" else held.raw
         document = _parse(_data(held.raw) or "{}")
