@@ -1,0 +1,46 @@
+"""The proxy: the guard's middleware around a forwarding app, with health and the list of models beside it."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from guardrail.asgi.aside import ModelsApp, UnknownApp
+from guardrail.asgi.forward import ForwardApp
+from guardrail.asgi.health import health_routes
+from guardrail.asgi.middleware import GuardMiddleware
+from guardrail.asgi.service import GuardService
+from guardrail.upstream.answer import Upstream
+
+
+def make_app(service: GuardService, upstreams: Mapping[str, Upstream]) -> Starlette:
+    """The proxy as an ASGI app. Its lifespan starts the guard, and closes it and the upstreams.
+
+    Served are the guarded paths, `/v1/models` (which holds no text to judge), `/healthz` and `/readyz`. Everything else is 404:
+    a path that the guard does not understand is never passed on.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        del app
+        try:
+            async with service:
+                yield
+        finally:
+            for upstream in upstreams.values():
+                await upstream.aclose()
+
+    guarded = GuardMiddleware(ForwardApp(upstreams, private=service.tenants.configured), service)
+    models = ModelsApp(service, upstreams)
+    paths = sorted({route.path for route in service.config.routes})
+    return Starlette(
+        routes=[
+            *(Route(path, guarded) for path in paths),
+            *health_routes(service),
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", models),
+            Route("/{path:path}", UnknownApp(service)),
+        ],
+        lifespan=lifespan,
+    )

@@ -1,0 +1,72 @@
+"""One request under the route that was pinned for it, and what has been decided about it so far."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from guardrail.errors import UpstreamError
+from guardrail.events import EventFanout, UpstreamFailed
+from guardrail.guard import Guard, Origin
+from guardrail.telemetry.tracing import Tracing
+from guardrail.types import Decision, Part, Route, Stage
+from guardrail.wire.chat import ChatRequest
+from guardrail.wire.refusal import Headers, decision_headers
+
+PROTOCOL = "openai.chat"
+SCOPE_KEY = "guardrail"
+"""Where the exchange lies in the ASGI scope of the app behind the guard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What judging needs: the guard, the observers, and the tracing, None where nobody collects spans."""
+
+    guard: Guard
+    events: EventFanout
+    tracing: Tracing | None = None
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The request, its route, tenant and decisions. `started` and `called` (the upstream) are `time.monotonic()` instants."""
+
+    request_id: str
+    tenant: str
+    route: Route
+    request: ChatRequest
+    body: bytes
+    judgement: Judgement
+    started: float
+    called: float | None = None
+    answered: float | None = None
+    decisions: list[Decision] = field(default_factory=list)
+
+    async def judge(self, stage: Stage, parts: Sequence[Part]) -> Decision | None:
+        """The decision of one stage; None where the route checks nothing in it: then nothing is recorded as judged either."""
+        if not self.route.checks(stage):
+            return None
+        origin = Origin(self.request_id, self.request.model, PROTOCOL, self.request.stream)
+        guard, tracing = self.judgement.guard, self.judgement.tracing
+        if tracing is None:
+            decision = await guard.check(parts, route=self.route, stage=stage, tenant=self.tenant, origin=origin)
+        else:
+            with tracing.guard(self.route, stage) as span:
+                decision = await guard.check(parts, route=self.route, stage=stage, tenant=self.tenant, origin=origin)
+                span.decided(decision, parts)
+        self.decisions.append(decision)
+        return decision
+
+    def headers(self) -> Headers:
+        """The decision headers as of now."""
+        return decision_headers(self.decisions, overhead_s=self.overhead_s())
+
+    def overhead_s(self) -> float:
+        """Seconds since the request came in that were not spent waiting for the upstream."""
+        now = time.monotonic()
+        waited = 0.0 if self.called is None else (self.answered or now) - self.called
+        return max(0.0, now - self.started - waited)
+
+    def upstream_failed(self, error: UpstreamError | int) -> None:
+        """Tell the observers that the upstream broke (an error) or answered with an error status (a number)."""
+        code = f"status_{error}" if isinstance(error, int) else error.code
+        self.judgement.events.emit(UpstreamFailed(code, self.route.upstream, self.request_id, self.route.name))

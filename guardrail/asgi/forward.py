@@ -1,0 +1,45 @@
+"""The app behind the guard in a proxy: it sends the judged request on, byte for byte, and the answer back."""
+
+from collections.abc import Iterable, Mapping
+
+from guardrail.asgi.exchange import SCOPE_KEY, Exchange
+from guardrail.asgi.messages import Receive, Scope, Send, body, raw_headers, start
+from guardrail.asgi.paths import local_path
+from guardrail.asgi.tenant import CREDENTIALS
+from guardrail.upstream.answer import Upstream
+
+
+class ForwardApp:
+    """Sends to the upstream of the exchange's route. `private`: the client's credentials are ours (tenant keys) and stay here."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream], *, private: bool) -> None:
+        self._upstreams = upstreams
+        self._private = private
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry, below `GuardMiddleware` only. Raises UpstreamError, which the guard answers."""
+        del receive  # the guard has read the body
+        exchange: Exchange = scope[SCOPE_KEY]
+        upstream = self._upstreams[exchange.route.upstream]
+        headers = forwarded(scope["headers"], private=self._private)
+        async with upstream.send("POST", target(scope), headers, exchange.body) as answer:
+            await send(start(answer.status, raw_headers(answer.headers)))
+            async for chunk in answer.chunks():
+                await send(body(chunk, more=True))
+        await send(body(b""))  # after the connection was given back: judging the answer must not hold it
+
+
+def target(scope: Scope) -> str:
+    """Path and query as the client sent them."""
+    query: bytes = scope.get("query_string", b"")
+    path = local_path(scope)
+    return f"{path}?{query.decode('latin-1')}" if query else path
+
+
+def forwarded(headers: Iterable[tuple[bytes, bytes]], *, private: bool) -> list[tuple[str, str]]:
+    """The client's headers for the upstream, without ours and, if `private`, without its credentials."""
+    return [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if not (private and name in CREDENTIALS) and not name.startswith(b"x-guardrail-")
+    ]

@@ -1,0 +1,185 @@
+"""The answer's way to the client: it is withheld until it is judged, whatever shape it has."""
+
+import asyncio
+import time
+
+from guardrail.asgi.exchange import Exchange
+from guardrail.asgi.hold import Held, WholeAnswer
+from guardrail.asgi.messages import Message, RawHeaders, header, raw_headers
+from guardrail.asgi.outlet import Outlet, foreign
+from guardrail.asgi.upstream_error import MAX_BYTES, error_reply
+from guardrail.errors import UpstreamError
+from guardrail.telemetry.tracing import UpstreamSpan
+from guardrail.types import Action, Decision, Stage
+from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.refusal import blocked_choices, unavailable, upstream_failure, upstream_frame
+
+NOTICE = "This answer was withheld by content policy."
+EVENT_STREAM = b"text/event-stream"
+
+# What describes the upstream's own bytes, which may be replaced, or the connection to it.
+_DROPPED = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"etag", b"content-md5", b"digest", b"trailer"}
+)
+
+
+class Halted(asyncio.CancelledError):
+    """Raised into the app behind the guard when its answer is of no further use; it unwinds as a cancellation does."""
+
+
+class Gate:
+    """Takes the ASGI messages of the app behind the guard. One per exchange.
+
+    `permit` holds everything back until it is set (the prompt is being judged beside the upstream); None needs no permission.
+    A 2xx answer is collected and judged where the route checks answers, else passed through as it comes. An error status is
+    passed on with a safe body. A redirect, an unknown content type or a content-encoding cannot be judged: 502.
+    """
+
+    def __init__(self, exchange: Exchange, outlet: Outlet, *, max_bytes: int, permit: asyncio.Event | None = None) -> None:
+        self._exchange = exchange
+        self._outlet = outlet
+        self._max_bytes = max_bytes
+        self._permit = permit
+        self._head: tuple[int, RawHeaders] | None = None
+        self._held: Held | None = None
+        self._error_body: bytearray | None = None
+        self.span: UpstreamSpan | None = None
+        self.closed = False
+
+    async def send(self, message: Message) -> None:
+        """Take one message. What comes after the answer is settled is dropped."""
+        if self.closed:
+            return
+        try:
+            if message["type"] == "http.response.start":
+                await self._start(message["status"], list(message.get("headers", ())))
+            elif message["type"] == "http.response.body":
+                await self._body(message.get("body", b""), more=message.get("more_body", False))
+            elif message["type"] in ("http.response.pathsend", "http.response.zerocopysend"):
+                raise UpstreamError("malformed", "the answer came in a form that cannot be judged")
+        except UpstreamError as error:
+            await self.fail(error)
+            raise Halted from error
+
+    async def fail(self, error: UpstreamError) -> None:
+        """The upstream broke. Once, and before anything was released: 502 or 504. Later the stream is ended as broken."""
+        if self.closed:
+            return
+        self.closed = True
+        self._answered()
+        self._exchange.upstream_failed(error)
+        await self._permitted()
+        if self._outlet.status is None:
+            await self._outlet.reply(upstream_failure(error), self._exchange.headers())
+        elif self._streams():
+            await self._outlet.write(upstream_frame(error))
+        # Any other half-sent body is left incomplete, so that the server cuts the connection and the client notices.
+
+    async def _start(self, status: int, headers: RawHeaders) -> None:
+        if self._head is not None:
+            raise UpstreamError("malformed", "the answer has two heads")
+        self._head = (status, headers)
+        if self.span is not None:
+            self.span.first_chunk()
+        if status < 200 or 300 <= status < 400:
+            raise UpstreamError("malformed", f"the upstream answered with status {status}, which is neither an answer nor an error")
+        if status >= 400:
+            self._exchange.upstream_failed(status)
+        if not self._exchange.route.output:
+            await self._permitted()
+            self._answered(time.monotonic())
+            await self._outlet.open(status, self._head_out(keep_length=True))
+        elif status >= 400:
+            self._error_body = bytearray()
+        else:
+            self._held = self._holder(headers)
+
+    def _holder(self, headers: RawHeaders) -> Held:
+        headers = [(name.lower(), value) for name, value in headers]
+        if (header(headers, b"content-encoding") or b"identity").lower() != b"identity":
+            raise UpstreamError("malformed", "the upstream compressed its answer although it was asked not to, so it cannot be judged")
+        media = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+        if media == EVENT_STREAM:
+            return ChatStreamCollector(max_bytes=self._max_bytes)
+        if media == b"application/json":
+            return WholeAnswer(max_bytes=self._max_bytes)
+        raise UpstreamError("malformed", "the upstream's answer is neither JSON nor an event stream, so it cannot be judged")
+
+    async def _body(self, content: bytes, *, more: bool) -> None:
+        if self._head is None:
+            raise UpstreamError("malformed", "the answer has no head")
+        if self._held is not None:
+            if content:
+                self._held.receive(content)
+            if not more or self._held.done:
+                await self._settle(self._held)
+        elif self._error_body is not None:
+            if len(self._error_body) <= MAX_BYTES:
+                self._error_body += content
+            if not more:
+                await self._settle_error(bytes(self._error_body))
+        else:
+            self.closed = not more
+            await self._outlet.write(content, more=more)
+
+    async def _settle(self, held: Held) -> None:
+        """The answer is whole: judge it, then let it or its replacement out."""
+        held.finish()
+        self.closed = True
+        self._answered()
+        status = self._status()
+        if self.span is not None:
+            self.span.answered(status, held.usage, [reason for reason in held.finish_reasons.values() if reason])
+        await self._permitted()
+        decision = await self._exchange.judge(Stage.OUTPUT, held.parts())
+        if decision is not None and decision.action >= Action.REDACT:
+            await self._withhold(held, decision)
+            return
+        await self._release(held.release())
+
+    async def _withhold(self, held: Held, decision: Decision) -> None:
+        if decision.outcome.unavailable:
+            await self._outlet.reply(unavailable(decision), self._exchange.headers())
+            return
+        # A block that names no choice is one of the whole answer.
+        blocked = blocked_choices(decision) or {choice: {} for choice in held.finish_reasons}
+        await self._release(held.replaced(blocked, NOTICE))
+
+    async def _release(self, pieces: tuple[bytes, ...]) -> None:
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        headers = self._head_out()
+        headers.append((b"content-length", str(len(content)).encode()))
+        await self._outlet.open(self._status(), headers)
+        await self._outlet.write(content)
+
+    async def _settle_error(self, content: bytes) -> None:
+        self.closed = True
+        self._answered()
+        status = self._status()
+        if self.span is not None:
+            self.span.answered(status)
+        await self._permitted()
+        reply = error_reply(status, content)
+        headers = [pair for pair in self._head_out() if pair[0] not in (b"content-type", b"content-encoding")]
+        headers += [*raw_headers(reply.headers), (b"content-length", str(len(reply.body)).encode())]
+        await self._outlet.open(status, headers)
+        await self._outlet.write(reply.body)
+
+    def _head_out(self, *, keep_length: bool = False) -> RawHeaders:
+        theirs = foreign(self._head[1] if self._head else (), without=_DROPPED - {b"content-length"} if keep_length else _DROPPED)
+        return theirs + raw_headers(self._exchange.headers())
+
+    def _status(self) -> int:
+        return self._head[0] if self._head else 0
+
+    def _streams(self) -> bool:
+        headers = [(name.lower(), value) for name, value in self._head[1]] if self._head else []
+        return (header(headers, b"content-type") or b"").lower().startswith(EVENT_STREAM)
+
+    def _answered(self, at: float | None = None) -> None:
+        if self._exchange.answered is None:
+            self._exchange.answered = at or time.monotonic()
+
+    async def _permitted(self) -> None:
+        if self._permit is not None:
+            await self._permit.wait()

@@ -1,0 +1,36 @@
+"""`/healthz`: the process lives. `/readyz`: it judges, and rightly."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from guardrail.asgi.service import GuardService
+
+
+def health_routes(service: GuardService) -> list[Route]:
+    """Both paths. `/readyz` is 503 while the guard is not running or a classifier fails its known pair."""
+
+    async def healthz(request: Request) -> Response:
+        del request
+        return PlainTextResponse("ok")
+
+    async def readyz(request: Request) -> Response:
+        del request
+        return JSONResponse(*readiness(service))
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+
+
+def readiness(service: GuardService) -> tuple[dict[str, object], int]:
+    """What `/readyz` says, and its status. `refused`: the files hold policies that could not be used; older ones are in force."""
+    publisher, canaries = service.publisher, service.canaries
+    if publisher is None or canaries is None:
+        return {"ready": False, "reason": "not running"}, 503
+    document: dict[str, object] = {
+        "ready": canaries.ok,
+        "generation": publisher.generation,
+        "policies": len(publisher.sets.distinct()),
+        "refused": publisher.refused,
+        "classifiers": {name: {"ok": answer.ok, "detail": answer.detail} for name, answer in canaries.last.items()},
+    }
+    return document, 200 if canaries.ok else 503

@@ -1,0 +1,50 @@
+"""`GuardMiddleware`: put it around an ASGI app and that app's chat completions are judged, prompt and answer."""
+
+from collections.abc import Collection
+
+from guardrail.asgi.messages import ASGIApp, Receive, Scope, Send
+from guardrail.asgi.paths import Kind, Paths
+from guardrail.asgi.responder import GuardResponder
+from guardrail.asgi.service import GuardService
+from guardrail.errors import WireError
+
+
+class GuardMiddleware:
+    """Holds configuration only; a `GuardResponder` made for each request holds its state.
+
+    `guard` is what `guardrail.assembly.open_guard()` made; start it in the app's lifespan (`async with guard:`). Guarded are the
+    paths of its routes. Other inference paths (`/v1/responses`, `/v1/embeddings`, …), and other spellings of guarded ones, are
+    answered 404 because they would not be judged; those named in `unguarded` reach the app unjudged, on your word. Everything
+    else of the app is left alone.
+    """
+
+    def __init__(self, app: ASGIApp, guard: GuardService, *, unguarded: Collection[str] = ()) -> None:
+        self._app = app
+        self._service = guard
+        self._paths = Paths({route.path for route in guard.config.routes}, unguarded=unguarded)
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        kind = self._paths.kind(scope)
+        if kind is Kind.OTHER:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "not guarded"})
+        else:
+            await self._guarded(kind, GuardResponder(self._app, self._service, scope, receive, send))
+
+    async def _guarded(self, kind: Kind, respond: GuardResponder) -> None:
+        if kind is Kind.REFUSED:
+            await respond.refuse(WireError(404, "not_found", "This path is not served here."))
+        elif self._in_flight >= self._service.limits.max_in_flight:
+            await respond.refuse(WireError(503, "overloaded", "Too many requests are being served; try again shortly."))
+        else:
+            self._in_flight += 1
+            try:
+                await respond()
+            finally:
+                self._in_flight -= 1

@@ -1,0 +1,103 @@
+"""Which routes and policies are in force: read, checked, prepared on every classifier, then swapped in by one assignment."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from guardrail import routing
+from guardrail.config.check import require
+from guardrail.config.models import Config
+from guardrail.errors import ClassifierError, DocumentError, Finding, PolicyError
+from guardrail.events import EventFanout, PoliciesPublished, PoliciesRefused
+from guardrail.interfaces import Classifier
+from guardrail.policy.lint import lint
+from guardrail.policy.registry import Sources
+from guardrail.policy.sets import PolicySets
+from guardrail.policy.watch import State, Watched, watch
+from guardrail.routing import RouteTable
+from guardrail.types import Policy
+
+logger = logging.getLogger("guardrail")
+
+
+class Publisher:
+    """Holds the table in force. A reader sees one generation whole: `table` is one attribute, and what it holds never changes.
+
+    `always` are policies that every classifier must hold beside those of its routes (canaries).
+    """
+
+    def __init__(
+        self, config: Config, classifiers: Mapping[str, Classifier], events: EventFanout, *, always: Sequence[Policy] = ()
+    ) -> None:
+        self._config = config
+        self._sources = Sources(config.policies.shipped, config.policy_folder, config.tenant_folders)
+        self._classifiers = classifiers
+        self._events = events
+        self._always = tuple(always)
+        self._publishing = asyncio.Lock()
+        self._seen: State | None = None
+        self.table: RouteTable | None = None
+        self.sets = PolicySets()
+        self.refused = False
+        """True while the files hold something that could not be used, so that what is in force is older than what is written."""
+
+    @property
+    def generation(self) -> int:
+        """How many times something was published."""
+        return self.sets.generation
+
+    async def publish(self) -> bool:
+        """Put what the files say into force; False when that is in force already.
+
+        Raises DocumentError or ClassifierError, and then everything stays as it was.
+        """
+        async with self._publishing:
+            self._seen = await asyncio.to_thread(self._watched.state)
+            sets = await asyncio.to_thread(self._load)
+            if self.table is not None and sets.digest == self.sets.digest:
+                return False
+            sets = sets.at(self.generation + 1)
+            table = routing.compile(self._config, sets, sets.generation)
+            for name, classifier in self._classifiers.items():
+                await classifier.prepare((*table.policies_of(name), *self._always))
+            self.sets = sets
+            self.table = table
+        self._events.emit(PoliciesPublished(sets.generation, len(sets.distinct())))
+        return True
+
+    async def reload(self) -> bool:
+        """As `publish`, but what cannot be used is told to the observers, and the last good generation stays. True: published."""
+        try:
+            published = await self.publish()
+        except DocumentError as error:
+            self._refuse(error.findings)
+        except ClassifierError as error:
+            self._refuse((Finding("<classifier>", 0, error.code, f"the new policies could not be prepared: {error}"),))
+        else:
+            self.refused = False
+            return published
+        return False
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Reload after each change of the policy files until `stop` is set."""
+        await watch(self._watched, self.reload, stop=stop, since=self._seen)
+
+    @property
+    def _watched(self) -> Watched:
+        return Watched(self._sources.folders)
+
+    def _load(self) -> PolicySets:
+        sets = self._sources.load()
+        faults = [finding for policy in sets.distinct() for finding in lint(policy) if finding.severity == "error"]
+        if faults:
+            raise PolicyError(faults)
+        for warning in require(self._config, sets):
+            if self.table is None:
+                logger.warning("%s", warning)
+        return sets
+
+    def _refuse(self, findings: tuple[Finding, ...]) -> None:
+        self.refused = True
+        for finding in findings:
+            logger.error("refused, the last good policies stay in force: %s", finding)
+        self._events.emit(PoliciesRefused(self.generation, findings))

@@ -1,0 +1,217 @@
+"""One guarded request from its first byte to its last: admit, judge, call the app behind, let the answer through the gate."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from guardrail.asgi.exchange import SCOPE_KEY, Exchange
+from guardrail.asgi.gate import NOTICE, Gate, Halted
+from guardrail.asgi.intake import ClientGoneError, check_headers, read_body, request_id
+from guardrail.asgi.messages import ASGIApp, Message, RawHeaders, Receive, Scope, Send
+from guardrail.asgi.outlet import Outlet
+from guardrail.asgi.paths import local_path
+from guardrail.asgi.service import GuardService
+from guardrail.asgi.tenant import caller
+from guardrail.errors import UpstreamError, WireError
+from guardrail.events import RequestRefused
+from guardrail.telemetry.tracing import RequestSpan
+from guardrail.types import Action, Decision, Stage
+from guardrail.wire.chat import parse_request
+from guardrail.wire.refusal import Reply, failure, input_block, input_block_reply, unavailable, wire_error
+
+logger = logging.getLogger("guardrail")
+
+_UNWINDING_S = 10.0  # how long a cancelled app may take to let go
+_REPLACED = frozenset({b"accept-encoding", b"x-request-id"})
+
+
+class GuardResponder:
+    """Holds one request's state, so that the middleware that made it need hold none."""
+
+    def __init__(self, app: ASGIApp, service: GuardService, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._service = service
+        self._scope = scope
+        self._receive = receive
+        self._started = time.monotonic()
+        self._request_id = request_id(scope["headers"])
+        self._tenant = ""
+        self._outlet = Outlet(send, request_id=self._request_id, timeout_s=service.limits.client_timeout_s)
+        self._span: RequestSpan | None = None
+        self._gone = asyncio.Event()
+
+    async def __call__(self) -> None:
+        """Answer the request. Nothing of it is left running afterwards."""
+        tracing = self._service.tracing
+        if tracing is None:
+            await self._answer()
+            return
+        scope = self._scope
+        with tracing.request(scope["headers"], scope["method"], local_path(scope), scheme=scope.get("scheme", "http")) as self._span:
+            await self._answer()
+            if self._outlet.status is not None:
+                self._span.answered(self._outlet.status)
+
+    async def refuse(self, error: WireError) -> None:
+        """Answer with an error of our own, and tell the observers: nothing was judged."""
+        self._refused(error.status, error.code)
+        allow = (("allow", "POST"),) if error.status == 405 else ()
+        await self._outlet.reply(wire_error(error), allow)
+
+    async def _answer(self) -> None:
+        try:
+            exchange = await self._admit()
+            await self._until_gone(self._serve(exchange))
+        except WireError as error:
+            await self.refuse(error)
+        except ClientGoneError:
+            return
+        except Exception:  # border: a defect is logged and answered; nothing unjudged leaves because of it
+            logger.exception("request %s failed unexpectedly", self._request_id)
+            self._refused(500, "internal_error")
+            if self._outlet.status is not None:
+                raise
+            await self._outlet.reply(failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on."))
+
+    async def _admit(self) -> Exchange:
+        """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""
+        service, scope = self._service, self._scope
+        table = service.table
+        if table is None:
+            raise WireError(503, "guardrail_unavailable", "The guard is not running.")
+        if scope["method"] != "POST":
+            raise WireError(405, "method_not_allowed", "Only POST is served here.")
+        self._tenant = caller(service.tenants, scope["headers"])
+        limits = service.limits
+        check_headers(scope["headers"], max_bytes=limits.max_body_bytes)
+        body = await read_body(self._receive, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s)
+        request = parse_request(body)
+        route = table.match(local_path(scope), request.model, self._tenant)
+        if route is None:
+            raise WireError(404, "model_not_found", "No route serves this model.", param="model")
+        if self._span is not None:
+            self._span.routed(route, self._tenant, self._request_id)
+        return Exchange(self._request_id, self._tenant, route, request, body, service.judgement, self._started)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        if exchange.route.timing == "parallel" and exchange.route.input:
+            await self._beside(exchange)
+            return
+        refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.request.parts))
+        if refusal is not None:
+            await self._outlet.reply(refusal, exchange.headers())
+            return
+        await self._call(exchange, Gate(exchange, self._outlet, max_bytes=self._service.limits.max_answer_bytes))
+
+    async def _beside(self, exchange: Exchange) -> None:
+        """`timing: parallel`: the app is called while the prompt is judged, and cancelled when that blocks."""
+        permit = asyncio.Event()
+        gate = Gate(exchange, self._outlet, max_bytes=self._service.limits.max_answer_bytes, permit=permit)
+        call = asyncio.create_task(self._call(exchange, gate))
+        try:
+            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.request.parts))
+            if refusal is None:
+                permit.set()
+                await call
+        finally:
+            gate.closed = True
+            await _stop(call)
+        if refusal is not None:
+            await self._outlet.reply(refusal, exchange.headers())
+
+    def _refusal(self, exchange: Exchange, decision: Decision | None) -> Reply | None:
+        """What the client gets instead of an answer; None when the prompt may go on."""
+        if decision is None or decision.action < Action.REDACT:
+            return None
+        if decision.outcome.unavailable:
+            return unavailable(decision)
+        if exchange.route.on_block == "reply":
+            return input_block_reply(decision, exchange.request, NOTICE, created=int(time.time()))
+        return input_block(decision)
+
+    async def _call(self, exchange: Exchange, gate: Gate) -> None:
+        """Run the app behind the guard until it has answered."""
+        target = self._service.target(exchange.route, exchange.request.model, stream=exchange.request.stream)
+        exchange.called = time.monotonic()
+        if target is None:
+            await self._run(exchange, gate, [])
+            return
+        span = self._service.tracing.upstream(target) if self._service.tracing is not None else None
+        with contextlib.nullcontext() if span is None else span:
+            gate.span = span
+            await self._run(exchange, gate, [] if span is None else [*span.inject({}).items()])
+        if span is not None:
+            self._service.observe(span.call)
+
+    async def _run(self, exchange: Exchange, gate: Gate, trace: list[tuple[str, str]]) -> None:
+        scope = {**self._scope, "headers": self._headers(trace), "extensions": {}, SCOPE_KEY: exchange}
+        try:
+            await self._app(scope, _Replay(exchange.body, self._gone), gate.send)
+            if not gate.closed:
+                raise UpstreamError("disconnect", "the answer ended before it was whole")
+        except Halted:
+            return
+        except UpstreamError as error:
+            await gate.fail(error)
+        except ClientGoneError:
+            raise
+        except Exception:  # border: the app behind the guard is foreign code; its failure is an upstream's failure
+            logger.exception("request %s: the app behind the guard failed", self._request_id)
+            await gate.fail(UpstreamError("crash", "the app behind the guard failed"))
+
+    def _headers(self, trace: list[tuple[str, str]]) -> RawHeaders:
+        """The client's headers as the app sees them: an answer must come unencoded, and trace and request id are ours."""
+        names = _REPLACED | {name.encode() for name, _ in trace}
+        kept = [pair for pair in self._scope["headers"] if pair[0] not in names]
+        kept += [(b"accept-encoding", b"identity"), (b"x-request-id", self._request_id.encode())]
+        return kept + [(name.encode(), value.encode()) for name, value in trace]
+
+    async def _until_gone(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, or stop it as soon as the client leaves."""
+        serving = asyncio.create_task(work)
+        watching = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()
+        finally:
+            self._gone.set()
+            await _stop(serving, watching)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def _refused(self, status: int, code: str) -> None:
+        path = local_path(self._scope)[:256]
+        self._service.events.emit(RequestRefused(status, code, self._request_id, self._tenant, path))
+
+
+class _Replay:
+    """The `receive` of the app behind the guard: the body once, then nothing until the client leaves."""
+
+    def __init__(self, body: bytes, gone: asyncio.Event) -> None:
+        self._body: bytes | None = body
+        self._gone = gone
+
+    async def __call__(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+
+async def _stop(*tasks: asyncio.Task[None]) -> None:
+    """Cancel what still runs and wait until it has let go."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running, timeout=_UNWINDING_S)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()

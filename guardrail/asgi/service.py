@@ -1,0 +1,207 @@
+"""The running guard: its classifiers, the policies in force, its limits. One object for middleware, proxy, library and command line."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Self
+
+from guardrail.asgi.canaries import Canaries
+from guardrail.asgi.exchange import Judgement
+from guardrail.asgi.publication import Publisher
+from guardrail.canary import Canary
+from guardrail.config.models import Config
+from guardrail.config.tenants import Tenants
+from guardrail.errors import GuardrailError
+from guardrail.events import EventFanout
+from guardrail.guard import Guard, Origin
+from guardrail.interfaces import Classifier
+from guardrail.routing import RouteTable
+from guardrail.telemetry.calls import UpstreamCall
+from guardrail.telemetry.metrics import Metrics
+from guardrail.telemetry.tracing import Target, Tracing
+from guardrail.types import Check, Decision, Part, Policy, Route, Stage
+
+logger = logging.getLogger("guardrail")
+
+Opener = Callable[[], AbstractAsyncContextManager[Classifier]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one request, bytes and seconds, and of how many there may be at once."""
+
+    max_body_bytes: int = 10 * 1024 * 1024
+    max_in_flight: int = 256
+    client_timeout_s: float = 120.0
+    max_answer_bytes: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An upstream as telemetry names it."""
+
+    provider: str
+    server: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Who watches. `tracing` and `metrics` are None where nobody collects them, and then cost nothing."""
+
+    events: EventFanout = field(default_factory=EventFanout)
+    tracing: Tracing | None = None
+    metrics: Metrics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What does the work: how each classifier is opened, the known pair each must tell apart, and how upstreams are called in spans."""
+
+    classifiers: Mapping[str, Opener]
+    canary: Canary | None = None
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+
+
+class GuardService:
+    """Made from a configuration, usable inside `async with`. Before and after that every request is refused with 503."""
+
+    def __init__(self, config: Config, backends: Backends, observers: Observers | None = None) -> None:
+        self.config = config
+        self.limits = limits_of(config)
+        self.tenants = Tenants.of(config)
+        observers = observers or Observers()
+        self.events = observers.events
+        self.tracing = observers.tracing
+        self._metrics = observers.metrics
+        self._backends = backends
+        self._stack = AsyncExitStack()
+        self._classifiers: dict[str, Classifier] = {}
+        self._prepared: set[tuple[str, str]] = set()
+        self._publisher: Publisher | None = None
+        self.canaries: Canaries | None = None
+        self.judgement = Judgement(Guard({}, self.events), self.events, self.tracing)
+
+    async def __aenter__(self) -> Self:
+        """Open the classifiers, put the policies into force, ask the canaries, and keep all of that fresh.
+
+        Raises DocumentError for a configuration or policy that cannot be used, ClassifierError or ModelFileError for a classifier.
+        """
+        if self._publisher is not None:
+            raise GuardrailError("this guard is running already; make a second one with open_guard()")
+        async with AsyncExitStack() as stack:
+            for name, opener in self._backends.classifiers.items():
+                self._classifiers[name] = await stack.enter_async_context(opener())
+            canary = self._backends.canary
+            publisher = Publisher(self.config, self._classifiers, self.events, always=[canary.policy] if canary else [])
+            await publisher.publish()
+            self.canaries = Canaries(self._classifiers, canary, self.events)
+            await self.canaries.ask()
+            stop = asyncio.Event()
+            self.judgement = Judgement(Guard(self._classifiers, self.events), self.events, self.tracing)
+            self._publisher = publisher
+            for job in (publisher.watch(stop), self.canaries.keep_asking()):
+                task = asyncio.create_task(job)
+                task.add_done_callback(_report)
+                stack.push_async_callback(_end, task)
+            stack.callback(stop.set)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Refuse what still comes, stop the watchers, close the classifiers."""
+        self._publisher = None
+        self._prepared.clear()
+        self._classifiers = {}
+        await self._stack.aclose()
+
+    @property
+    def table(self) -> RouteTable | None:
+        """The routes in force; None while the guard is not running."""
+        return None if self._publisher is None else self._publisher.table
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """What keeps the policies fresh; None while the guard is not running."""
+        return self._publisher
+
+    async def check(
+        self,
+        text: str | Sequence[Part],
+        *,
+        policies: Sequence[str | Policy] | None = None,
+        stage: Stage = Stage.INPUT,
+        route: str | None = None,
+        tenant: str | None = None,
+    ) -> Decision:
+        """Judge one text (or parts) as a route would: the named one, else the tenant's first.
+
+        `policies` narrows it to these ids, or asks other policies instead; default: the route's own of that stage.
+        Raises GuardrailError for an unknown route, tenant or policy, and when the guard is not running.
+        """
+        chosen = self._route(route, tenant or self.config.tenant_names[0])
+        if policies is not None:
+            checks = tuple([await self._check(chosen, stage, wanted) for wanted in policies])
+            chosen = replace(chosen, input=checks, output=checks)
+        return await self.judgement.guard.check(text, route=chosen, stage=stage, tenant=tenant or "default", origin=Origin())
+
+    def target(self, route: Route, model: str, *, stream: bool) -> Target | None:
+        """What the upstream call of a route is in telemetry; None where nobody collects spans or metrics."""
+        if self.tracing is None:
+            return None
+        endpoint = self._backends.endpoints.get(route.upstream, Endpoint("app"))
+        return Target(model, endpoint.provider, endpoint.server, body={"stream": stream})
+
+    def observe(self, call: UpstreamCall) -> None:
+        """Count one finished upstream call."""
+        if self._metrics is not None:
+            self._metrics.upstream(call)
+
+    def _route(self, name: str | None, tenant: str) -> Route:
+        if self._publisher is None or self._publisher.table is None:
+            raise GuardrailError("the guard is not running; use it inside `async with`")
+        routes = self._publisher.table.for_tenant(tenant)
+        if not routes:
+            raise GuardrailError(f"tenant {tenant!r} is not in the configuration, or has no route")
+        found = next((route for route in routes if name in (None, route.name)), None)
+        if found is None:
+            raise GuardrailError(f"tenant {tenant!r} has no route {name!r}; it has {', '.join(route.name for route in routes)}")
+        return found
+
+    async def _check(self, route: Route, stage: Stage, wanted: str | Policy) -> Check:
+        """The route's own check of a policy, or one with the policy's own threshold."""
+        if isinstance(wanted, str):
+            for check in route.checks(stage):
+                if check.policy.id == wanted:
+                    return check
+        policy = self._named(route, wanted) if isinstance(wanted, str) else wanted
+        if (route.classifier, policy.digest) not in self._prepared:
+            await self._classifiers[route.classifier].prepare([policy])
+            self._prepared.add((route.classifier, policy.digest))
+        return Check(policy, policy.threshold)
+
+    def _named(self, route: Route, policy_id: str) -> Policy:
+        known = self._publisher.sets.for_tenant(route.tenant) if self._publisher is not None else {}
+        if policy_id not in known:
+            raise GuardrailError(f"there is no policy {policy_id!r}; there are {', '.join(known)}")
+        return known[policy_id]
+
+
+def limits_of(config: Config) -> Limits:
+    """The bounds a configuration sets. The largest answer any of its upstreams may give bounds what is held."""
+    server = config.server
+    answers = [size for upstream in config.upstreams.values() if (size := getattr(upstream, "max_answer_bytes", None))]
+    return Limits(server.max_body_bytes, server.max_in_flight, server.client_timeout_s, max(answers, default=Limits().max_answer_bytes))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A watcher that ends by itself must be noticed: policies or canaries would go stale in silence."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("a background task of the guard ended", exc_info=task.exception())
