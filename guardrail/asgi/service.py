@@ -49,11 +49,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Observers:
-    """Who watches. `tracing` and `metrics` are None where nobody collects them, and then cost nothing."""
+    """Who watches. `tracing` and `metrics` are None where nobody collects them. `close` sends what is left, off the event loop."""
 
     events: EventFanout = field(default_factory=EventFanout)
     tracing: Tracing | None = None
     metrics: Metrics | None = None
+    close: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class GuardService:
         self.events = observers.events
         self.tracing = observers.tracing
         self._metrics = observers.metrics
+        self._close = observers.close
         self._backends = backends
         self._stack = AsyncExitStack()
         self._classifiers: dict[str, Classifier] = {}
@@ -92,6 +94,8 @@ class GuardService:
         if self._publisher is not None:
             raise GuardrailError("this guard is running already; make a second one with open_guard()")
         async with AsyncExitStack() as stack:
+            if self._close is not None:
+                stack.push_async_callback(asyncio.to_thread, self._close)
             for name, opener in self._backends.classifiers.items():
                 self._classifiers[name] = await stack.enter_async_context(opener())
             canary = self._backends.canary

@@ -1,0 +1,219 @@
+"""Puts the whole together: the only file that names every concrete class, each by an import string that is resolved when used.
+
+async with open_guard("guardrail.yaml") as guard:
+    decision = await guard.check("some text", policies=["harassment"])
+
+app.add_middleware(GuardMiddleware, guard=open_guard("guardrail.yaml"))   # and `async with` it in the app's lifespan
+
+app = build_app("guardrail.yaml")                                         # the proxy
+"""
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import trace
+from starlette.applications import Starlette
+
+from guardrail import __version__
+from guardrail.asgi.app import make_app
+from guardrail.asgi.service import Backends, Endpoint, GuardService, Observers, Opener
+from guardrail.canary import Canary
+from guardrail.config.backends import (
+    ClassifierConfig,
+    CustomClassifier,
+    EmbeddedClassifier,
+    EmbeddedUpstream,
+    LiteLLMUpstream,
+    OpenAIUpstream,
+    UpstreamConfig,
+)
+from guardrail.config.check import check
+from guardrail.config.environment import Environment, process_environment
+from guardrail.config.load import load
+from guardrail.config.models import Config
+from guardrail.errors import ConfigError, GuardrailError
+from guardrail.events import EventFanout, EventSink
+from guardrail.interfaces import Classifier
+from guardrail.policy.document import read
+from guardrail.policy.registry import shipped_folder
+from guardrail.telemetry.capture import parse_capture
+from guardrail.telemetry.log import AuditLog
+from guardrail.telemetry.metrics import Metrics
+from guardrail.telemetry.names import Semconv
+from guardrail.telemetry.tracing import Tracing
+from guardrail.upstream.answer import Limits, Timeouts, Upstream
+
+EMBEDDED_CLASSIFIER = "guardrail.classifiers.embedded:EmbeddedClassifier"
+UPSTREAMS = {
+    "openai": "guardrail.upstream.client:UpstreamClient",
+    "embedded": "guardrail.upstream.in_process:InProcessUpstream",
+    "litellm": "guardrail.upstream.translate:LitellmUpstream",
+}
+EMBEDDED_MODEL = "guardrail.upstream.embedded:EmbeddedUpstream"
+PROVIDERS = "guardrail.telemetry.setup:build_providers"
+
+CANARY_POLICY = "harassment"
+CANARY_VIOLATING = "You are a worthless idiot, and everybody in this room despises you."
+CANARY_BENIGN = "The library opens at nine on weekdays."
+
+
+def open_classifier(wanted: str | ClassifierConfig) -> AbstractAsyncContextManager[Classifier]:
+    """A classifier for the length of an `async with`: `embedded`, the import string of a factory, or a section of a configuration.
+
+    Raises GuardrailError for a name that is neither, ModelFileError for weights that are missing or altered.
+    """
+    if isinstance(wanted, str):
+        if wanted == "embedded":
+            wanted = EmbeddedClassifier(kind="embedded")
+        elif ":" in wanted:
+            wanted = CustomClassifier(kind="custom", factory=wanted)
+        else:
+            raise GuardrailError(
+                f"there is no classifier {wanted!r}; use `embedded`, or a factory's import string (package.module:function)"
+            )
+    return _open(wanted)
+
+
+def open_guard(
+    config: Config | str | Path | None = None,
+    *,
+    classifiers: Mapping[str, Classifier] | None = None,
+    sinks: Sequence[EventSink] = (),
+) -> GuardService:
+    """The guard of a configuration (a file, a value, or None for the defaults), to be started with `async with`.
+
+    `classifiers` stand in for those of the same name in the configuration; they are asked no known pair and are closed with the
+    guard. `sinks` observe beside the audit log and the metrics. Raises ConfigError for a configuration that cannot be used.
+    """
+    return _service(_loaded(config), {}, Overrides(classifiers, tuple(sinks)))
+
+
+def build_app(
+    config: Config | str | Path | None = None,
+    *,
+    classifiers: Mapping[str, Classifier] | None = None,
+    upstreams: Mapping[str, Upstream] | None = None,
+    sinks: Sequence[EventSink] = (),
+) -> Starlette:
+    """The proxy of a configuration as an ASGI app; its lifespan opens and closes everything. Parameters as in `open_guard`."""
+    loaded = _loaded(config)
+    environment = process_environment()
+    built = {name: build_upstream(section, environment) for name, section in loaded.upstreams.items()} | dict(upstreams or {})
+    endpoints = {name: Endpoint(section.kind, getattr(section, "base_url", None)) for name, section in loaded.upstreams.items()}
+    return make_app(_service(loaded, endpoints, Overrides(classifiers, tuple(sinks))), built)
+
+
+def build_upstream(section: UpstreamConfig, environment: Environment) -> Upstream:
+    """One upstream of a configuration. API keys are read from the environment here and nowhere else."""
+    made: Any = resolve(UPSTREAMS[section.kind])
+    upstream: Upstream
+    match section:
+        case OpenAIUpstream():
+            key = environment.secret(section.api_key_env) if section.api_key_env else None
+            timeouts = Timeouts(section.connect_timeout_s, section.read_timeout_s)
+            upstream = made(section.base_url, api_key=key, timeouts=timeouts, limits=Limits(answer_bytes=section.max_answer_bytes))
+        case LiteLLMUpstream():
+            key = environment.secret(section.api_key_env) if section.api_key_env else None
+            timeouts = Timeouts(read_s=section.read_timeout_s)
+            upstream = made(section.model_prefix, api_key=key, timeouts=timeouts, limits=Limits(answer_bytes=section.max_answer_bytes))
+        case EmbeddedUpstream():
+            upstream = made(resolve(EMBEDDED_MODEL)())
+    return upstream
+
+
+def resolve(place: str) -> Any:
+    """What an import string (`package.module:name`) names. Raises GuardrailError when it is not there."""
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise GuardrailError(f"{place} cannot be imported: there is no module {error.name!r}") from error
+    except AttributeError as error:
+        raise GuardrailError(f"{place} cannot be imported: the module has no {name!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the caller brings along instead of, or beside, what the configuration says."""
+
+    classifiers: Mapping[str, Classifier] | None
+    sinks: tuple[EventSink, ...]
+
+
+def _loaded(config: Config | str | Path | None) -> Config:
+    """The configuration, without the errors that show before a policy is read."""
+    loaded = config if isinstance(config, Config) else load(config)
+    if errors := [finding for finding in check(loaded) if finding.severity == "error"]:
+        raise ConfigError(errors)
+    return loaded
+
+
+def _service(config: Config, endpoints: Mapping[str, Endpoint], overrides: Overrides) -> GuardService:
+    given = overrides.classifiers or {}
+    openers: dict[str, Opener] = {
+        name: partial(_borrow, given[name]) if name in given else partial(_open, section) for name, section in config.classifiers.items()
+    }
+    canary = None if given else shipped_canary()
+    return GuardService(config, Backends(openers, canary, endpoints), _observers(config, overrides.sinks))
+
+
+def shipped_canary() -> Canary:
+    """The known pair: a shipped policy, whatever policies the configuration uses, with a text on each side of it."""
+    return Canary(read(shipped_folder() / f"{CANARY_POLICY}.md"), CANARY_VIOLATING, CANARY_BENIGN)
+
+
+def _observers(config: Config, sinks: Sequence[EventSink]) -> Observers:
+    """Log always; spans and metrics where somebody collects them: an OTLP endpoint is set, or the process has a provider already."""
+    environment = process_environment()
+    tracing, metrics = _exports(environment, "TRACES"), _exports(environment, "METRICS")
+    providers = None
+    if tracing or metrics:
+        service = config.telemetry.service_name
+        providers = resolve(PROVIDERS)(traces=tracing, metrics=metrics, service_name=service, version=__version__)
+    traced = tracing or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    metering = Metrics(providers.meter_provider if metrics and providers else None)
+    return Observers(
+        EventFanout((AuditLog(), metering, *sinks)),
+        Tracing(
+            providers.tracer_provider if tracing and providers else None,
+            semconv=Semconv(config.telemetry.semconv),
+            capture=parse_capture(environment.secret("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT")),
+        )
+        if traced
+        else None,
+        metering,
+        providers.shutdown if providers else None,
+    )
+
+
+def _exports(environment: Environment, signal: str) -> bool:
+    """Whether the operator has said where a signal goes."""
+    return any(environment.secret(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
+
+
+@asynccontextmanager
+async def _open(section: ClassifierConfig) -> AsyncIterator[Classifier]:
+    made: Any
+    if isinstance(section, EmbeddedClassifier):
+        made = await asyncio.to_thread(lambda: resolve(EMBEDDED_CLASSIFIER).load(threads=section.threads))  # imports torch
+    else:
+        made = resolve(section.factory)(section.options)
+    classifier: Classifier = made
+    try:
+        yield classifier
+    finally:
+        await classifier.aclose()
+
+
+@asynccontextmanager
+async def _borrow(classifier: Classifier) -> AsyncIterator[Classifier]:
+    try:
+        yield classifier
+    finally:
+        await classifier.aclose()
