@@ -44,9 +44,9 @@ def new(policy_id: str, output: Path | None) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(writer.skeleton(policy_id))
     except FileExistsError as error:
-        raise click.ClickException(f"{path} already exists; choose another --output, or remove it first") from error
+        raise click.UsageError(f"{path} already exists; choose another --output, or remove it first") from error
     except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from error
+        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
     click.echo(f"{path} written. Fill in each TODO, then run: guardrail policy lint {path}")
 
 
@@ -120,13 +120,10 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 def _resolve(wanted: Sequence[str], folder: Path | None) -> list[Policy]:
     """Policies by id, file or folder; all of `folder` (or all shipped ones) when nothing is named."""
     home = folder or shipped_folder()
-    try:
-        if not wanted:
-            return load_folder(home)
-        known = PolicySet.of(load_folder(home)) if any(not _is_path(name) for name in wanted) else PolicySet()
-        return [found for name in wanted for found in _named(name, known, home)]
-    except PolicyError as error:
-        raise click.ClickException(f"the policies cannot be used:\n{error}") from error
+    if not wanted:
+        return load_folder(home)
+    known = PolicySet() if all(map(_is_path, wanted)) else PolicySet.of(load_folder(home))
+    return [found for name in wanted for found in _named(name, known, home)]
 
 
 def _named(name: str, known: PolicySet, home: Path) -> list[Policy]:
@@ -134,7 +131,7 @@ def _named(name: str, known: PolicySet, home: Path) -> list[Policy]:
         path = Path(name)
         return load_folder(path) if path.is_dir() else [document.read(path)]
     if name not in known:
-        raise click.ClickException(f"no policy `{name}` in {home}; there are: {', '.join(known) or 'none'}")
+        raise click.UsageError(f"no policy `{name}` in {home}; there are: {', '.join(known) or 'none'}")
     return [known[name]]
 
 

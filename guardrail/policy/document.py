@@ -121,10 +121,11 @@ def _front_matter_end(lines: list[str], report: Report) -> int:
 
 
 def _read(texts: list[str], first_line: int, report: Report, *, strict: bool = True) -> _Parts:
-    """Read prose and appendix; `strict` reports a fence that is never closed."""
+    """Read prose and appendix; `strict` refuses a fence that is never closed, since what follows cannot be told apart."""
     lines, unclosed = scan(texts, first_line)
     if unclosed is not None and strict:
         report.add(unclosed, "P014", "the code fence that opens here is never closed")
+        report.refuse()
     cut = next((index for index, line in enumerate(lines) if appendix.starts(line)), len(lines))
     own, rest = lines[:cut], lines[cut:]
     written = [index for index, line in enumerate(own) if line.text]

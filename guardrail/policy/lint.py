@@ -77,8 +77,9 @@ def criteria(policy: Policy) -> Iterator[Hit]:
             yield one.line, "L024", f"{shown} does not start with `Content that`"
         if wording.PRONOUN.match(one.text):
             yield one.line, "L020", f"{shown} starts with the pronoun `{one.text.split()[0]}`"
-        if len(one.text.split()) < MIN_WORDS:
-            yield one.line, "L011", f"{shown} has only {len(one.text.split())} words"
+        words = len(wording.definition(one.text).split())
+        if words < MIN_WORDS:
+            yield one.line, "L011", f"{shown} has only {words} words beside its examples"
         yield from _loose_wording(one, shown)
     for term in policy.terms:
         if not term.name:

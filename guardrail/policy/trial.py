@@ -53,7 +53,7 @@ async def _results(policy: Policy, classifier: Classifier) -> tuple[CaseResult, 
     results: list[CaseResult] = []
     for cases in _batches(policy.tests):
         requests = [ClassifyRequest(policy, case.text) for case in cases]
-        answers: Sequence[Score | ClassifierError]
+        answers: Sequence[object]  # a broken classifier may answer anything
         try:
             answers = await classifier.classify(requests, deadline=time.monotonic() + DEADLINE_S)
         except ClassifierError as error:
@@ -64,11 +64,13 @@ async def _results(policy: Policy, classifier: Classifier) -> tuple[CaseResult, 
     return tuple(results)
 
 
-def _judge(policy: Policy, case: PolicyTest, answer: Score | ClassifierError) -> CaseResult:
+def _judge(policy: Policy, case: PolicyTest, answer: object) -> CaseResult:
+    if isinstance(answer, Score):
+        violates = answer.value >= policy.threshold
+        return CaseResult(case, passed=violates == bool(case.expected), score=answer.value)
     if isinstance(answer, ClassifierError):
         return CaseResult(case, passed=False, error=f"{answer.code}: {answer}")
-    violates = answer.value >= policy.threshold
-    return CaseResult(case, passed=violates == bool(case.expected), score=answer.value)
+    return CaseResult(case, passed=False, error=f"malformed: not a score but {type(answer).__name__}")
 
 
 def _batches(cases: Sequence[PolicyTest]) -> Iterator[Sequence[PolicyTest]]:

@@ -84,10 +84,19 @@ async def _settled(watched: Watched, state: State) -> State:
 async def _wake(watched: Watched, stop: asyncio.Event, poll_ms: int) -> None:
     """Return after a notification, after the poll interval, or when stopped."""
     places = await asyncio.to_thread(watched.places)
-    settings = {"watch_filter": None, "debounce": 50, "step": 20, "rust_timeout": poll_ms, "yield_on_timeout": True, "recursive": False}
     with suppress(FileNotFoundError):  # a folder went away between looking and arming; the next look sees it
         if places:
-            async with aclosing(awatch(*places, stop_event=stop, **settings)) as notices:
+            notices = awatch(
+                *places,
+                watch_filter=None,
+                debounce=50,
+                step=20,
+                stop_event=stop,
+                rust_timeout=poll_ms,
+                yield_on_timeout=True,
+                recursive=False,
+            )
+            async with aclosing(notices):
                 await anext(notices, None)
             return
     with suppress(TimeoutError):

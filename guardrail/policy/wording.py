@@ -5,7 +5,10 @@ import re
 from guardrail.types import Criterion
 
 # Two readers cannot agree on an intent; each row pairs the wording with what can be seen in a text instead.
-_WISHES = r"\b(?:intend(?:s|ed|ing)?|designed|meant|tries|try|trying|attempt(?:s|ed|ing)?|aim(?:s|ed|ing)?|seek(?:s|ing)?|wants?|hop(?:es|ing)) to"
+_WISHES = (
+    r"\b(?:intend(?:s|ed|ing)?|designed|meant|tries|try|trying|attempt(?:s|ed|ing)?"
+    r"|aim(?:s|ed|ing)?|seek(?:s|ing)?|wants?|hop(?:es|ing)) to"
+)
 _INTENT = (
     (r"\b(?:intend(?:s|ed|ing)?|intention|intent)\b.{0,40}\bharm", "contains or depicts harm"),
     (_WISHES + r" (?:deceive|mislead)", "contains false information presented as fact"),
@@ -33,12 +36,17 @@ BOLD = re.compile(r"\*\*([^*]{1,120})\*\*")
 
 _QUOTED = re.compile(r"\"[^\"]{0,400}\"|“[^”]{0,400}”")
 _ALTERNATIVES = re.compile(r"\s+or\s+|\s*/\s*|\s*,\s*")
-_BRACKETED = re.compile(r"\([^()]{0,120}\)")
+_BRACKETED = re.compile(r"\([^()]{0,400}\)")
 
 
 def unquoted(text: str) -> str:
     """The text without its quoted examples: an example may say what a criterion must not."""
     return _QUOTED.sub('""', text)
+
+
+def definition(text: str) -> str:
+    """The text without its examples and other remarks in parentheses."""
+    return _BRACKETED.sub(" ", unquoted(text))
 
 
 def stem(term: str) -> str:

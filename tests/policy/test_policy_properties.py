@@ -1,0 +1,130 @@
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from policy_cases import DOCUMENT
+
+from guardrail.errors import PolicyError
+from guardrail.policy.document import parse, parse_prose
+from guardrail.policy.findings import CODES
+from guardrail.policy.writer import dump
+from guardrail.types import Change, Criterion, Label, Policy, PolicyTest, Stage
+
+FRONT, BODY_AND_REST = DOCUMENT.split("---\n# Policy", 1)
+BODY, REST = ("# Policy" + BODY_AND_REST).split("## Tests", 1)
+MARKS = [
+    "---",
+    "# Policy",
+    "## Tests",
+    "```yaml",
+    "```",
+    "- text: a",
+    "  expect: 1",
+    "id: cars",
+    "version: 1.0.0",
+    "title: x",
+    "### (UC): x",
+]
+SIGNS = [
+    "**Excludes**:",
+    "**",
+    "- ",
+    "&a ",
+    "*a ",
+    '"\\U',
+    '"\\uD800"',
+    "[",
+    "{",
+    "? ",
+    "!!binary ",
+    "%YAML 9",
+    "\r",
+    "\u2028",
+    "\x00",
+    "\ud800",
+]
+PIECES = st.sampled_from([f"{mark}\n" for mark in (*MARKS, "#### Includes")] + SIGNS)
+WORDS = st.from_regex(r"[a-z]{1,8}( [a-z]{1,8}){0,4}", fullmatch=True)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).map(str.strip).filter(bool)
+VERSIONS = st.tuples(*[st.integers(0, 99)] * 3).map(lambda numbers: ".".join(map(str, numbers)))
+CRITERIA = st.builds(lambda name, text, excludes: Criterion(name, f"Content that {text}.", 0, excludes), WORDS, WORDS, st.just("") | WORDS)
+LISTS = st.lists(CRITERIA, min_size=1, max_size=4).map(tuple)
+LABELS = st.builds(lambda name, includes, excludes: Label("UC", name, includes, excludes, 0), WORDS, LISTS, LISTS | st.just(()))
+TESTS = st.builds(lambda text, expected, why: PolicyTest(text, expected, why, 0), TEXTS, st.sampled_from((0, 1)), TEXTS)
+CHANGES = st.builds(lambda version, day, text: Change(version, day.isoformat(), text, 0), VERSIONS, st.dates(), WORDS)
+POLICIES = st.builds(
+    Policy,
+    id=st.from_regex(r"[a-z][a-z0-9_]{1,20}", fullmatch=True),
+    version=VERSIONS,
+    title=TEXTS.filter(lambda text: text.isprintable()),
+    label_code=st.just("UC"),
+    threshold=st.floats(0, 1, exclude_min=True).filter(lambda value: value > 1e-9),
+    applies_to=st.sets(st.sampled_from(Stage), min_size=1).map(frozenset),
+    language=st.sampled_from(("en", "no", "pt-BR")),
+    overview=WORDS,
+    terms=LISTS,
+    interpretation=WORDS,
+    labels=LABELS.map(lambda label: (label,)),
+    body=st.just(""),
+    digest=st.just(""),
+    tests=st.lists(TESTS, max_size=4).map(tuple),
+    changes=st.lists(CHANGES, max_size=3).map(tuple),
+)
+
+
+def without_places(policy: Policy) -> Policy:
+    """The policy with every line number 0 and without what follows from its spelling."""
+    return replace(
+        policy,
+        terms=tuple(replace(term, line=0) for term in policy.terms),
+        labels=tuple(
+            replace(
+                label,
+                line=0,
+                includes=tuple(replace(one, line=0) for one in label.includes),
+                excludes=tuple(replace(one, line=0) for one in label.excludes),
+            )
+            for label in policy.labels
+        ),
+        tests=tuple(replace(case, line=0) for case in policy.tests),
+        changes=tuple(replace(change, line=0) for change in policy.changes),
+        body="",
+        digest="",
+    )
+
+
+@given(st.text() | st.lists(PIECES | st.text(max_size=5), max_size=30).map("".join))
+def test_arbitrary_text_gives_a_policy_or_findings_and_nothing_else(text: str) -> None:
+    for read in (parse, parse_prose, lambda inner: parse(FRONT + "---\n" + inner), lambda inner: parse(f"{DOCUMENT}\n{inner}")):
+        try:
+            policy = read(text)
+        except PolicyError as error:
+            codes = [finding.code for finding in error.findings]
+        else:
+            codes = []
+            assert (bool(policy.labels), bool(policy.body)) == (True, True)
+        assert all(code in CODES for code in codes)
+
+
+@given(TEXTS, st.lists(TESTS, max_size=3), st.lists(CHANGES, max_size=3))
+def test_the_digest_ignores_title_tests_and_changes(title: str, tests: list[PolicyTest], changes: list[Change]) -> None:
+    original = parse(DOCUMENT)
+    edited = parse(dump(replace(original, title=" ".join(title.split()) or "x", tests=tuple(tests), changes=tuple(changes))))
+    assert edited.digest == parse(dump(original)).digest
+    assert [case.text for case in edited.tests] == [case.text for case in tests]
+
+
+@given(st.integers(0, len(BODY.rstrip()) - 1), st.characters(exclude_categories=["C", "Z"]))
+def test_the_digest_changes_with_any_edit_of_the_body(place: int, char: str) -> None:
+    edited = BODY[:place] + char + BODY[place:]
+    try:
+        changed = parse(f"{FRONT}---\n{edited}## Tests{REST}")
+    except PolicyError:
+        return
+    assert changed.body != parse(DOCUMENT).body
+    assert changed.digest != parse(DOCUMENT).digest
+
+
+@given(POLICIES)
+def test_a_structured_policy_survives_being_written_and_read(policy: Policy) -> None:
+    assert without_places(parse(dump(policy))) == without_places(replace(policy, path="<text>"))
