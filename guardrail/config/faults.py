@@ -191,7 +191,7 @@ def _quotes(kind: str, value: object) -> str:
         return "; fill it in, or remove it for the default"
     if kind == "string_type" and isinstance(value, int | float):
         return "; put it in quotes"
-    if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str):
+    if kind in ("int_type", "float_type") and isinstance(value, str):
         return "; write it without quotes, and without a unit"
     return ""
 

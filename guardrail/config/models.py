@@ -148,7 +148,7 @@ class Config(Section):
     """The whole configuration. Every section may be left out; an empty file guards with all shipped policies."""
 
     server: ServerConfig = Field(default_factory=ServerConfig, description="Where the proxy listens, and its bounds.")
-    policies: PoliciesConfig = Field(default_factory=PoliciesConfig, description="Where policies come from.")
+    policies: PoliciesConfig = Field(default_factory=PoliciesConfig, description="Which policies there are, and where they lie.")
     upstreams: Named[UpstreamConfig] = Field(
         default_factory=lambda: MappingProxyType({"embedded": EmbeddedUpstream()}), description="The guarded APIs, by name."
     )

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from guardrail.config.document import MAX_DEPTH, parse
 
 SCALARS = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e6, 1e6) | st.text("ab:#-'\"{}[]é\n 01", max_size=8)
-TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc ", min_size=1), inner, max_size=3), max_leaves=12)
+TREES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc ", min_size=1), inner, max_size=3), max_leaves=12
+)
 
 
 def _codes(text: str) -> list[str]:
@@ -68,9 +70,7 @@ def test_a_tag_on_a_list_builds_nothing_but_the_list() -> None:
 
 
 def test_aliases_that_multiply_end_at_the_bound() -> None:
-    text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
-    )
+    text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
     assert [code.split()[1] for code in _codes(text)] == ["C002"]
 
 

@@ -1,0 +1,171 @@
+"""The meaning of a configuration: each refusal, with its line, and the remedy in its words."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from config_cases import SHIPPED, Policies, found
+
+from guardrail.config import Code, Environment, check, loads, require
+from guardrail.errors import ConfigError
+from guardrail.testing import policy
+from guardrail.types import Stage
+
+A, B = "sha256:" + "0a" * 32, "sha256:" + "0b" * 32
+TWO_TENANTS = f"tenants:\n  acme: {{api_keys: ['{A}']}}\n  orbit: {{api_keys: ['{B}']}}\n"
+
+
+def _message(text: str, code: str, policies: Policies | None = None) -> str:
+    (message,) = [finding.message for finding in check(loads(text), policies or Policies()) if finding.code == code]
+    return message
+
+
+def test_the_defaults_are_clean() -> None:
+    assert found("") == []
+
+
+def test_unknown_names_are_refused_with_a_near_match() -> None:
+    text = "upstreams: {main: {kind: embedded}}\nroutes:\n  - name: a\n    upstream: mian\n    classifier: embeded\n"
+    text += "    path: /v1/chat/completion\n"
+    assert found(text) == ["4 C020 error", "5 C021 error", "6 C025 error"]
+    for code, near in (("C020", "main"), ("C021", "embedded"), ("C025", "/v1/chat/completions")):
+        assert f"did you mean {near!r}?" in _message(text, code)
+
+
+def test_an_unknown_tenant_is_refused_and_its_route_guards_nobody() -> None:
+    text = TWO_TENANTS + "routes:\n  - name: a\n    tenant: acmee\n  - name: b\n    tenant: orbit\n"
+    assert found(text) == ["2 C032 error", "6 C022 error"]
+    assert "did you mean 'acme'?" in _message(text, "C022")
+
+
+def test_where_no_tenant_is_configured_only_the_default_one_exists() -> None:
+    assert found("routes: [{name: a, tenant: default}]") == []
+    assert found("routes: [{name: a, tenant: acme}]") == ["1 C022 error", "1 C032 error"]
+
+
+def test_a_policy_that_is_not_there_or_does_not_apply_is_refused() -> None:
+    text = "routes:\n  - name: a\n    input: {policies: [harrassment]}\n    output:\n      policies:\n"
+    text += "        - violence\n        - prompt_attack\n"
+    assert found(text) == ["3 C023 error", "7 C024 error"]
+    assert "did you mean 'harassment'?" in _message(text, "C023")
+    assert "applies to input only" in _message(text, "C024")
+
+
+def test_a_tenants_own_policy_is_known_to_that_tenant_alone() -> None:
+    policies = Policies(acme={"offers": policy("offers")})
+    route = "routes:\n  - {name: a, tenant: %s, input: {policies: [offers]}}\n  - {name: b}\n"
+    assert found(TWO_TENANTS + route % "acme", policies) == []
+    assert found(TWO_TENANTS + route % "'*'", policies) == ["5 C023 error", "6 C031 error"]
+    assert "for tenant orbit" in _message(TWO_TENANTS + route % "'*'", "C023", policies)
+
+
+def test_a_tenants_policy_of_the_same_id_decides_what_it_applies_to() -> None:
+    policies = Policies(acme={"violence": policy("violence", applies_to=frozenset({Stage.OUTPUT}))})
+    assert found(TWO_TENANTS + "routes: [{name: a, input: {policies: [violence]}}]", policies) == ["4 C024 error"]
+
+
+def test_a_policy_named_twice_in_a_stage_is_refused() -> None:
+    assert found("routes: [{name: a, input: {policies: [violence, {id: violence, threshold: 0.9}]}}]") == ["1 C034 error"]
+
+
+def test_routes_of_one_name_are_refused() -> None:
+    text = "routes:\n  - {name: a, model: x}\n  - {name: a, model: y}\n"
+    assert found(text) == ["3 C030 error"]
+    assert "(the first: line 2)" in _message(text, "C030")
+
+
+def test_a_route_behind_one_that_takes_all_it_matches_is_refused() -> None:
+    text = "routes:\n  - {name: a, model: 'gpt-*'}\n  - {name: b, model: 'gpt-4*'}\n  - {name: c, model: 'gpt*'}\n"
+    assert found(text) == ["3 C031 error"]
+    assert "'b' is never reached: 'a' (line 2)" in _message(text, "C031")
+
+
+def test_routes_that_take_one_tenant_each_hide_a_route_for_all() -> None:
+    text = TWO_TENANTS + "routes:\n  - {name: a, tenant: acme}\n  - {name: o, tenant: orbit}\n  - {name: all, model: x}\n"
+    assert found(text) == ["7 C031 error"]
+    assert "'a' (line 5) and 'o' (line 6)" in _message(text, "C031")
+    assert found(TWO_TENANTS + "routes:\n  - {name: a, tenant: acme}\n  - {name: all}\n") == []
+
+
+def test_a_tenant_that_no_route_is_for_is_refused() -> None:
+    assert found(TWO_TENANTS + "routes: [{name: a, tenant: acme}]") == ["3 C032 error"]
+    assert found("routes: []") == ["1 C032 error"]
+
+
+def test_a_key_belongs_to_one_tenant() -> None:
+    text = f"tenants:\n  acme: {{api_keys: ['{A}', '{A}']}}\n  orbit: {{api_keys: ['{A}']}}\n"
+    assert found(text) == ["2 C033 warning", "3 C033 error"]
+    assert A not in _message(text.replace(f", '{A}']", "]"), "C033")
+
+
+def test_a_tenant_without_keys_is_a_warning() -> None:
+    assert found("tenants: {acme: {}}") == ["1 C036 warning"]
+
+
+def test_a_missing_key_variable_is_a_warning_until_it_is_set() -> None:
+    text = "upstreams:\n  main:\n    kind: openai\n    base_url: https://api.example/v1\n    api_key_env: EXAMPLE_KEY\n"
+    assert found(text) == ["5 C041 warning"]
+    assert found(text, EXAMPLE_KEY=" ") == ["5 C041 warning"]
+    assert found(text, EXAMPLE_KEY="k") == []
+
+
+def test_letting_pass_what_was_not_judged_is_a_warning_where_something_is_enforced() -> None:
+    assert found("routes:\n  - name: a\n    on_error: pass\n") == ["3 C037 warning"]
+    assert found("routes: [{name: a, on_error: pass, mode: shadow}]") == []
+    assert found("routes: [{name: a, on_error: pass, mode: shadow, output: {policies: [{id: violence, mode: enforce}]}}]") == [
+        "1 C037 warning"
+    ]
+
+
+def test_a_route_that_checks_nothing_is_a_warning() -> None:
+    nothing = "routes: [{name: a, input: {policies: []}, output: {policies: []}}]"
+    assert found(nothing) == ["1 C035 warning"]
+    assert found("", Policies({})) == ["0 C035 warning"]
+    assert found("routes: [{name: a, output: {policies: []}}]") == []
+
+
+def test_an_upstream_of_litellm_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "upstreams:\n  claude: {kind: litellm, model_prefix: anthropic/}\n"
+    assert found(text) == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert found(text) == ["2 C040 error"]
+    assert "guardrail[litellm]" in _message(text, "C040")
+
+
+def test_a_custom_classifier_needs_its_package_and_is_not_imported_to_find_out() -> None:
+    text = "classifiers:\n  mine: {kind: custom, factory: '%s:make'}\n"
+    assert found(text % "no_such_package_here.deep") == ["2 C040 error"]
+    assert found(text % "antigravity") == []  # importing it opens a browser
+
+
+def test_a_policy_folder_that_is_not_there_is_refused_before_policies_are_read(tmp_path: Path) -> None:
+    config = loads(f"policies:\n  folder: none\ntenants:\n  acme: {{api_keys: ['{A}'], policies: nowhere}}\n", folder=tmp_path)
+    findings = check(config, environment=Environment({}))
+    assert [(finding.line, finding.code) for finding in findings] == [(2, "C042"), (4, "C042")]
+    (tmp_path / "none").mkdir()
+    (tmp_path / "nowhere").mkdir()
+    assert check(config, environment=Environment({})) == []
+
+
+def test_judging_beside_the_upstream_is_fine() -> None:
+    assert found("routes: [{name: a, timing: parallel, on_block: reply}]") == []
+
+
+def test_require_raises_the_errors_and_returns_the_warnings() -> None:
+    config = loads("routes: [{name: a, on_error: pass, upstream: nope}]")
+    with pytest.raises(ConfigError) as caught:
+        require(config, Policies())
+    assert [finding.code for finding in caught.value.findings] == ["C020"]
+    assert [finding.code for finding in require(loads("routes: [{name: a, on_error: pass}]"), Policies())] == ["C037"]
+
+
+def test_no_two_codes_are_the_same() -> None:
+    assert len({code.value for code in Code}) == len(Code.__members__)
+
+
+@pytest.mark.parametrize("make", [Policies, lambda: Policies(SHIPPED, acme={})])
+def test_findings_come_by_line(make: Callable[[], Policies]) -> None:
+    text = TWO_TENANTS + "routes:\n  - {name: a, tenant: nope, upstream: nope}\n  - {name: a, input: {policies: [nope]}, path: /nope}\n"
+    lines = [int(line.split()[0]) for line in found(text, make())]
+    assert lines == sorted(lines)
+    assert len(lines) >= 5

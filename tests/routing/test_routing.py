@@ -1,0 +1,207 @@
+"""Which route an exchange takes: against a naive oracle, and what a path or a model name cannot do."""
+
+import itertools
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from guardrail import routing
+from guardrail.config import Config, loads
+from guardrail.config.overlap import covering, covers
+from guardrail.errors import ConfigError
+from guardrail.testing import policy
+from guardrail.types import Action, Fallback, Mode, Policy, Stage
+
+PATH = "/v1/chat/completions"
+GLOBS = st.text("ab*?[]!-", min_size=1, max_size=5)
+TENANTS = ("acme", "orbit")
+NAMES = ["".join(letters) for size in range(4) for letters in itertools.product("ab[-", repeat=size)]
+ROUTES = st.lists(st.tuples(GLOBS, st.sampled_from(["*", *TENANTS])), max_size=5)
+
+
+class Policies:
+    """Policies for everyone, and for `acme` a stricter one of its own in place of one of them."""
+
+    def for_tenant(self, tenant: str, /) -> Mapping[str, Policy]:
+        shared = {"violence": policy("violence"), "prompt_attack": policy("prompt_attack", applies_to=frozenset({Stage.INPUT}))}
+        own = {"violence": policy("violence", threshold=0.2, body="stricter"), "offers": policy("offers")}
+        return {**shared, **own} if tenant == "acme" else shared
+
+
+def _config(routes: list[tuple[str, str]]) -> Config:
+    written = [{"name": f"r{index}", "model": model, "tenant": tenant} for index, (model, tenant) in enumerate(routes)]
+    return Config.model_validate({"tenants": {name: {} for name in TENANTS}, "routes": written})
+
+
+def _oracle(routes: list[tuple[str, str]], model: str, tenant: str) -> str | None:
+    for index, (glob, for_tenant) in enumerate(routes):
+        if for_tenant in ("*", tenant) and fnmatchcase(model, glob):
+            return f"r{index}"
+    return None
+
+
+@given(ROUTES, st.sampled_from(NAMES), st.sampled_from(TENANTS))
+def test_the_first_route_that_matches_wins_and_matching_is_repeatable(routes: list[tuple[str, str]], model: str, tenant: str) -> None:
+    table = routing.compile(_config(routes), Policies(), 1)
+    route = table.match(PATH, model, tenant)
+    assert (route.name if route else None) == _oracle(routes, model, tenant)
+    assert table.match(PATH, model, tenant) is route
+
+
+@given(ROUTES, st.text(max_size=300), st.text(max_size=300), st.text(max_size=10))
+def test_matching_any_text_gives_a_route_or_none(routes: list[tuple[str, str]], path: str, model: str, tenant: str) -> None:
+    assert routing.compile(_config(routes), Policies(), 1).match(path, model, tenant) is None or (path == PATH and tenant in TENANTS)
+
+
+@given(ROUTES)
+def test_a_route_that_some_request_reaches_is_never_called_unreachable(routes: list[tuple[str, str]]) -> None:
+    config = _config(routes)
+    hidden = {f"r{index}" for index in range(len(routes)) if covering(config, index)}
+    reached = {_oracle(routes, model, tenant) for model in NAMES for tenant in TENANTS}
+    assert not hidden & reached
+
+
+@given(GLOBS, GLOBS)
+@example("[a-b]*", "[a-b]a")
+@example("?*", "*?")
+@example("[", "[")
+@example("[]a]", "]")
+@example("[!a]", "b")
+@example("*[*]", "[*]")
+def test_a_glob_covers_another_only_if_it_matches_all_that_one_matches(wide: str, narrow: str) -> None:
+    if covers(wide, narrow):
+        assert all(fnmatchcase(name, wide) for name in NAMES if fnmatchcase(name, narrow))
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        ("*", "gpt-4*"),
+        ("gpt-*", "gpt-4*"),
+        ("gpt-*", "gpt-4o"),
+        ("*4*", "gpt-4o"),
+        ("??*", "*??"),
+        ("[gh]pt", "gpt"),
+        ("g[ab]*", "g[ab]x*"),
+        ("**", "*"),
+        ("a*", "a*"),
+        ("*-mini", "gpt-*-mini"),
+    ],
+)
+def test_plain_coverings_are_found(wide: str, narrow: str) -> None:
+    assert covers(wide, narrow)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"), [("gpt-4*", "gpt-*"), ("gpt-4", "gpt-?"), ("?", "*"), ("a*", "A*"), ("[ab]", "[ac]"), ("a", "aa")]
+)
+def test_what_is_not_covered_is_not_claimed(wide: str, narrow: str) -> None:
+    assert not covers(wide, narrow)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1/chat/completions",
+        "/v1//chat/completions",
+        "/v1/chat/completions/",
+        "/v1/./chat/completions",
+        "/v1/x/../chat/completions",
+        "/V1/chat/completions",
+        "/v1/chat/Completions",
+        "/v1/chat%2Fcompletions",
+        "/v1/chat%2fcompletions",
+        "/v1/chat/completions?x=1",
+        "/v1/chat/completions#x",
+        "/v1/chat/completions;x",
+        "/v1/chat/completions\n",
+        " /v1/chat/completions",
+        "/v1/chat/completions\x00",
+        "v1/chat/completions",
+        "/v1\\chat/completions",
+        "",
+        "/",
+        "*",
+    ],
+)
+def test_another_spelling_of_the_path_has_no_route(path: str) -> None:
+    table = routing.compile(loads(""), Policies(), 1)
+    assert table.match(PATH, "gpt-4o", "default") is not None
+    assert table.match(path, "gpt-4o", "default") is None
+
+
+def test_the_model_is_compared_exactly_case_and_line_ends_included() -> None:
+    table = routing.compile(loads("routes: [{name: a, model: 'gpt-4*'}, {name: b, model: exact}]"), Policies(), 1)
+    names = {
+        model: getattr(table.match(PATH, model, "default"), "name", None)
+        for model in ("gpt-4", "gpt-4\nx", "GPT-4", " gpt-4", "exact", "exact\n", "")
+    }
+    assert names == {"gpt-4": "a", "gpt-4\nx": "a", "GPT-4": None, " gpt-4": None, "exact": "b", "exact\n": None, "": None}
+
+
+def test_an_overlong_model_has_no_route() -> None:
+    table = routing.compile(loads(""), Policies(), 1)
+    assert table.match(PATH, "m" * routing.MAX_MODEL_CHARS, "default") is not None
+    assert table.match(PATH, "m" * (routing.MAX_MODEL_CHARS + 1), "default") is None
+
+
+def test_a_glob_of_many_stars_is_matched_at_once() -> None:
+    table = routing.compile(loads(f"routes: [{{name: a, model: '{'*a' * 63}b'}}]"), Policies(), 1)
+    assert table.match(PATH, "a" * 256, "default") is None
+
+
+def test_no_tenant_gets_a_route_by_calling_itself_something_else() -> None:
+    table = routing.compile(_config([("*", "acme")]), Policies(), 1)
+    assert table.match(PATH, "x", "acme") is not None
+    assert [table.match(PATH, "x", tenant) for tenant in ("orbit", "*", "ACME", "default", "")] == [None] * 5
+
+
+def test_a_route_for_all_judges_each_tenant_by_its_own_policies() -> None:
+    table = routing.compile(_config([("*", "*")]), Policies(), 1)
+    acme, orbit = table.match(PATH, "x", "acme"), table.match(PATH, "x", "orbit")
+    assert acme is not None
+    assert orbit is not None
+    assert [(check.policy.id, check.threshold) for check in acme.output] == [("offers", 0.5), ("violence", 0.2)]
+    assert [(check.policy.id, check.threshold) for check in orbit.output] == [("violence", 0.5)]
+    assert [check.policy.id for check in orbit.input] == ["prompt_attack", "violence"]
+
+
+def test_a_route_carries_every_setting_of_the_file() -> None:
+    config = loads("""
+upstreams: {main: {kind: embedded}, other: {kind: embedded}}
+classifiers: {one: {kind: embedded}, two: {kind: embedded}}
+routes:
+  - {name: a, model: "m*", upstream: other, classifier: two, mode: shadow, on_error: pass,
+     unscannable: pass, deadline_ms: 250, timing: parallel, on_block: reply,
+     input: {policies: [{id: violence, threshold: 0.9, action: annotate, mode: enforce}, prompt_attack]}, output: {policies: []}}
+""")
+    route = routing.compile(config, Policies(), 7).match(PATH, "m1", "default")
+    assert route is not None
+    assert (route.name, route.path, route.model, route.tenant, route.upstream, route.classifier) == ("a", PATH, "m*", "*", "other", "two")
+    assert [(c.policy.id, c.threshold, c.action, c.mode) for c in route.input] == [
+        ("violence", 0.9, Action.ANNOTATE, Mode.ENFORCE),
+        ("prompt_attack", 0.5, Action.BLOCK, Mode.SHADOW),
+    ]
+    assert route.output == ()
+    assert (route.on_error, route.unscannable, route.deadline_s) == (Fallback.PASS, Fallback.PASS, 0.25)
+    assert (route.timing, route.streaming, route.on_block, route.generation) == ("parallel", "hold", "reply", 7)
+
+
+def test_a_policy_that_has_gone_refuses_the_new_table() -> None:
+    config = loads("routes: [{name: a, input: {policies: [gone]}, output: {policies: [prompt_attack]}}]")
+    with pytest.raises(ConfigError) as caught:
+        routing.compile(config, Policies(), 2)
+    assert [finding.code for finding in caught.value.findings] == ["C023", "C024"]
+
+
+def test_the_table_says_what_each_classifier_must_prepare() -> None:
+    config = _config([("*", "*")])
+    table = routing.compile(config, Policies(), 3)
+    prepared = [(item.id, item.threshold) for item in table.policies_of("embedded")]
+    assert sorted(prepared) == [("offers", 0.5), ("prompt_attack", 0.5), ("violence", 0.2), ("violence", 0.5)]
+    assert table.policies_of("other") == ()
+    assert (table.generation, table.tenants) == (3, TENANTS)
+    assert [route.name for route in table.for_tenant("acme")] == ["r0"]
