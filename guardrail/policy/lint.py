@@ -113,7 +113,7 @@ def terms(policy: Policy) -> Iterator[Hit]:
     """Bold words are defined, and definitions are used."""
     defined = set().union(*(wording.alternatives(term.name) for term in policy.terms))
     for line, text in _sentences(policy):
-        for found in wording.BOLD.findall(text):
+        for found in wording.bold_terms(text):
             if wording.stem(found) not in defined and not _is_label_word(found):
                 yield line, "L005", f"**{found}** is bold but not defined"
     for term in policy.terms:

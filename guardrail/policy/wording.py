@@ -21,7 +21,8 @@ _INTENT = (
 INTENT = tuple((re.compile(pattern, re.IGNORECASE), rewrite) for pattern, rewrite in _INTENT)
 
 STRICTNESS = re.compile(
-    r"\b(?:strict(?:ly|ness)?|moderate(?:ly)?|permissive(?:ly)?|lenient(?:ly)?|narrow(?:ly)?|broad(?:ly)?|conservative(?:ly)?)\b",
+    r"\b(?:strict(?:ly|ness)?|moderate(?:ly)?|balanced|permissive(?:ly)?|lenient(?:ly)?|narrow(?:ly)?|broad(?:ly)?|conservative(?:ly)?"
+    r"|comprehensive(?:ly)?|zero[- ]tolerance|light[- ]touch|err on the side)\b",
     re.IGNORECASE,
 )
 EXAMPLE = re.compile(r"e\.g\.|\bfor example\b|\bfor instance\b|\bsuch as\b", re.IGNORECASE)
@@ -32,7 +33,7 @@ CATCH_ALL = re.compile(
 )
 PRONOUN = re.compile(r"(?:it|its|they|them|their|this|that|these|those|he|she|such|which|who)\b", re.IGNORECASE)
 PLACEHOLDER = re.compile(r"\b(?:TODO|TBD|FIXME|FILL IN|XXX)\b|\b[Ll]orem ipsum\b")
-BOLD = re.compile(r"\*\*([^*]{1,120})\*\*")
+_BOLD = re.compile(r"\*\*([^*]{1,120})\*\*(\s?:)?")
 
 _QUOTED = re.compile(r"\"[^\"]{0,400}\"|“[^”]{0,400}”")
 _ALTERNATIVES = re.compile(r"\s+or\s+|\s*/\s*|\s*,\s*")
@@ -47,6 +48,11 @@ def unquoted(text: str) -> str:
 def definition(text: str) -> str:
     """The text without its examples and other remarks in parentheses."""
     return _BRACKETED.sub(" ", unquoted(text))
+
+
+def bold_terms(text: str) -> list[str]:
+    """What is bold in running text; bold before a colon is the name of a sub-criterion and no term."""
+    return [match[1] for match in _BOLD.finditer(text) if not match[2] and not match[1].rstrip().endswith(":")]
 
 
 def stem(term: str) -> str:

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-pytest.importorskip("guardrail.assembly", reason="the commands need the assembly")
-
 from guardrail.cli import policy as command
 from guardrail.policy.document import parse
 from guardrail.policy.findings import CODES

@@ -88,6 +88,11 @@ def test_wording_of_intent_gets_its_rewrite(clean: str, wish: str, rewrite: str)
     assert [(finding.code, rewrite in finding.message) for finding in findings] == [("L007", True)]
 
 
+def test_names_of_sub_criteria_need_no_definition(clean: str) -> None:
+    nested = "**Repair**: Content that asks how to repair something of one's own:\n  - **Brakes**: discs.\n  - **Doors:** locks and"
+    assert lint(parse(clean.replace("**Repair**: Content that asks", nested))) == ()
+
+
 def test_examples_may_say_what_criteria_may_not(clean: str) -> None:
     assert lint(parse(clean.replace("a tin racer", "trying to sell harmful content, etc."))) == ()
 
