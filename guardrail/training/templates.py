@@ -23,7 +23,7 @@ PATIENCE = 500
 
 _SLOT = re.compile(r"\{([a-z_]+)(#\d)?\}")
 _SENTENCE_START = re.compile(r"(?:^|[.!?] |\n)$")
-_WRONG_ARTICLE = re.compile(r"\b([Aa]) (?=(?:[aei]|o(?!ne\b|ne-)|ugly\b|unr)\w)")
+_WRONG_ARTICLE = re.compile(r"\b([Aa]) (?=[aei]\w|o(?!ne\b)\w|ugly\b)")
 _PREFIXES = ("Hi! ", "Hello, quick one: ", "Question: ", "hey ", "Please help. ", "ok so ", "Hi there, ", "One more thing. ")
 _SUFFIXES = (" Thanks!", " Thank you.", " Please answer soon.", " thx", " Keep it short.", " I'm curious.")
 
