@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 
 from guardrail import __version__
 from guardrail.asgi.app import make_app
+from guardrail.asgi.publication import load_sets, sources_of
 from guardrail.asgi.service import Backends, Endpoint, GuardService, Observers, Opener
 from guardrail.canary import Canary
 from guardrail.config.backends import (
@@ -33,7 +34,7 @@ from guardrail.config.backends import (
     OpenAIUpstream,
     UpstreamConfig,
 )
-from guardrail.config.check import check
+from guardrail.config.check import check, require
 from guardrail.config.environment import Environment, process_environment
 from guardrail.config.load import load
 from guardrail.config.models import Config
@@ -107,6 +108,11 @@ def build_app(
     built = {name: build_upstream(section, environment) for name, section in loaded.upstreams.items()} | dict(upstreams or {})
     endpoints = {name: Endpoint(section.kind, getattr(section, "base_url", None)) for name, section in loaded.upstreams.items()}
     return make_app(_service(loaded, endpoints, Overrides(classifiers, tuple(sinks))), built)
+
+
+def check_policies(config: Config) -> None:
+    """Read the policies of a configuration and check it against them, as starting it would. Raises PolicyError or ConfigError."""
+    require(config, load_sets(sources_of(config)))
 
 
 def build_upstream(section: UpstreamConfig, environment: Environment) -> Upstream:

@@ -30,7 +30,7 @@ class Publisher:
         self, config: Config, classifiers: Mapping[str, Classifier], events: EventFanout, *, always: Sequence[Policy] = ()
     ) -> None:
         self._config = config
-        self._sources = Sources(config.policies.shipped, config.policy_folder, config.tenant_folders)
+        self._sources = sources_of(config)
         self._classifiers = classifiers
         self._events = events
         self._always = tuple(always)
@@ -87,10 +87,7 @@ class Publisher:
         return Watched(self._sources.folders)
 
     def _load(self) -> PolicySets:
-        sets = self._sources.load()
-        faults = [finding for policy in sets.distinct() for finding in lint(policy) if finding.severity == "error"]
-        if faults:
-            raise PolicyError(faults)
+        sets = load_sets(self._sources)
         for warning in require(self._config, sets):
             if self.table is None:
                 logger.warning("%s", warning)
@@ -101,3 +98,16 @@ class Publisher:
         for finding in findings:
             logger.error("refused, the last good policies stay in force: %s", finding)
         self._events.emit(PoliciesRefused(self.generation, findings))
+
+
+def sources_of(config: Config) -> Sources:
+    """Where a configuration's policies lie."""
+    return Sources(config.policies.shipped, config.policy_folder, config.tenant_folders)
+
+
+def load_sets(sources: Sources) -> PolicySets:
+    """The policies as they are written now. Raises PolicyError for what does not parse, and for what lint calls an error."""
+    sets = sources.load()
+    if faults := [finding for policy in sets.distinct() for finding in lint(policy) if finding.severity == "error"]:
+        raise PolicyError(faults)
+    return sets

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from guardrail.asgi.exchange import SCOPE_KEY, Exchange
-from guardrail.asgi.gate import NOTICE, Gate, Halted
+from guardrail.asgi.gate import Gate, Halted
 from guardrail.asgi.intake import ClientGoneError, check_headers, read_body, request_id
 from guardrail.asgi.messages import ASGIApp, Message, RawHeaders, Receive, Scope, Send
 from guardrail.asgi.outlet import Outlet
@@ -24,6 +24,7 @@ from guardrail.wire.refusal import Reply, failure, input_block, input_block_repl
 
 logger = logging.getLogger("guardrail")
 
+NOTICE = "This request was blocked by content policy."
 _UNWINDING_S = 10.0  # how long a cancelled app may take to let go
 _REPLACED = frozenset({b"accept-encoding", b"x-request-id"})
 

@@ -1,0 +1,85 @@
+"""Serving ASGI apps on sockets from inside a running event loop: for `serve` and for `demo`."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+
+from guardrail.errors import GuardrailError
+
+KEEP_ALIVE_S = 75  # clients pool connections; ours must not close first while one of them is being reused
+GRACE_S = 20
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handling, which would end the process before telemetry is flushed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `until_signalled`."""
+        yield
+
+
+def settings(app: Any, **more: Any) -> uvicorn.Config:
+    """How every server of ours is set up: no access log (the audit log says more), no WebSockets, lifespan left to the caller."""
+    defaults: dict[str, Any] = {
+        "access_log": False,
+        "log_config": None,
+        "ws": "none",
+        "lifespan": "off",
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": GRACE_S,
+    }
+    return uvicorn.Config(app, **(defaults | more))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises GuardrailError with the reason when the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise GuardrailError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --host or --port"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """The base URL of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def listening(app: Any, listener: socket.socket) -> AsyncIterator[Server]:
+    """Serve `app` on a bound socket for the length of the block; requests are taken when it begins."""
+    server = Server(settings(app))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            if task.done():
+                raise GuardrailError("the server did not start")
+            await asyncio.sleep(0.01)
+        yield server
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def until_signalled() -> None:
+    """Return on SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
+            loop.add_signal_handler(number, stop.set)
+    await stop.wait()
