@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 
 import aiohttp
 import click
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from guardrail.assembly import build_app
@@ -174,34 +176,31 @@ def _reason(made: Sequence[DecisionMade]) -> tuple[str, str, float | None, bool]
 
 
 def _print_table(seen: Sequence[Seen], url: str) -> None:
-    console = Console()
-    table = Table(title=f"Seven exchanges through the guard at {url}", title_justify="left")
-    for heading in ("exchange", "prompt", "status", "answer ends", "decision", "because of", "model asked", "ms", ""):
-        table.add_column(heading, justify="right" if heading in ("status", "ms") else "left")
+    table = Table(title=f"Exchanges through the guard at {url}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("exchange", ratio=5)
+    table.add_column("answered", ratio=3)
+    table.add_column("decided because of", ratio=4)
+    table.add_column("model", no_wrap=True)
+    table.add_column("ms", justify="right", no_wrap=True)
     for exchange in seen:
+        answered = f"{exchange.status} {exchange.finish or ''}".strip()
         table.add_row(
-            exchange.name,
-            exchange.prompt,
-            str(exchange.status),
-            exchange.finish or "-",
-            exchange.decision or "-",
-            _because(exchange),
-            "yes" if exchange.hits else "no",
+            f"[bold]{exchange.name}[/bold]\n{escape(exchange.prompt)}",
+            answered if exchange.expected else f"[red]{answered}: not as it must[/red]",
+            f"{exchange.decision or 'undecided'}: {_because(exchange)}",
+            "asked" if exchange.hits else "not asked",
             f"{exchange.ms:.0f}",
-            "as it must" if exchange.expected else "UNEXPECTED",
         )
-    console.print(table)
+    Console().print(table)
 
 
 def _because(exchange: Seen) -> str:
     if exchange.score is None:
-        return "-"
+        return "nothing was judged"
     where = "prompt" if exchange.stage == Stage.INPUT else "answer"
-    return (
-        f"{exchange.policy} {exchange.score:.2f} in the {where}"
-        if exchange.violated
-        else f"nothing (highest: {exchange.policy} {exchange.score:.2f})"
-    )
+    if exchange.violated:
+        return f"{exchange.policy} {exchange.score:.2f} in the {where}"
+    return f"no policy (highest {exchange.policy} {exchange.score:.2f})"
 
 
 def _invitation(url: str) -> str:
