@@ -80,6 +80,10 @@ def test_a_route_behind_one_that_takes_all_it_matches_is_refused() -> None:
     assert "'b' is never reached: 'a' (line 2)" in _message(text, "C031")
 
 
+def test_a_route_for_another_path_hides_nothing() -> None:
+    assert found("routes:\n  - {name: a, path: /v1/other}\n  - {name: b}\n") == ["2 C025 error"]
+
+
 def test_routes_that_take_one_tenant_each_hide_a_route_for_all() -> None:
     text = TWO_TENANTS + "routes:\n  - {name: a, tenant: acme}\n  - {name: o, tenant: orbit}\n  - {name: all, model: x}\n"
     assert found(text) == ["7 C031 error"]

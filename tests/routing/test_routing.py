@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guardrail import routing
@@ -71,6 +71,9 @@ def test_a_route_that_some_request_reaches_is_never_called_unreachable(routes: l
 @example("[]a]", "]")
 @example("[!a]", "b")
 @example("*[*]", "[*]")
+@example("[?]", "?")
+@example("a*?", "ba")
+@settings(max_examples=300)
 def test_a_glob_covers_another_only_if_it_matches_all_that_one_matches(wide: str, narrow: str) -> None:
     if covers(wide, narrow):
         assert all(fnmatchcase(name, wide) for name in NAMES if fnmatchcase(name, narrow))
