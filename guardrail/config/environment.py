@@ -3,7 +3,7 @@
 | variable | meaning |
 |---|---|
 | the name in an upstream's `api_key_env` | that upstream's API key |
-| GUARDRAIL_ADMIN_KEY | key of the status and administration endpoints; without it they answer on loopback alone |
+| GUARDRAIL_ADMIN_KEY | key of the status and administration endpoints, for surfaces that ask for one |
 | GUARDRAIL_DATA | folder of labelled evaluation data |
 | OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT | whether telemetry may carry content |
 
