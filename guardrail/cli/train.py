@@ -1,0 +1,63 @@
+"""`guardrail train`: make the weights that ship."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from guardrail.config.environment import process_environment
+from guardrail.errors import GuardrailError
+from guardrail.policy.registry import load_folder, shipped_folder
+from guardrail.training.embedded import Plan, train_embedded
+from guardrail.training.trainer import Progress, Recipe
+
+DEFAULTS = Recipe()
+
+
+@click.group()
+def train() -> None:
+    """Train the models that this package ships."""
+
+
+@train.command()
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the labelled sets (default: GUARDRAIL_DATA)."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("runs/embedded/embedded.safetensors"), show_default=True
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/embedded"),
+    show_default=True,
+    help="Checkpoints; an interrupted run goes on from here.",
+)
+@click.option("--steps", type=click.IntRange(1), default=DEFAULTS.steps, show_default=True)
+@click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Append step, loss and seconds here, a line every 20 steps.")
+def embedded(data: Path | None, output: Path, folder: Path, steps: int, seed: int, threads: int, log: Path | None) -> None:
+    """Train the embedded policy reader on the sets that may train shipped weights, plus this project's own text."""
+    import torch  # noqa: PLC0415  (heavy; `--help` should not wait for it)
+
+    torch.set_num_threads(threads)
+    where = data or process_environment().data_folder
+    if where is None:
+        raise GuardrailError("no training data: give --data FOLDER or set GUARDRAIL_DATA")
+    recipe = Recipe(steps=steps, seed=seed)
+    console = Console(stderr=True)
+    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("train", total=steps, loss=0.0)
+
+        def report(progress: Progress) -> None:
+            bar.update(task, completed=progress.step, loss=progress.loss)
+            if log is not None and progress.step % 20 == 0:
+                with log.open("a", encoding="utf-8") as lines:
+                    lines.write(f"{progress.step}\t{progress.loss:.4f}\t{progress.seconds:.0f}\n")
+
+        digest = train_embedded(Plan(where, folder, output, recipe), load_folder(shipped_folder()), report=report)
+    click.echo(f"{output}: sha256 {digest}")

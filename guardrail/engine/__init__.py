@@ -1,0 +1,1 @@
+"""Machinery that turns token ids into scores. Imports torch: only classifiers and training reach in here."""

@@ -1,0 +1,1 @@
+"""Offline measuring of classifiers on labelled data."""

@@ -1,0 +1,1 @@
+"""Offline work: what the shipped weights are trained on, and how."""

@@ -1,0 +1,89 @@
+"""Training the embedded classifier from start to finish: rows, base weights, the loop, calibration, one file."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from guardrail.engine.embedded.minilm import installed_folder, load_base
+from guardrail.engine.embedded.model import ReaderConfig
+from guardrail.engine.embedded.tokens import Tokens
+from guardrail.engine.embedded.weights import Calibration, save
+from guardrail.training.rows import TrainingRow, load_rows
+from guardrail.training.sampler import Materials, Sampler, forward
+from guardrail.training.trainer import Progress, Recipe, train
+from guardrail.training.variants import Wordings
+from guardrail.types import Policy
+
+HELD_OUT = 20  # one unit in so many is kept for calibration and never trained on
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where things are: the labelled data, a folder for checkpoints, the file to write."""
+
+    data: Path
+    folder: Path
+    output: Path
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[Progress], None]) -> str:
+    """Train, calibrate on held-out units and wordings, write `plan.output`, and return its sha256. Resumes from `plan.folder`."""
+    torch.manual_seed(plan.recipe.seed)
+    model, tokenizer = load_base(installed_folder(), ReaderConfig())
+    tokens, wordings = Tokens.from_json(tokenizer), Wordings.load()
+    learnt, kept = split([*load_rows(plan.data), *wordings.topic_rows()])
+    sampler = Sampler(learnt, Materials(wordings, shipped, tokens), seed=plan.recipe.seed)
+    train(model, sampler, plan.recipe, plan.folder, report=report)
+    judge = Sampler(kept, Materials(Wordings.load(held_out=True), shipped, tokens), seed=plan.recipe.seed + 1)
+    logits, labels, weights = [], [], []
+    with torch.inference_mode():
+        for step in range(60):
+            batch = judge.batch(step)
+            logits.append(forward(model, batch))
+            labels.append(batch.labels)
+            weights.append(batch.weights)
+    calibration = fit(torch.cat(logits), torch.cat(labels), torch.cat(weights))
+    notes = {"recipe": json.dumps(asdict(plan.recipe)), "rows": str(len(learnt)), "data": data_digest(learnt)}
+    plan.output.parent.mkdir(parents=True, exist_ok=True)
+    return save(plan.output, model, tokenizer, calibration, notes=notes)
+
+
+def split(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[TrainingRow]]:
+    """Learnt and kept rows, by unit, so that templates and contrast pairs never stand on both sides. The same for every seed."""
+    learnt: list[TrainingRow] = []
+    kept: list[TrainingRow] = []
+    for row in rows:
+        chosen = int.from_bytes(hashlib.sha256(row.unit.encode()).digest()[:4]) % HELD_OUT == 0
+        (kept if chosen else learnt).append(row)
+    return learnt, kept
+
+
+def data_digest(rows: Sequence[TrainingRow]) -> str:
+    """sha256 over the texts and what is known of them, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.source, row.text, sorted(row.known.items())]).encode())
+    return digest.hexdigest()
+
+
+def fit(logits: Tensor, labels: Tensor, weights: Tensor, *, steps: int = 200) -> Calibration:
+    """Platt scaling by weighted maximum likelihood (Platt 1999); slope and offset of the log-odds."""
+    scale = torch.tensor([1.0, 0.0], requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale], max_iter=steps)
+    plain = logits.detach().clone()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(scale[0] * plain + scale[1], labels, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return Calibration(float(scale[0]), float(scale[1]))

@@ -1,0 +1,98 @@
+"""What a text's label is under a policy variant: the heart of training on policies that disagree.
+
+The idea of showing one text under policies with opposite answers is CoPE's Contradictory Example Training (arXiv 2512.18027); its
+proportions and order are unpublished. Which variants we build and how often is our own reconstruction.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from guardrail.training.rows import WEAK, TrainingRow
+
+Kind = Literal["area", "inverted", "scoped", "except_group", "threats_only", "profanity_allowed", "topic"]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a policy variant is about: its kind and the area, group or topic it names."""
+
+    kind: Kind
+    name: str = ""
+
+
+Target = tuple[int, float]
+
+
+def target(row: TrainingRow, aim: Aim) -> Target | None:
+    """(label, weight) of a text under a variant, None where it is not known."""
+    return _RULES[aim.kind](row, aim.name)
+
+
+def _area(row: TrainingRow, area: str) -> Target | None:
+    return row.known.get(area)
+
+
+def _inverted(row: TrainingRow, area: str) -> Target | None:
+    """Only texts that a rater judged for this very area can be turned round; others are simply elsewhere."""
+    found = row.known.get(area)
+    if found is None or found[1] < 0.8 or (row.complete and not found[0]):
+        return None
+    return (0, 1.0) if found[0] else (1, 0.5)
+
+
+def _hate(row: TrainingRow) -> Target | None:
+    return row.known.get("hate_speech")
+
+
+def _scoped(row: TrainingRow, group: str) -> Target | None:
+    if group == "women" and "sexism" in row.known:
+        return row.known["sexism"]
+    hate = _hate(row)
+    if hate is None or hate[0] == 0:
+        return hate
+    return (int(group in row.groups), 1.0) if row.groups else None
+
+
+def _except(row: TrainingRow, group: str) -> Target | None:
+    hate = _hate(row)
+    if hate is None or hate[0] == 0:
+        return hate
+    if not row.groups:
+        return None
+    if group not in row.groups:
+        return (1, 1.0)
+    return (0, 1.0) if row.groups == {group} else None
+
+
+def _threats(row: TrainingRow, _: str) -> Target | None:
+    if row.severity is not None:
+        return (int(row.severity == "threat"), 1.0)
+    hate = _hate(row)
+    return hate if hate is not None and hate[0] == 0 else None
+
+
+def _profanity_allowed(row: TrainingRow, _: str) -> Target | None:
+    hate = _hate(row)
+    if hate is None:
+        return None
+    toxic = row.known.get("toxicity", (0, 0.0))
+    return (hate[0], max(hate[1], 0.8) if toxic[0] else hate[1])
+
+
+def _topic(row: TrainingRow, topic: str) -> Target | None:
+    if row.topic is not None:
+        return (int(row.topic == topic), 1.0)
+    if row.near is not None:
+        return (0, 1.0 if row.near == topic else WEAK)
+    return None if row.complete and not any(label for label, _ in row.known.values()) else (0, WEAK)
+
+
+_RULES = {
+    "area": _area,
+    "inverted": _inverted,
+    "scoped": _scoped,
+    "except_group": _except,
+    "threats_only": _threats,
+    "profanity_allowed": _profanity_allowed,
+    "topic": _topic,
+}

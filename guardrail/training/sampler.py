@@ -1,0 +1,205 @@
+"""Batches for the trainer: some texts, some policy variants, and the pairs of them whose label is known. Deterministic by seed and step."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guardrail.engine.embedded.model import PolicyReader, Statements
+from guardrail.engine.embedded.tokens import Tokens, pad
+from guardrail.training.labels import Aim, target
+from guardrail.training.rows import TrainingRow
+from guardrail.training.variants import Variant, Wordings, shipped_variant
+from guardrail.types import Policy
+
+TOKENS_A_STEP = 2400  # padded text tokens of a step
+TEXT_TOKENS = 128  # a longer training text is cut at a random place; at judging time it is windowed
+SHARES = {"own": 0.34, "prompt": 0.16, "toxic": 0.18, "hate": 0.32}
+_FAMILY = {
+    "advbench_behaviors": "prompt", "red_instruct": "prompt", "salad_verified": "prompt", "inthewild_jailbreaks": "prompt",
+    "deepset_prompt_injections": "prompt", "gptfuzzer": "prompt", "gptfuzzer_responses": "prompt", "safetext": "prompt",
+    "davidson": "toxic", "civil_toxic_spans": "toxic", "convabuse": "toxic", "diasafety": "toxic", "jigsaw_sample": "toxic",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's worth: token ids, statement ids, which (text, policy) pairs are asked, their labels and weights."""
+
+    ids: Tensor
+    mask: Tensor
+    statement_ids: Tensor
+    statement_mask: Tensor
+    layout: Tensor
+    kinds: Tensor
+    present: Tensor
+    pairs: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What policies are made of, and how text becomes tokens."""
+
+    wordings: Wordings
+    shipped: Sequence[Policy]
+    tokens: Tokens
+
+
+class Sampler:
+    """Draws batches. `texts` texts a batch, about `asked` variants asked of each."""
+
+    def __init__(self, rows: Sequence[TrainingRow], materials: Materials, *, seed: int, texts: int = 64, asked: int = 5) -> None:
+        self._wordings, self._tokens = materials.wordings, materials.tokens
+        self._shipped = {policy.id: policy for policy in materials.shipped}
+        self._seed, self._texts, self._asked = seed, texts, asked
+        self._families: dict[str, list[TrainingRow]] = {name: [] for name in SHARES}
+        for row in rows:
+            self._families["own" if row.source.startswith("own") else _FAMILY.get(row.source, "hate")].append(row)
+        self._by_source = {name: _grouped(found) for name, found in self._families.items()}
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step: the same for the same seed and step, whatever came before."""
+        random_ = random.Random(f"{self._seed}:{step}")  # noqa: S311  (sampling, not secrecy)
+        rows = self._rows(random_)
+        variants = [self._variant(aim, random_) for aim in self._aims(rows, random_)]
+        texts, known = [], []
+        for row in rows:
+            if random_.random() < 0.06:
+                text, answers = self._joined(row, variants, random_)
+            else:
+                text, answers = row.text, [target(row, variant.aim) for variant in variants]
+            texts.append(text)
+            known.append(answers)
+        return self._tensors(texts, known, variants, random_)
+
+    def _rows(self, random_: random.Random) -> list[TrainingRow]:
+        """Texts of like length, so that little is padding: draw many, sort, and take neighbours until the step is full."""
+        families = random_.choices(list(SHARES), list(SHARES.values()), k=4 * self._texts)
+        drawn = []
+        for family in families:
+            groups = self._by_source[family]
+            source = random_.choices(list(groups), [len(group) ** 0.6 for group in groups.values()])[0]
+            drawn.append(random_.choice(groups[source]))
+        drawn.sort(key=lambda row: min(len(row.text), 4 * TEXT_TOKENS))
+        first = random_.randrange(len(drawn))
+        chosen: list[TrainingRow] = []
+        for row in drawn[first:] + drawn[:first][::-1]:
+            longest = max(min(len(each.text) // 4, TEXT_TOKENS) for each in (*chosen, row)) + 2
+            if len(chosen) == self._texts or (len(chosen) >= 16 and longest * (len(chosen) + 1) > TOKENS_A_STEP):
+                break
+            chosen.append(row)
+        return chosen
+
+    def _aims(self, rows: Sequence[TrainingRow], random_: random.Random) -> list[Aim]:
+        """Which policies this batch asks: always some of the areas, and variants that disagree with them."""
+        aims = [Aim("area", "hate_speech"), Aim("area", "prompt_attack")]
+        aims += [Aim("area", area) for area in random_.sample(("toxicity", "harassment", "toxicity"), 1)]
+        aims += [Aim("area", area) for area in random_.sample(("sexual_content", "self_harm", "violence", "illegal_activity"), 2)]
+        groups = [group for row in rows for group in sorted(row.groups)] or list(self._wordings.groups)
+        extra = (
+            Aim("scoped", random_.choice(groups)),
+            Aim("except_group", random_.choice(groups)),
+            Aim("inverted", random_.choice(("hate_speech", "toxicity", "prompt_attack", "harassment", "illegal_activity"))),
+            Aim("threats_only"),
+            Aim("profanity_allowed"),
+            Aim("topic", random_.choice(list(self._wordings.topics))),
+            Aim("area", "general_harm"),
+            Aim("area", "unsafe_advice"),
+        )
+        return aims + random_.sample(extra, 3)
+
+    def _variant(self, aim: Aim, random_: random.Random) -> Variant:
+        if aim.kind == "area" and aim.name in self._shipped and random_.random() < 0.3:
+            return shipped_variant(self._shipped[aim.name], random_)
+        return self._wordings.draw(aim, random_)
+
+    def _joined(self, row: TrainingRow, variants: Sequence[Variant], random_: random.Random) -> tuple[str, list[tuple[int, float] | None]]:
+        """Two texts in one: it violates what either violates, and what neither does it does not."""
+        other = random_.choice(self._families["own"])
+        pair = (row, other) if random_.random() < 0.5 else (other, row)
+        answers: list[tuple[int, float] | None] = []
+        for variant in variants:
+            known = [target(each, variant.aim) for each in pair]
+            if variant.aim.kind == "inverted":
+                answers.append(None)
+            elif any(each is not None and each[0] for each in known):
+                answers.append((1, max(each[1] for each in known if each is not None and each[0]) * 0.8))
+            else:
+                answers.append(None if None in known else (0, min(each[1] for each in known if each is not None)))
+        return random_.choice(("{} {}", "{}\n\n{}", "{}. {}")).format(pair[0].text, pair[1].text), answers
+
+    def _tensors(
+        self, texts: Sequence[str], known: Sequence[Sequence[tuple[int, float] | None]], variants: Sequence[Variant], random_: random.Random
+    ) -> Batch:
+        ids, mask = pad([_cut(self._tokens.windows(text, size=100_000, overlap=0)[0].ids, random_) for text in texts])
+        pairs, labels, weights = [], [], []
+        for text, answers in enumerate(known):
+            there = [(policy, answer) for policy, answer in enumerate(answers) if answer is not None]
+            # Certain labels first: a text's own area must be asked, the many "elsewhere" answers only fill up.
+            there.sort(key=lambda item: -(item[1][1] + item[1][0] + random_.random() * 0.7))
+            for policy, (label, weight) in there[: self._asked]:
+                pairs.append((text, policy))
+                labels.append(float(label))
+                weights.append(weight)
+        statements = sorted(
+            {statement.text for variant in variants for statement in variant.statements}, key=lambda text: (len(text), text)
+        )
+        statement_ids, statement_mask = self._tokens.statements(statements)
+        row = {text: place for place, text in enumerate(statements)}
+        width = max(len(variant.statements) for variant in variants)
+        layout = torch.zeros(len(variants), width, dtype=torch.long)
+        kinds = torch.zeros_like(layout)
+        present = torch.zeros(len(variants), width, dtype=torch.bool)
+        for policy, variant in enumerate(variants):
+            size = len(variant.statements)
+            layout[policy, :size] = torch.tensor([row[statement.text] for statement in variant.statements])
+            kinds[policy, :size] = torch.tensor([statement.kind for statement in variant.statements])
+            present[policy, :size] = True
+        return Batch(
+            ids,
+            mask,
+            statement_ids,
+            statement_mask,
+            layout,
+            kinds,
+            present,
+            torch.tensor(pairs),
+            torch.tensor(labels),
+            torch.tensor(weights),
+        )
+
+
+def forward(model: PolicyReader, batch: Batch, *, learn_statements: bool = True) -> Tensor:
+    """Logits of a batch's pairs. `learn_statements` False saves the backward pass through the policies' side."""
+    with torch.set_grad_enabled(learn_statements):
+        vectors = torch.cat([model.encode_statements(ids, mask) for ids, mask in _passes(batch)])
+    policies = Statements(vectors[batch.layout], batch.kinds, batch.present)
+    return model.read(batch.pairs, policies, model.encode(batch.ids, batch.mask), batch.mask)
+
+
+def _passes(batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """The statements in three passes (they come sorted by length), each no wider than its longest."""
+    found = []
+    for ids, mask in zip(batch.statement_ids.tensor_split(3), batch.statement_mask.tensor_split(3), strict=True):
+        if len(ids):
+            width = int(mask.sum(1).max())
+            found.append((ids[:, :width], mask[:, :width]))
+    return found
+
+
+def _cut(ids: Sequence[int], random_: random.Random) -> Sequence[int]:
+    if len(ids) <= TEXT_TOKENS:
+        return ids
+    first = random_.choice((1, random_.randint(1, len(ids) - TEXT_TOKENS + 1)))
+    return (ids[0], *ids[first : first + TEXT_TOKENS - 2], ids[-1])
+
+
+def _grouped(rows: Sequence[TrainingRow]) -> dict[str, list[TrainingRow]]:
+    groups: dict[str, list[TrainingRow]] = {}
+    for row in rows:
+        groups.setdefault(row.source, []).append(row)
+    return groups

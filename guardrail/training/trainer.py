@@ -1,0 +1,106 @@
+"""The training loop of the embedded classifier: seeded, resumable, with a progress bar."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import load_file, save_file
+
+from guardrail.engine.embedded.model import PolicyReader
+from guardrail.training.sampler import Sampler, forward
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the result besides the rows; written beside the checkpoint."""
+
+    steps: int = 3000
+    seed: int = 1
+    trunk_rate: float = 1e-4
+    new_rate: float = 3e-4
+    warm_up: int = 100
+    frozen_layers: int = 2
+    weight_decay: float = 0.01
+    checkpoint_every: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step's report: its number, the smoothed loss (nats a pair) and the seconds since the start."""
+
+    step: int
+    loss: float
+    seconds: float
+
+
+def train(model: PolicyReader, sampler: Sampler, recipe: Recipe, folder: Path, *, report: Callable[[Progress], None]) -> None:
+    """Train in place. Continues from `folder`'s checkpoint when it was made by the same recipe; raises ValueError when by another."""
+    # The word table and the lowest layers carry what the base model knows of words we never train on.
+    model.frozen_layers = recipe.frozen_layers
+    for part in (model.words, model.positions, model.norm, *list(model.trunk)[: recipe.frozen_layers]):
+        part.requires_grad_(False)
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    base = [p for name, p in learning if name.startswith("trunk")]
+    fresh = [p for name, p in learning if not name.startswith("trunk")]
+    optimizer = torch.optim.AdamW(
+        [{"params": base, "lr": recipe.trunk_rate}, {"params": fresh, "lr": recipe.new_rate}], weight_decay=recipe.weight_decay
+    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    first, smooth = _resume(model, optimizer, recipe, folder), 0.7
+    started = time.monotonic()
+    model.train()
+    for step in range(first, recipe.steps):
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        share = min(1.0, (step + 1) / recipe.warm_up) * max(0.02, 1.0 - step / recipe.steps)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+        batch = sampler.batch(step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = forward(model, batch, learn_statements=step % 2 == 0)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), batch.labels * 0.96 + 0.02, reduction="none")
+        loss = (losses * batch.weights).sum() / batch.weights.sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([*base, *fresh], 1.0)
+        optimizer.step()
+        smooth = 0.98 * smooth + 0.02 * float(loss.detach())
+        report(Progress(step + 1, smooth, time.monotonic() - started))
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            _checkpoint(model, optimizer, recipe, folder, step + 1)
+    model.eval()
+
+
+def _checkpoint(model: PolicyReader, optimizer: torch.optim.Optimizer, recipe: Recipe, folder: Path, step: int) -> None:
+    """Weights and the optimizer's moments, both as safetensors, then the note that makes them count."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {f"model.{name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    for place, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{place}.{name}": tensor.clone() for name, tensor in moments.items()}
+    name = f"checkpoint-{step // recipe.checkpoint_every % 2}.safetensors"  # two in turn: a kill while writing leaves the other one whole
+    save_file(state, folder / name)
+    note = {"step": step, "file": name, "recipe": asdict(recipe)}
+    unfinished = folder / "checkpoint.part"
+    unfinished.write_text(json.dumps(note, indent=1), encoding="utf-8")
+    unfinished.replace(folder / "checkpoint.json")
+
+
+def _resume(model: PolicyReader, optimizer: torch.optim.Optimizer, recipe: Recipe, folder: Path) -> int:
+    noted = folder / "checkpoint.json"
+    if not noted.exists():
+        return 0
+    note = json.loads(noted.read_text(encoding="utf-8"))
+    if note["recipe"] != asdict(recipe):
+        raise ValueError(f"{noted}: was made by another recipe ({note['recipe']}); use another folder or the same options")
+    state = load_file(folder / note["file"])
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")})
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        if name.startswith("optimizer."):
+            _, place, part = name.split(".", 2)
+            moments.setdefault(int(place), {})[part] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(note["step"])

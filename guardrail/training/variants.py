@@ -1,0 +1,124 @@
+"""Policy variants: the same aim in many wordings, lengths and orders, cut into the statements the reader sees."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guardrail.engine.embedded.model import EXCLUDE, INCLUDE, LABEL, TERM
+from guardrail.engine.embedded.statements import Statement, statements_of
+from guardrail.training.labels import Aim
+from guardrail.training.rows import AREAS, TrainingRow
+from guardrail.types import Policy
+
+FOLDER = Path(__file__).parent
+# Topics whose examples may also fall under an area: what they are there is left unknown.
+_DOUBTFUL = frozenset(
+    {
+        "academic_cheating",
+        "spam_links",
+        "licence_keys",
+        "vaccine_misinformation",
+        "private_data",
+        "crypto_promotion",
+        "diet_ads",
+        "medical_dosage",
+    }
+)
+MOST = 12  # statements of one variant in a training step; at judging time a policy may have more
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A policy variant as the reader sees it, and what it is about."""
+
+    aim: Aim
+    statements: tuple[Statement, ...]
+
+
+class Wordings:
+    """The wordings file. `held_out` True draws the last wording of each list, which training never sees where a list has three or more."""
+
+    def __init__(self, document: Mapping[str, Any], *, held_out: bool = False) -> None:
+        self._document = document
+        self._held_out = held_out
+        self.groups: tuple[str, ...] = tuple(document["groups"])
+        self.topics: dict[str, Mapping[str, Any]] = {topic["key"]: topic for topic in document.get("topics", ())}
+
+    @classmethod
+    def load(cls, *, held_out: bool = False) -> "Wordings":
+        """The wordings that come with the package."""
+        document: dict[str, Any] = {}
+        for path in sorted(FOLDER.glob("wordings*.yaml")):
+            document |= yaml.safe_load(path.read_text(encoding="utf-8"))
+        return cls(document, held_out=held_out)
+
+    def topic_rows(self) -> list[TrainingRow]:
+        """The topics' own example texts as training rows."""
+        rows = []
+        for key, topic in self.topics.items():
+            benign: dict[str, tuple[int, float]] = {} if key in _DOUBTFUL else dict.fromkeys(AREAS, (0, 0.7))
+            rows += [TrainingRow(text, benign, "own:topics", f"topic:{key}", topic=key) for text in topic["examples_positive"]]
+            rows += [TrainingRow(text, benign, "own:topics", f"topic:{key}", near=key) for text in topic["examples_near"]]
+        return rows
+
+    def draw(self, aim: Aim, random_: random.Random) -> Variant:
+        """One variant of an aim: a single sentence, a short policy or a full one."""
+        part = self._part(aim)
+        names = self._document["groups"][aim.name]["names"] if aim.kind in ("scoped", "except_group") else ()
+        draw = _Draw(random_, names, held_out=self._held_out)
+        form = random_.choices(("line", "short", "full"), (0.2, 0.35, 0.45))[0]
+        if form == "line" and part.get("one_liners"):
+            return Variant(aim, (Statement(LABEL, draw.pick(part["one_liners"])),))
+        most_in, most_out, terms = (4, 3, 0) if form == "short" else (7, 7, random_.choice((0, 0, 2)))
+        found = [Statement(LABEL, f"{draw.pick(part['titles'])}. {draw.pick(part['overviews'])}")]
+        found += draw.criteria(INCLUDE, part["includes"], random_.randint(2, most_in))
+        found += draw.criteria(EXCLUDE, part["excludes"], random_.randint(1, most_out), first=aim.kind == "except_group")
+        found += [Statement(TERM, text) for text in list(part.get("terms", ()))[:terms]]
+        return Variant(aim, tuple(found[:MOST]))
+
+    def _part(self, aim: Aim) -> Mapping[str, Any]:
+        if aim.kind == "area":
+            return self._document["areas"][aim.name]  # type: ignore[no-any-return]
+        if aim.kind == "inverted":
+            return self._document["areas"][aim.name]["inverted"]  # type: ignore[no-any-return]
+        if aim.kind == "topic":
+            return self.topics[aim.name]
+        return self._document[aim.kind]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """One variant's random choices. `names` are the forms of the group it speaks of."""
+
+    random: random.Random
+    names: Sequence[str]
+    held_out: bool
+
+    def pick(self, wordings: Sequence[str]) -> str:
+        if len(wordings) == 1 or self.held_out:
+            chosen = wordings[-1]
+        else:
+            chosen = self.random.choice(wordings[:-1] if len(wordings) > 2 else wordings)
+        return chosen.replace("{group}", self.random.choice(self.names)) if "{group}" in chosen else chosen
+
+    def criteria(self, kind: int, concepts: Sequence[Sequence[str]], count: int, *, first: bool = False) -> list[Statement]:
+        """`count` of the concepts in random order, one wording each; `first`: the first concept is always among them."""
+        chosen = self.random.sample(range(len(concepts)), min(count, len(concepts)))
+        if first and 0 not in chosen:
+            chosen[0] = 0
+        return [Statement(kind, self.pick(concepts[place])) for place in chosen]
+
+
+def shipped_variant(policy: Policy, random_: random.Random) -> Variant:
+    """A shipped policy as it is, with all its Includes and as many Excludes and terms as a step has room for."""
+    statements = statements_of(policy)
+    label, includes = statements[:1], [s for s in statements if s.kind == INCLUDE]
+    rest = [s for s in statements if s.kind == EXCLUDE]
+    random_.shuffle(rest)
+    if random_.random() < 0.3:
+        rest += [s for s in statements if s.kind == TERM]
+    return Variant(Aim("area", policy.id), (*label, *includes, *rest)[: MOST + 4])
