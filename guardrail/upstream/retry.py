@@ -6,7 +6,7 @@ from guardrail.errors import UpstreamError
 
 
 def connect_retry(attempts: int = 3) -> tenacity.AsyncRetrying:
-    """At most `attempts` tries with a short wait between them (0.1 s, then 0.2 s, each with up to 0.1 s of chance); the last error is raised as it is.
+    """At most `attempts` tries, 0.1 s and then 0.2 s apart (each up to 0.1 s longer by chance); the last error is raised as it is.
 
     A request that reached the upstream is never sent again: it may have been answered, and billed.
     """

@@ -138,11 +138,9 @@ class LitellmUpstream:
             yield
         except (TimeoutError, self._errors.APITimeoutError) as error:
             raise UpstreamError("timeout", "the provider did not answer in time") from error
-        except self._errors.APIStatusError as error:
-            raise _StatusError(error.status_code) from error
-        except self._errors.APIConnectionError as error:
-            raise UpstreamError("disconnect", "the provider could not be reached or broke off") from error
         except self._errors.OpenAIError as error:
+            if any(isinstance(cause, self._errors.APIConnectionError) for cause in _causes(error)):
+                raise UpstreamError("disconnect", "the provider could not be reached or broke off") from error
             raise _StatusError(int(getattr(error, "status_code", 502))) from error
 
 
@@ -168,6 +166,13 @@ class _Answer:
     async def read(self) -> bytes:
         """The whole body."""
         return await joined(self.chunks())
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was made from; litellm gives a failed connection the status 500."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _import() -> tuple[Any, Any]:
