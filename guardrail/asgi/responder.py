@@ -75,7 +75,8 @@ class GuardResponder:
             self._refused(500, "internal_error")
             if self._outlet.status is not None:
                 raise
-            await self._outlet.reply(failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on."))
+            reply = failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on.")
+            await self._outlet.reply(reply, (("x-should-retry", "false"),))
 
     async def _admit(self) -> Exchange:
         """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""

@@ -1,0 +1,112 @@
+"""The middleware around an app that exists already."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from asgi_cases import BAD, CHAT, HI, completion, config
+from fastapi import FastAPI, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from guardrail.asgi import GuardMiddleware
+from guardrail.assembly import open_guard
+from guardrail.testing import ScriptedClassifier, contains
+
+
+def app_with(**options: Any) -> FastAPI:
+    guard = open_guard(config(), classifiers={"embedded": ScriptedClassifier({"*": contains("forbidden")})})
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with guard:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.state.seen = []
+
+    @app.post(CHAT)
+    async def chat(request: Request) -> Response:
+        document = await request.json()
+        app.state.seen.append(document)
+        text = document["messages"][-1]["content"]
+        if text == "crash":
+            raise RuntimeError("a defect of the app")
+        if document.get("stream"):
+
+            async def pieces() -> AsyncIterator[bytes]:
+                yield (
+                    b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"'
+                    + text.encode()
+                )
+                yield b'"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+            return StreamingResponse(pieces(), media_type="text/event-stream")
+        return Response(completion(text.replace("repeat ", "for" + "bidden ")), media_type="application/json")
+
+    @app.post("/v1/embeddings")
+    async def embeddings() -> dict[str, str]:
+        return {"unjudged": "yes"}
+
+    @app.get("/hello")
+    async def hello() -> dict[str, str]:
+        return {"hello": "world"}
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: Any) -> None:
+        await socket.accept()
+
+    for middleware in options.pop("inside", []):
+        app.add_middleware(middleware, minimum_size=1)
+    app.add_middleware(GuardMiddleware, guard=guard, **options)
+    return app
+
+
+def ask(client: TestClient, text: str, **more: Any) -> httpx.Response:
+    return client.post(CHAT, json={"model": "m", "messages": [{"role": "user", "content": text}], **more})  # type: ignore[return-value]
+
+
+def test_the_apps_own_completions_are_guarded_and_the_rest_is_left_alone() -> None:
+    app = app_with()
+    with TestClient(app) as client:
+        assert ask(client, "hello").json()["choices"][0]["message"]["content"] == "hello"
+        assert ask(client, BAD).status_code == 400
+        assert len(app.state.seen) == 1
+        assert ask(client, "repeat it").json()["choices"][0]["finish_reason"] == "content_filter"
+        assert ask(client, "hello", stream=True).text.endswith("data: [DONE]\n\n")
+        assert client.get("/hello").json() == {"hello": "world"}
+        assert "x-guardrail-decision" not in client.get("/hello").headers
+
+
+def test_inference_paths_that_are_not_judged_are_404_unless_the_operator_names_them() -> None:
+    with TestClient(app_with()) as client:
+        assert client.post("/v1/embeddings", json={}).status_code == 404
+        with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect("/v1/realtime"):
+            pass
+        assert closed.value.code == 1008
+    with TestClient(app_with(unguarded=["/v1/embeddings"])) as client:
+        assert client.post("/v1/embeddings", json={}).json() == {"unjudged": "yes"}
+
+
+def test_an_app_that_compresses_for_its_clients_is_still_judged() -> None:
+    with TestClient(app_with(inside=[GZipMiddleware])) as client:
+        response = client.post(
+            CHAT, json={"model": "m", "messages": [{"role": "user", "content": "repeat it"}]}, headers={"accept-encoding": "gzip"}
+        )
+        assert response.json()["choices"][0]["finish_reason"] == "content_filter"
+
+
+def test_a_crash_of_the_app_is_502_in_the_shape_clients_know() -> None:
+    with TestClient(app_with()) as client:
+        response = ask(client, "crash")
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
+
+
+def test_an_app_whose_guard_was_not_started_refuses() -> None:
+    client = TestClient(app_with())  # no lifespan
+    response = client.post(CHAT, json={"model": "m", "messages": HI})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "guardrail_unavailable")
