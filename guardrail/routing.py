@@ -10,7 +10,7 @@ from guardrail.config.catalog import PolicySource, uses
 from guardrail.config.models import Config, PolicyUse, RouteConfig
 from guardrail.config.references import policy_findings
 from guardrail.errors import ConfigError
-from guardrail.types import Action, Check, Fallback, Mode, Policy, Route, Stage
+from guardrail.types import Action, Check, Escalation, Fallback, Mode, Policy, Route, Stage
 
 MAX_MODEL_CHARS = 256
 """Longest model name that is matched; a longer one has no route."""
@@ -47,7 +47,8 @@ class RouteTable:
 
     def policies_of(self, classifier: str) -> tuple[Policy, ...]:
         """Every policy that the named classifier is asked about, each digest once: what it must prepare before this table is used."""
-        routes = (route for tenant in self.tenants for route in self.for_tenant(tenant) if route.classifier == classifier)
+        every = (route for tenant in self.tenants for route in self.for_tenant(tenant))
+        routes = (route for route in every if classifier in (route.classifier, route.escalation and route.escalation.classifier))
         policies = (check.policy for route in routes for check in (*route.input, *route.output))
         return tuple({(policy.id, policy.digest): policy for policy in policies}.values())
 
@@ -69,6 +70,7 @@ def compile(config: Config, policy_sets: PolicySource, generation: int) -> Route
 
 
 def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) -> Route:
+    band = route.escalate
     return Route(
         name=route.name,
         path=route.path,
@@ -84,6 +86,7 @@ def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) 
         timing=route.timing,
         streaming=route.streaming,
         on_block=route.on_block,
+        escalation=None if band is None else Escalation(band.classifier, band.low, band.high),
         generation=generation,
     )
 

@@ -10,7 +10,7 @@ from guardrail.config.codes import Code
 from guardrail.config.environment import Environment, process_environment
 from guardrail.config.models import Config
 from guardrail.config.overlap import covering
-from guardrail.config.references import name_findings, policy_findings
+from guardrail.config.references import escalation_findings, name_findings, policy_findings
 from guardrail.errors import ConfigError, Finding
 
 
@@ -22,6 +22,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
     """
     found = [
         *name_findings(config),
+        *escalation_findings(config),
         *_route_findings(config),
         *_tenant_findings(config),
         *_package_findings(config),

@@ -96,6 +96,20 @@ class StageConfig(Section):
     )
 
 
+class EscalateConfig(Section):
+    """Doubtful scores are asked again, of a better and slower classifier."""
+
+    classifier: Name = Field(description="Classifier whose answer replaces a doubtful one.")
+    low: float = Field(ge=0, le=1, description="Lowest doubtful score.")
+    high: float = Field(ge=0, le=1, description="Highest doubtful score.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "EscalateConfig":
+        if self.low > self.high:
+            raise ValueError(f"the band from low {self.low} to high {self.high} is empty; low must not be above high")
+        return self
+
+
 def _optional_backends(schema: dict[str, Any]) -> None:
     """A file may leave them out where there is one to choose from."""
     schema["required"] = [key for key in schema["required"] if key not in ("upstream", "classifier")]
@@ -112,6 +126,7 @@ class RouteConfig(Section):
     tenant: TenantRef = Field(default=ANY, description="Tenant it is for; * is for each of them, with the tenant's own policies.")
     upstream: Name = Field(description="Upstream that answers; may be left out where there is only one.")
     classifier: Name = Field(description="Classifier that judges; may be left out where there is only one.")
+    escalate: EscalateConfig | None = Field(default=None, description="Who is asked again about doubtful scores; default: nobody.")
     input: StageConfig = Field(default_factory=StageConfig, description="What prompts are checked for.")
     output: StageConfig = Field(default_factory=StageConfig, description="What answers are checked for.")
     mode: Literal["enforce", "shadow"] = Field(default="enforce", description="`shadow` decides and records, and changes nothing.")

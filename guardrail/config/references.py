@@ -26,6 +26,20 @@ def name_findings(config: Config) -> Iterator[Finding]:
                 yield config.source.finding(("routes", index, key), code, f"route {route.name!r}: {name!r} {what}; {suggest(name, known)}")
 
 
+def escalation_findings(config: Config) -> Iterator[Finding]:
+    """Escalations to a classifier that is not there, or to the one whose score is in doubt."""
+    for index, route in enumerate(config.routes):
+        if route.escalate is None:
+            continue
+        name, known, loc = route.escalate.classifier, tuple(config.classifiers), ("routes", index, "escalate", "classifier")
+        if name not in known:
+            message = f"route {route.name!r}: {name!r} names no classifier that is configured; {suggest(name, known)}"
+            yield config.source.finding(loc, Code.UNKNOWN_CLASSIFIER, message)
+        elif name == route.classifier:
+            message = f"route {route.name!r} escalates to {name!r}, which gave the doubtful score; name another classifier"
+            yield config.source.finding(loc, Code.UNKNOWN_CLASSIFIER, message)
+
+
 def policy_findings(config: Config, policies: PolicySource) -> Iterator[Finding]:
     """Policies that a tenant does not have or that do not apply to the stage, repeated ones, and routes that check nothing."""
     for index in range(len(config.routes)):

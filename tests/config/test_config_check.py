@@ -173,3 +173,17 @@ def test_findings_come_by_line(make: Callable[[], Policies]) -> None:
     lines = [int(line.split()[0]) for line in found(text, make())]
     assert lines == sorted(lines)
     assert len(lines) >= 5
+
+
+def test_an_escalation_must_name_another_classifier_that_exists() -> None:
+    text = "classifiers: {embedded: {kind: embedded}, judge: {kind: embedded}}\nroutes:\n  - name: a\n    classifier: embedded\n"
+    text += "    escalate: {classifier: %s, low: 0.3, high: 0.7}\n"
+    assert found(text % "judge") == []
+    assert found(text % "jugde") == ["5 C021 error"]
+    assert found(text % "embedded") == ["5 C021 error"]
+    assert "did you mean 'judge'?" in _message(text % "jugde", "C021")
+
+
+def test_an_empty_escalation_band_is_refused() -> None:
+    with pytest.raises(ConfigError, match="low must not be above high"):
+        loads("routes: [{name: a, escalate: {classifier: embedded, low: 0.7, high: 0.3}}]")

@@ -13,7 +13,7 @@ from guardrail.config import Config, loads
 from guardrail.config.overlap import covering, covers
 from guardrail.errors import ConfigError
 from guardrail.testing import policy
-from guardrail.types import Action, Fallback, Mode, Policy, Stage
+from guardrail.types import Action, Escalation, Fallback, Mode, Policy, Stage
 
 PATH = "/v1/chat/completions"
 GLOBS = st.text("ab*?[]!-", min_size=1, max_size=5)
@@ -208,3 +208,13 @@ def test_the_table_says_what_each_classifier_must_prepare() -> None:
     assert table.policies_of("other") == ()
     assert (table.generation, table.tenants) == (3, TENANTS)
     assert [route.name for route in table.for_tenant("acme")] == ["r0"]
+
+
+def test_an_escalation_is_pinned_to_the_route_and_its_classifier_prepares_the_policies() -> None:
+    text = "classifiers: {embedded: {kind: embedded}, judge: {kind: embedded}}\n"
+    text += "routes: [{name: a, classifier: embedded, escalate: {classifier: judge, low: 0.3, high: 0.7}}]"
+    table = routing.compile(loads(text), Policies(), 1)
+    route = table.match(PATH, "m", "default")
+    assert route is not None
+    assert route.escalation == Escalation("judge", 0.3, 0.7)
+    assert table.policies_of("judge") == table.policies_of("embedded") != ()
