@@ -4,6 +4,7 @@ import json
 import math
 
 MAX_DEPTH = 64
+MAX_BRACKETS = 200_000  # opening ones, in texts too: a cheap bound on what parsing may cost
 
 
 class UnreadableError(ValueError):
@@ -14,8 +15,10 @@ def parse_object(body: bytes) -> dict[str, object]:
     """The JSON object in `body`.
 
     Raises UnreadableError for invalid UTF-8 or JSON, another type than an object, a repeated key at any depth (readers differ in which
-    one they take), NaN, Infinity or a number too large for a float, and nesting deeper than `MAX_DEPTH`.
+    one they take), NaN, Infinity or a number too large for a float, nesting deeper than `MAX_DEPTH` and more than `MAX_BRACKETS`.
     """
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        raise UnreadableError(f"the body holds more than {MAX_BRACKETS} opening brackets")
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:

@@ -30,7 +30,7 @@ _OPAQUE_TYPES = {
 }
 _DATA_KEYS = frozenset({"url", "data", "file_data", "file_id", "format", "detail", "media_type", "mime_type", "id", "expires_at", "type"})
 _REFERENCES = frozenset({"id", "tool_call_id", "tool_use_id", "call_id", "cache_control", "type", "signature", "status", "detail"})
-_IDENTIFIER = re.compile(r"[\w.:|/+=-]{0,128}", re.ASCII)
+_IDENTIFIER = re.compile(r"[\w.:|/+=-]{0,64}", re.ASCII)
 
 
 class TooManyPartsError(ValueError):

@@ -77,6 +77,7 @@ def test_defaults_and_nulls_mean_one_unstreamed_choice():
         b'{"model":"m","messages":[{"role":"user","content":{"a":"b"}}]}',
         b'{"model":"m","messages":[{"role":"user","content":7}]}',
         body([{"role": "user", "content": ["x"] * 10_001}]),
+        body(x=[[]] * 200_001),
     ],
 )
 def test_what_two_readers_could_read_differently_is_refused(raw):
