@@ -1,0 +1,132 @@
+"""The servers that `guardrail bench proxy` compares, each in a process of its own."""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from guardrail.assembly import build_app
+from guardrail.cli.listen import address, bind, listening, until_signalled
+from guardrail.cli.serve import run
+from guardrail.config.models import Config
+from guardrail.errors import GuardrailError
+from guardrail.telemetry.log_format import configure_logging
+from guardrail.testing import ScriptedClassifier
+from guardrail.upstream.embedded import EmbeddedUpstream
+
+START_S = 120.0  # a loaded machine needs a while to import torch and to read the weights
+
+
+def _direct(_: str) -> Any:
+    """The upstream itself."""
+    return EmbeddedUpstream()
+
+
+def _bare(upstream: str) -> Starlette:
+    """The least a proxy can do with the same parts: read the request, ask aiohttp, answer with what came."""
+    sessions: list[aiohttp.ClientSession] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()) as session:
+            sessions.append(session)
+            yield
+
+    async def forward(request: Request) -> Response:
+        headers = {"content-type": request.headers["content-type"]}
+        async with sessions[0].post(upstream + request.url.path, data=await request.body(), headers=headers) as answer:
+            return Response(await answer.read(), answer.status, {"content-type": answer.headers["content-type"]})
+
+    return Starlette(routes=[Route("/v1/chat/completions", forward, methods=["POST"])], lifespan=lifespan)
+
+
+def _unguarded(upstream: str) -> Starlette:
+    """The proxy with a route that checks nothing."""
+    nothing: dict[str, object] = {"policies": []}
+    config = _config(upstream, {"name": "off", "input": nothing, "output": nothing})
+    return build_app(config, classifiers={"embedded": ScriptedClassifier()})
+
+
+def _scripted(upstream: str) -> Starlette:
+    """The proxy with every shipped policy in both stages and a classifier that costs nothing."""
+    return build_app(_config(upstream, {"name": "scripted"}), classifiers={"embedded": ScriptedClassifier()})
+
+
+def _guarded(upstream: str) -> Starlette:
+    """The proxy as `guardrail serve` runs it."""
+    return build_app(_config(upstream, {"name": "embedded"}))
+
+
+# Name in the results -> the app, given the upstream's base URL.
+SERVERS: dict[str, Callable[[str], Any]] = {
+    "upstream, direct": _direct,
+    "bare passthrough": _bare,
+    "guarding off": _unguarded,
+    "scripted classifier": _scripted,
+    "embedded classifier": _guarded,
+}
+DIRECT, BARE, OFF, SCRIPTED, EMBEDDED = SERVERS
+
+
+def _config(upstream: str, route: dict[str, object]) -> Config:
+    return Config.model_validate({"upstreams": {"main": {"kind": "openai", "base_url": f"{upstream}/v1"}}, "routes": [route]})
+
+
+@contextlib.contextmanager
+def running(name: str, upstream: str = "") -> Iterator[str]:
+    """One of the servers in its own process for the length of the block: its base URL, when it answers.
+
+    Raises GuardrailError when it does not come up.
+    """
+    listener = bind("127.0.0.1", 0)
+    url = address(listener)
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(name, upstream, listener), daemon=True)
+    process.start()
+    try:
+        _wait_for(name, process, listener)
+        yield url
+    finally:
+        listener.close()
+        process.terminate()
+        process.join()
+
+
+def _wait_for(name: str, process: BaseProcess, listener: socket.socket) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and process.is_alive():
+        with contextlib.suppress(OSError), socket.create_connection(listener.getsockname(), timeout=1.0):
+            return
+        time.sleep(0.05)
+    raise GuardrailError(f"the server `{name}` did not come up; the lines before this one may say why")
+
+
+def _work(name: str, upstream: str, listener: socket.socket) -> None:
+    """In the server's process: as `guardrail serve` does it, its log written and thrown away."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        configure_logging(nowhere, "info")
+        logging.captureWarnings(capture=True)
+        run(_serve(SERVERS[name](upstream), listener))
+
+
+async def _serve(app: Any, listener: socket.socket) -> None:
+    lifespan = app.router.lifespan_context(app) if isinstance(app, Starlette) else contextlib.nullcontext()
+    async with lifespan, listening(app, listener):
+        waiting = asyncio.ensure_future(until_signalled())
+        parent = multiprocessing.parent_process()
+        if parent is not None:  # who measures may be killed: do not outlive it
+            asyncio.get_running_loop().add_reader(parent.sentinel, waiting.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting

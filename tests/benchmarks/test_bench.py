@@ -1,0 +1,142 @@
+"""`guardrail bench`, end to end for a fraction of a second, and the arithmetic of its table. No number is judged here: see results/."""
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from guardrail.cli.bench import passes
+from guardrail.cli.bench_servers import BARE, DIRECT, OFF, SCRIPTED
+from guardrail.cli.listen import bind, listening
+from guardrail.errors import ClassifierError, GuardrailError
+from guardrail.evaluation.latency import measure, text_of
+from guardrail.evaluation.load import Burst, Requests, burst
+from guardrail.evaluation.overhead import Load, Yardsticks, quantile, summarise
+from guardrail.testing import ScriptedClassifier, policy
+from guardrail.upstream.embedded import EmbeddedUpstream
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "guardrail", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+async def test_a_run_measures_every_server_and_writes_what_it_printed(tmp_path: Path):
+    run = bench("proxy", "--seconds", "0.1", "--rounds", "2", "--connections", "1,4", "--no-embedded", "--json", "--out", str(tmp_path))
+
+    assert run.returncode == 0, run.stderr
+    printed = json.loads(run.stdout)
+    rows = printed["rows"]
+    assert [(row["server"], row["connections"]) for row in rows] == [
+        (name, count) for count in (1, 4) for name in (DIRECT, BARE, OFF, SCRIPTED)
+    ]
+    assert all(row["requests"] > 0 and row["failures"] == 0 for row in rows)
+    assert all(row["ratio"] == 1.0 for row in rows if row["server"] == BARE)
+    assert all(row["p50_ms"] <= row["p99_ms"] for row in rows)
+    assert printed["machine"]["cores"] >= 1
+    (file,) = tmp_path.glob("*-proxy.json")
+    assert json.loads(file.read_text())["rows"] == rows
+    assert f"| {OFF} |" in file.with_suffix(".md").read_text()
+
+
+def test_a_run_fails_on_a_failed_request_or_a_ratio_under_the_asked_one():
+    answered = Load(OFF, 1, requests=10, failures=0, per_second=10, p50_ms=1, p99_ms=1, added_p50_ms=1, added_p99_ms=1, ratio=0.5)
+
+    assert passes([answered], None)
+    assert passes([answered], 0.5)
+    assert not passes([answered], 0.6)
+    assert not passes([answered, replace(answered, connections=8, ratio=math.nan)], 0.5)
+    assert not passes([replace(answered, failures=1)], None)
+
+
+def test_a_wrong_list_of_connections_is_refused_before_anything_starts():
+    run = bench("proxy", "--connections", "1,many")
+
+    assert run.returncode == 2
+    assert "1,8,32" in run.stderr
+
+
+async def test_load_counts_what_is_not_answered_with_200_as_failed():
+    listener = bind("127.0.0.1", 0)
+    host, port = listener.getsockname()[:2]
+    async with listening(EmbeddedUpstream(), listener):
+        good = await burst((host, port), Requests(host=host), connections=3, seconds=0.1)
+        streamed = await burst((host, port), Requests(host=host, stream=True), connections=3, seconds=0.1)
+        refused = await burst((host, port), Requests(host=host, model="embedded-error-500"), connections=2, seconds=0.05)
+        broken = await burst((host, port), Requests(host=host, model="embedded-disconnect"), connections=2, seconds=0.05)
+
+    assert good.failures == streamed.failures == 0
+    assert len(good.latencies) > 3
+    assert len(streamed.latencies) > 3
+    assert not refused.latencies
+    assert refused.failures > 2
+    assert not broken.latencies
+    assert broken.failures == 2
+
+
+async def test_load_sends_no_request_twice():
+    requests = Requests(host="localhost")
+
+    assert len({requests.next() for _ in range(100)}) == 100
+
+
+def test_ratios_are_taken_within_rounds_so_that_a_slow_round_cancels_out():
+    def at(rate: int, latency: float) -> Burst:
+        return Burst((latency,) * rate, 0, 1.0)
+
+    rounds = {
+        ("up", 1): [at(1000, 0.001)] * 3,
+        ("bare", 1): [at(400, 0.002), at(40, 0.02), at(400, 0.002)],
+        ("ours", 1): [at(200, 0.004), at(20, 0.04), at(200, 0.004)],
+    }
+
+    ours = {load.server: load for load in summarise(rounds, Yardsticks("up", "bare"))}["ours"]
+
+    assert ours.ratio == 0.5
+    assert ours.per_second == 200
+    assert ours.requests == 420
+    assert ours.added_p50_ms == pytest.approx(3.0)
+    assert ours.p99_ms == pytest.approx(40.0)
+
+
+def test_quantiles_are_values_that_were_seen():
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0], 0.99) == 2.0
+    assert quantile([1.0], 0.0) == 1.0
+    assert math.isnan(quantile([], 0.5))
+
+
+async def test_latency_is_measured_on_texts_that_differ():
+    classifier = ScriptedClassifier(delay_s=0.002)
+
+    found = await measure(classifier, [policy("violence"), policy("toxicity")], tokens=16, seconds=0.05)
+
+    assert found.policies == 2
+    assert found.texts >= 5
+    assert 2.0 <= found.p50_ms <= found.p95_ms <= found.p99_ms
+    assert len({request.text for request in classifier.requests}) == classifier.batches
+    assert {len(request.text.split()) for request in classifier.requests} == {14}
+
+
+async def test_latency_of_a_classifier_that_does_not_answer_is_no_number():
+    classifier = ScriptedClassifier({"*": lambda _: ClassifierError("crash", "broken")})
+
+    with pytest.raises(GuardrailError, match="did not score"):
+        await asyncio.wait_for(measure(classifier, [policy()], tokens=16, seconds=0.05), 5)
+
+
+def test_texts_to_measure_with_have_the_tokens_they_say():
+    pytest.importorskip("torch")
+    weights = pytest.importorskip("guardrail.engine.embedded.weights")
+    shipped = ROOT / "guardrail" / "models" / "embedded.safetensors"
+    if not shipped.exists():
+        pytest.skip("the weights are not in this copy")
+    tokens = weights.load(shipped).tokens
+    assert {len(tokens.windows(text_of(128, number))[0].ids) for number in range(20)} == {128}
