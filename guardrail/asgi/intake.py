@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-import uuid
+import secrets
 from collections.abc import Iterable
 
 from guardrail.asgi.messages import Receive, header
@@ -21,7 +21,7 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     given = header(headers, b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given.decode("ascii")
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def check_headers(headers: Iterable[tuple[bytes, bytes]], *, max_bytes: int) -> None:
