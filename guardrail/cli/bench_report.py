@@ -15,7 +15,7 @@ from rich.table import Table
 from guardrail.evaluation.latency import Latency
 from guardrail.evaluation.overhead import Load
 
-TABLE_WIDTH = 110
+TABLE_WIDTH = 130
 
 Column = tuple[str, Callable[[Any], str]]
 
