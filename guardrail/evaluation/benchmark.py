@@ -1,14 +1,17 @@
 """The quality table of a classifier over the shipped policies: which set is asked under which policies, and what comes out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guardrail.engine.embedded.scorer import Scorer
+from guardrail.errors import ClassifierError
 from guardrail.evaluation.dataset import Item, read_set
 from guardrail.evaluation.metrics import Quality, quality
-from guardrail.types import Policy
+from guardrail.interfaces import Classifier
+from guardrail.types import ClassifyRequest, Policy
 
+CHUNK = 64  # texts a call
 ANY = "any"  # the highest score over all policies, as the proxy asks them
 
 
@@ -67,19 +70,52 @@ class Scored:
         return Line(self.task, quality([max(row.values()) for row in self.scores], labels, flags))
 
 
-def score_tasks(
-    scorer: Scorer, policies: Sequence[Policy], data: Path, *, limit: int | None = None, tasks: Iterable[Task] = TASKS
-) -> Iterator[Scored]:
-    """Score each task's texts, `limit` evenly spaced ones at most; yields as it goes so that progress can be shown."""
-    scorer.prepare(policies)
-    for task in tasks:
+async def score_tasks(classifier: Classifier, policies: Sequence[Policy], data: Path, *, limit: int | None = None) -> AsyncIterator[Scored]:
+    """Score each task's texts, `limit` evenly spaced ones at most; yields task by task so that progress can be shown.
+
+    Raises ClassifierError when a text could not be scored: a table with holes would flatter.
+    """
+    await classifier.prepare(policies)
+    known: dict[tuple[str, str], float] = {}
+    for task in TASKS:
         items = read_set(data, task.set, areas=None if task.area is None else (task.area,))
         if limit is not None and len(items) > limit:
             items = [items[place * len(items) // limit] for place in range(limit)]
         asked = [policy for policy in policies if task.policy in (ANY, policy.id)]
         rows: list[dict[str, float]] = []
-        for first in range(0, len(items), 64):
-            chunk = items[first : first + 64]
-            found = iter(scorer.score([(item.text, policy) for item in chunk for policy in asked]))
-            rows += [{policy.id: next(found).value for policy in asked} for _ in chunk]
+        for first in range(0, len(items), CHUNK):
+            chunk = items[first : first + CHUNK]
+            requests = [ClassifyRequest(policy, item.text) for item in chunk for policy in asked if (policy.digest, item.text) not in known]
+            answers = await classifier.classify(requests, deadline=time.monotonic() + 3600)
+            for request, answer in zip(requests, answers, strict=True):
+                if isinstance(answer, ClassifierError):
+                    raise answer
+                known[request.policy.digest, request.text] = answer.value
+            rows += [{policy.id: known[policy.digest, item.text] for policy in asked} for item in chunk]
         yield Scored(task, tuple(items), tuple(rows))
+
+
+def pooled_flag_rate(lines: Iterable[Line], sets: Iterable[str] = BENIGN) -> tuple[float, int]:
+    """Share of flagged texts over several sets together, and how many texts there are."""
+    chosen = [line.quality for line in lines if line.task.set in set(sets) and line.task.policy == ANY]
+    rows = sum(each.rows for each in chosen)
+    return (sum(each.flagged * each.rows for each in chosen) / rows if rows else 0.0, rows)
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table as GitHub Markdown; a dash where only one label occurs."""
+    out = [
+        "| set | area | asked | rows | violating | ROC AUC | AUPRC | precision | recall | F1 | flagged |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for line in lines:
+        q = line.quality
+        both = q.auc is not None
+        cells = [
+            line.task.set, line.task.area or "all", "all eight" if line.task.policy == ANY else line.task.policy, str(q.rows), str(q.positives),
+            *(f"{value:.3f}" if value is not None and both else "-" for value in (q.auc, q.auprc)),
+            *(f"{value:.2f}" if q.positives else "-" for value in (q.precision, q.recall, q.f1)), f"{q.flagged:.1%}",
+        ]  # fmt: skip
+        out.append(f"| {' | '.join(cells)} |")
+    rate, rows = pooled_flag_rate(lines)
+    return "\n".join([*out, "", f"Benign sets together, all eight policies on: {rate:.2%} of {rows} texts flagged."])

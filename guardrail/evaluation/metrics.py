@@ -1,10 +1,9 @@
-"""Binary metrics over scores. Ranks through scikit-learn, imported where it is used so that only workshops pay for it."""
+"""Binary metrics over scores. Ranks through scikit-learn, which the `train` extra brings and only measuring imports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class Quality:
 
 def quality(scores: Sequence[float], labels: Sequence[int], flags: Sequence[bool]) -> Quality:
     """Measure scores and the flags that thresholds made of them against 0/1 labels, all of one length."""
+    from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415  (of the `train` extra alone)
+
     truth, flag = np.asarray(labels), np.asarray(flags)
     both = 0 < truth.sum() < len(truth)
     hits = int((flag & (truth == 1)).sum())
