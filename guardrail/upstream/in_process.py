@@ -48,15 +48,15 @@ class _Call:
 
     async def next_message(self) -> Message:
         """The app's next message. Raises UpstreamError: timeout, or disconnect where the app ended or failed before it."""
-        getter = asyncio.ensure_future(self._messages.get())
+        if not self._messages.empty():
+            return self._messages.get_nowait()
+        getter = asyncio.ensure_future(self._messages.get())  # a message put in the app's last moment wakes it before the end is seen
         try:
             await asyncio.wait({getter, self._task}, timeout=self._read_s, return_when=asyncio.FIRST_COMPLETED)
             if getter.done():
                 return getter.result()
         finally:
             getter.cancel()
-        if not self._messages.empty():  # the app put its last message and returned within one turn of the loop
-            return self._messages.get_nowait()
         if self._task.done():
             raise UpstreamError("disconnect", "the upstream broke off")
         raise UpstreamError("timeout", "the upstream did not send anything in time")

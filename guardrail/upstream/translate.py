@@ -54,9 +54,9 @@ _EVENTS = (("content-type", "text/event-stream; charset=utf-8"),)
 class LitellmUpstream:
     """`model_prefix` (`anthropic/`) is put before the request's model. Same interface as `UpstreamClient`.
 
-    Only OpenAI's own chat parameters are passed on. The answer is checked by the guard as any other; a stream that ends
-    cleanly but too early cannot be told from a whole one, because litellm then reports `stop` itself. Nothing is retried. Raises ImportError where the
-    extra is not installed. `api_base` overrides the provider's address (a server of your own).
+    Only OpenAI's own chat parameters are passed on, and nothing is retried. `api_base` overrides the provider's address (a server
+    of your own). Raises ImportError where the extra is not installed. A stream that ends cleanly but too early cannot be told
+    from a whole one, because litellm then reports `stop` itself.
     """
 
     def __init__(

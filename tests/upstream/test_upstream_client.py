@@ -109,13 +109,13 @@ async def test_answer_headers_lose_hop_by_hop_cookies_and_the_guards_name(serve,
 
 
 async def test_cookies_are_not_kept_between_requests(serve, client):
-    address = await serve(mirror)
-    cookies = await serve(responding(lambda: Response(b"{}", headers={"set-cookie": "a=b"})))
-    one = client(cookies)
-    await fetch(one)
-    one._root = address
-    _, _, body = await fetch(one)
-    assert "cookie" not in json.loads(body)["headers"]
+    async def app(scope, receive, send):
+        told = {name.decode(): value.decode() for name, value in scope["headers"]}
+        await JSONResponse(told, headers={"set-cookie": "a=b"})(scope, receive, send)
+
+    one = client((await serve(app)).replace("127.0.0.1", "localhost"))  # no jar keeps cookies of bare addresses
+    for _ in range(2):
+        assert "cookie" not in json.loads((await fetch(one))[2])
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 503])

@@ -195,6 +195,22 @@ async def test_in_process_leaving_and_cancelling_end_the_app():
     assert ended == [1, 1]
 
 
+@pytest.mark.parametrize(("app_waits", "reader_waits"), [(0.0, 0.0), (0.01, 0.0), (0.0, 0.01)])
+async def test_in_process_the_last_message_is_never_lost(app_waits, reader_waits):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for more in (True, False):
+            await asyncio.sleep(app_waits)
+            await send({"type": "http.response.body", "body": b"x", "more_body": more})
+
+    async with InProcessUpstream(app).send("POST", CHAT, [], b"") as answer:
+        got = []
+        async for chunk in answer.chunks():
+            got.append(chunk)
+            await asyncio.sleep(reader_waits)
+    assert got == [b"x", b"x"]
+
+
 @pytest.mark.parametrize("started", [False, True])
 async def test_in_process_an_app_that_fails_is_a_disconnect(started):
     async def failing(scope, receive, send):

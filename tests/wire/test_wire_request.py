@@ -112,6 +112,8 @@ HIDING_PLACES = {
     "tool arguments": {"tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":"payload"}'}}]},
     "second call": {"tool_calls": [{"function": {"name": "f"}}, {"function": {"name": "f", "arguments": "payload"}}]},
     "arguments as an object": {"tool_calls": [{"function": {"name": "f", "arguments": {"a": ["payload"]}}}]},
+    "function's unknown field": {"tool_calls": [{"function": {"name": "f", "arguments": "{}", "comment": "payload"}}]},
+    "custom tool's unknown field": {"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "", "comment": "payload"}}]},
     "custom tool": {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "run", "input": "payload"}}]},
     "odd tool call": {"tool_calls": ["payload"]},
     "tool calls as text": {"tool_calls": "payload"},

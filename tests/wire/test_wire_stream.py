@@ -131,6 +131,26 @@ def test_a_frame_of_several_choices_keeps_only_the_others():
     assert documents(frames)[0]["choices"] == [piece(0, {"content": "fine"}, "stop")]
 
 
+def test_text_on_the_frames_of_other_choices_goes_with_a_blocked_choice():
+    beside = chunk(piece(1, {"content": "fine"}, "stop"), citations=["secretly bad"])
+    frames = collect(*said(0, "bad"), beside, DONE).replaced({0: RESULTS}, None)
+    assert b"secretly" not in b"".join(frames)
+    assert documents(frames)[0]["choices"] == [piece(1, {"content": "fine"}, "stop")]
+
+
+def test_a_repeated_piece_is_text_and_a_repeated_role_is_not():
+    frames = [chunk(piece(0, {"role": "assistant", "content": "ha"})) for _ in range(3)]
+    assert [part.text for part in collect(*frames, chunk(piece(0, {}, "stop")), DONE).parts()] == ["hahaha"]
+
+
+def test_parts_follow_what_was_received():
+    collector = ChatStreamCollector()
+    collector.receive(chunk(piece(0, {"content": "one"})))
+    assert [part.text for part in collector.parts()] == ["one"]
+    collector.receive(chunk(piece(0, {"content": " two"})))
+    assert [part.text for part in collector.parts()] == ["one two"]
+
+
 def test_usage_on_a_blocked_finish_frame_is_kept():
     frames = collect(*said(0, "bad")[:-1], chunk(piece(0, {}, "stop"), usage=USAGE), DONE).replaced({0: RESULTS}, None)
     assert documents(frames)[-1] == {**HEAD, "choices": [], "usage": USAGE}
