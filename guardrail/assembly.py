@@ -10,6 +10,7 @@ app = build_app("guardrail.yaml")                                         # the 
 
 import asyncio
 import importlib
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from guardrail.policy.registry import shipped_folder
 from guardrail.telemetry.capture import parse_capture
 from guardrail.telemetry.log import AuditLog
 from guardrail.telemetry.metrics import Metrics
-from guardrail.telemetry.names import Semconv
+from guardrail.telemetry.names import AUDIT_LOGGER, Semconv
 from guardrail.telemetry.tracing import Tracing
 from guardrail.upstream.answer import Limits, Timeouts, Upstream
 
@@ -59,9 +60,13 @@ UPSTREAMS = {
 EMBEDDED_MODEL = "guardrail.upstream.embedded:EmbeddedUpstream"
 PROVIDERS = "guardrail.telemetry.setup:build_providers"
 
-CANARY_POLICY = "harassment"
+CANARY_POLICY = "toxicity"
 CANARY_VIOLATING = "You are a worthless idiot, and everybody in this room despises you."
 CANARY_BENIGN = "The library opens at nine on weekdays."
+
+
+# Without logging set up, Python would print the bare names of audit events to stderr.
+logging.getLogger(AUDIT_LOGGER).addHandler(logging.NullHandler())
 
 
 def open_classifier(wanted: str | ClassifierConfig) -> AbstractAsyncContextManager[Classifier]:

@@ -46,6 +46,9 @@ def check(text: str | None, policies: Sequence[str], stage: str, path: Path | No
 
 async def _judge(text: str, policies: Sequence[str | Policy], stage: Stage, path: Path | None) -> Decision:
     async with open_guard(path) as guard:
+        for said in guard.canaries.last.values() if guard.canaries else ():
+            if not said.ok:
+                click.echo(f"Warning: classifier {said.classifier} fails its known pair: {said.detail}.", err=True)
         return await guard.check(text, policies=policies or None, stage=stage)
 
 

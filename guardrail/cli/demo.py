@@ -177,9 +177,9 @@ def _reason(made: Sequence[DecisionMade]) -> tuple[str, str, float | None, bool]
 
 def _print_table(seen: Sequence[Seen], url: str) -> None:
     table = Table(title=f"Exchanges through the guard at {url}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("exchange", ratio=5)
+    table.add_column("exchange", ratio=6)
     table.add_column("answered", ratio=3)
-    table.add_column("decided because of", ratio=4)
+    table.add_column("decided", ratio=5)
     table.add_column("model", no_wrap=True)
     table.add_column("ms", justify="right", no_wrap=True)
     for exchange in seen:
@@ -187,7 +187,7 @@ def _print_table(seen: Sequence[Seen], url: str) -> None:
         table.add_row(
             f"[bold]{exchange.name}[/bold]\n{escape(exchange.prompt)}",
             answered if exchange.expected else f"[red]{answered}: not as it must[/red]",
-            f"{exchange.decision or 'undecided'}: {_because(exchange)}",
+            f"[bold]{exchange.decision or 'undecided'}[/bold]\n{_because(exchange)}",
             "asked" if exchange.hits else "not asked",
             f"{exchange.ms:.0f}",
         )
@@ -200,7 +200,7 @@ def _because(exchange: Seen) -> str:
     where = "prompt" if exchange.stage == Stage.INPUT else "answer"
     if exchange.violated:
         return f"{exchange.policy} {exchange.score:.2f} in the {where}"
-    return f"no policy (highest {exchange.policy} {exchange.score:.2f})"
+    return f"highest: {exchange.policy} {exchange.score:.2f}"
 
 
 def _invitation(url: str) -> str:

@@ -1,0 +1,53 @@
+"""Which paths are guarded: no spelling of a guarded path is ever taken for an unguarded one."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardrail.asgi.paths import Kind, Paths, canonical
+
+CHAT = "/v1/chat/completions"
+paths = Paths({CHAT}, unguarded=["/v1/embeddings"])
+
+
+def kind(path: str, raw: bytes | None = None, root: str = "") -> Kind:
+    scope: dict[str, Any] = {"path": path, "raw_path": path.encode() if raw is None else raw, "root_path": root}
+    return paths.kind(scope)
+
+
+def test_only_the_exact_spelling_is_guarded() -> None:
+    assert kind(CHAT) is Kind.GUARDED
+    assert kind("/mounted" + CHAT, root="/mounted") is Kind.GUARDED
+    assert kind(CHAT, raw=b"/v1/chat%2Fcompletions") is Kind.REFUSED
+    assert kind("/other/chat/completions") is Kind.REFUSED
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/responses", "/v1/responses/resp_1/cancel", "/v1/completions", "/v1/threads/t/runs", "/v1/Embeddings"]
+)
+def test_inference_paths_that_are_not_understood_are_refused(path: str) -> None:
+    assert kind(path) is Kind.REFUSED
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/v1/embeddings", "/v1/models", "/v1/responsesheet", "/chat", ""])
+def test_everything_else_is_left_to_the_app(path: str) -> None:
+    assert kind(path) is Kind.OTHER
+
+
+@given(
+    st.lists(st.sampled_from(["/", "//", "/./", "/x/../", "\\", "%2f", "%252F", ";a=b/"]), min_size=3, max_size=3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_no_other_spelling_gets_past(joints: list[str], upper: bool, escaped: bool) -> None:
+    words = ["v1", "chat", "completions"]
+    path = "".join(joint + word for joint, word in zip(joints, words, strict=True))
+    if upper:
+        path = path.upper()
+    if escaped:
+        path = path.replace("c", quote("c", safe="").replace("c", "%63"))
+    assert canonical(path).endswith("/chat/completions")
+    assert kind(path) is (Kind.GUARDED if path == CHAT else Kind.REFUSED)

@@ -1,0 +1,65 @@
+"""The spans of one exchange, from the caller's trace to the upstream's."""
+
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from asgi_cases import BAD, CHAT, HI, Answering, completion, config
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from guardrail.asgi.app import make_app
+from guardrail.asgi.service import Backends, Endpoint, GuardService, Observers
+from guardrail.telemetry.tracing import Tracing
+from guardrail.testing import ScriptedClassifier, contains
+from guardrail.upstream.in_process import InProcessUpstream
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@asynccontextmanager
+async def traced(upstream: Any, **route: Any) -> Any:
+    @asynccontextmanager
+    async def opened() -> Any:
+        yield ScriptedClassifier({"*": contains("forbidden")})
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    endpoints = {"embedded": Endpoint("openai", "https://api.example.org/v1")}
+    service = GuardService(config(route), Backends({"embedded": opened}, None, endpoints), Observers(tracing=Tracing(provider)))
+    app = make_app(service, {"embedded": InProcessUpstream(upstream)})
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://guard") as client:
+        yield client, exporter
+
+
+async def test_one_exchange_is_one_trace_that_goes_on_at_the_upstream() -> None:
+    upstream = Answering([completion("fine", usage={"prompt_tokens": 3, "completion_tokens": 4})])
+    async with traced(upstream) as (client, exporter):
+        headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+        await client.post(CHAT, json={"model": "gpt-x", "messages": HI}, headers=headers)
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert [span.name for span in exporter.get_finished_spans()] == [
+        "apply_guardrail embedded",
+        "apply_guardrail embedded",
+        "chat gpt-x",
+        f"POST {CHAT}",
+    ]
+    root, chat = spans[f"POST {CHAT}"], spans["chat gpt-x"]
+    assert {format(span.context.trace_id, "032x") for span in exporter.get_finished_spans()} == {TRACE}
+    assert all(span.parent.span_id == root.context.span_id for name, span in spans.items() if span is not root)
+    assert root.attributes["http.response.status_code"] == 200
+    assert chat.attributes["server.address"] == "api.example.org"
+    assert chat.attributes["gen_ai.usage.output_tokens"] == 4
+    assert upstream.seen[0]["traceparent"] == f"00-{TRACE}-{chat.context.span_id:016x}-01"
+
+
+async def test_a_blocked_prompt_has_no_upstream_span_and_no_content() -> None:
+    for timing in ("before", "parallel"):
+        async with traced(Answering([completion("fine")]), timing=timing) as (client, exporter):
+            await client.post(CHAT, json={"model": "m", "messages": [{"role": "user", "content": BAD}]})
+        spans = exporter.get_finished_spans()
+        assert (spans[-1].name, spans[-1].attributes["http.response.status_code"]) == (f"POST {CHAT}", 400)
+        assert "forbidden" not in "".join(span.to_json() for span in spans)
+        if timing == "before":
+            assert [span.name for span in spans] == ["apply_guardrail embedded", f"POST {CHAT}"]
