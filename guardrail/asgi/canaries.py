@@ -12,18 +12,22 @@ INTERVAL_S = 30.0
 
 
 class Canaries:
-    """The last answers by classifier name. Without a canary every classifier counts as well."""
+    """The last answers by classifier name. A classifier whose canary is None is not asked, and counts as well."""
 
     def __init__(
-        self, classifiers: Mapping[str, Classifier], canary: Canary | None, events: EventFanout, *, interval_s: float = INTERVAL_S
+        self,
+        classifiers: Mapping[str, Classifier],
+        canaries: Mapping[str, Canary | None],
+        events: EventFanout,
+        *,
+        interval_s: float = INTERVAL_S,
     ) -> None:
         self._classifiers = classifiers
-        self._canary = canary
+        self._canaries = {name: canary for name, canary in canaries.items() if canary is not None}
         self._events = events
         self._interval_s = interval_s
-        self._last: Mapping[str, CanaryChecked] = MappingProxyType(
-            {name: CanaryChecked(name, canary is None, "not asked yet") for name in classifiers}
-        )
+        first = {name: CanaryChecked(name, name not in self._canaries, "not asked") for name in classifiers}
+        self._last: Mapping[str, CanaryChecked] = MappingProxyType(first)
 
     @property
     def last(self) -> Mapping[str, CanaryChecked]:
@@ -37,16 +41,20 @@ class Canaries:
 
     async def ask(self) -> None:
         """Ask each classifier once."""
-        if self._canary is None:
-            return
-        asked = [check_canary(classifier, self._canary, name=name) for name, classifier in self._classifiers.items()]
+        asked = [check_canary(self._classifiers[name], canary, name=name) for name, canary in self._canaries.items()]
         answers = await asyncio.gather(*asked)
-        self._last = MappingProxyType({answer.classifier: answer for answer in answers})
+        self._last = MappingProxyType({**self._last, **{answer.classifier: answer for answer in answers}})
         for answer in answers:
             self._events.emit(answer)
 
     async def keep_asking(self) -> None:
         """Ask again after each interval, until cancelled."""
-        while self._canary is not None:
+        while self._canaries:
             await asyncio.sleep(self._interval_s)
             await self.ask()
+
+
+def canary_of(classifier: Classifier, default: Canary | None) -> Canary | None:
+    """The pair a classifier must tell apart: its own (an attribute `canary`, None for a classifier that has none), or the default."""
+    found: Canary | None = getattr(classifier, "canary", default)
+    return found

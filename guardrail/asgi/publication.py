@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from guardrail import routing
 from guardrail.config.check import require
@@ -23,17 +23,15 @@ logger = logging.getLogger("guardrail")
 class Publisher:
     """Holds the table in force. A reader sees one generation whole: `table` is one attribute, and what it holds never changes.
 
-    `always` are policies that every classifier must hold beside those of its routes (canaries).
+    `always` is a policy that the named classifier must hold beside those of its routes (its canary's).
     """
 
-    def __init__(
-        self, config: Config, classifiers: Mapping[str, Classifier], events: EventFanout, *, always: Sequence[Policy] = ()
-    ) -> None:
+    def __init__(self, config: Config, classifiers: Mapping[str, Classifier], events: EventFanout, *, always: Mapping[str, Policy]) -> None:
         self._config = config
         self._sources = sources_of(config)
         self._classifiers = classifiers
         self._events = events
-        self._always = tuple(always)
+        self._always = always
         self._publishing = asyncio.Lock()
         self._seen: State | None = None
         self.table: RouteTable | None = None
@@ -59,7 +57,8 @@ class Publisher:
             sets = sets.at(self.generation + 1)
             table = routing.compile(self._config, sets, sets.generation)
             for name, classifier in self._classifiers.items():
-                await classifier.prepare((*table.policies_of(name), *self._always))
+                known = (self._always[name],) if name in self._always else ()
+                await classifier.prepare((*table.policies_of(name), *known))
             self.sets = sets
             self.table = table
         self._events.emit(PoliciesPublished(sets.generation, len(sets.distinct())))

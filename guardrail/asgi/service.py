@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
-from guardrail.asgi.canaries import Canaries
+from guardrail.asgi.canaries import Canaries, canary_of
 from guardrail.asgi.exchange import Judgement
 from guardrail.asgi.publication import Publisher
 from guardrail.canary import Canary
@@ -59,7 +59,7 @@ class Observers:
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """What does the work: how each classifier is opened, the known pair each must tell apart, and how upstreams are called in spans."""
+    """What does the work. `canary` is the known pair of classifiers without one of their own, `endpoints` name upstreams in spans."""
 
     classifiers: Mapping[str, Opener]
     canary: Canary | None = None
@@ -98,10 +98,11 @@ class GuardService:
                 stack.push_async_callback(asyncio.to_thread, self._close)
             for name, opener in self._backends.classifiers.items():
                 self._classifiers[name] = await stack.enter_async_context(opener())
-            canary = self._backends.canary
-            publisher = Publisher(self.config, self._classifiers, self.events, always=[canary.policy] if canary else [])
+            canaries = {name: canary_of(classifier, self._backends.canary) for name, classifier in self._classifiers.items()}
+            held = {name: canary.policy for name, canary in canaries.items() if canary is not None}
+            publisher = Publisher(self.config, self._classifiers, self.events, always=held)
             await publisher.publish()
-            self.canaries = Canaries(self._classifiers, canary, self.events)
+            self.canaries = Canaries(self._classifiers, canaries, self.events)
             await self.canaries.ask()
             stop = asyncio.Event()
             self.judgement = Judgement(Guard(self._classifiers, self.events), self.events, self.tracing)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from asgi_cases import BAD, CHAT, HI, Answering, completion, config, proxied
 
-from guardrail.asgi.canaries import Canaries
+from guardrail.asgi.canaries import Canaries, canary_of
 from guardrail.asgi.service import Backends, GuardService
 from guardrail.assembly import open_guard, shipped_canary
 from guardrail.canary import Canary
@@ -84,7 +84,7 @@ def pair(threshold: float = 0.5) -> Canary:
 
 
 async def canaried(classifier: ScriptedClassifier, sink: RecordingSink) -> Canaries:
-    canaries = Canaries({"scripted": classifier}, pair(), EventFanout([sink]), interval_s=0.02)
+    canaries = Canaries({"scripted": classifier}, {"scripted": pair()}, EventFanout([sink]), interval_s=0.02)
     await canaries.ask()
     return canaries
 
@@ -100,6 +100,21 @@ async def test_a_canary_that_goes_wrong_fails_readiness_until_it_is_right_again(
     await until(lambda: canaries.ok)
     asking.cancel()
     assert [event.ok for event in sink.of(CanaryChecked)][:2] == [True, False]
+
+
+async def test_a_classifier_may_bring_its_own_pair_or_none() -> None:
+    class Narrow(ScriptedClassifier):
+        canary: Canary | None = pair()
+
+    narrow = Narrow({"*": contains("attack")})
+    assert canary_of(narrow, shipped_canary()) == pair()
+    Narrow.canary = None
+    assert canary_of(narrow, shipped_canary()) is None
+    assert canary_of(ScriptedClassifier(), pair()) == pair()
+    canaries = Canaries({"narrow": narrow}, {"narrow": None}, EventFanout())
+    await canaries.ask()
+    assert canaries.ok
+    assert narrow.requests == []
 
 
 async def test_readyz_is_503_while_a_classifier_says_the_same_to_everything() -> None:
