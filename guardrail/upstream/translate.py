@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 from guardrail.config.environment import keep_litellm_offline
-from guardrail.errors import UpstreamError
+from guardrail.errors import GuardrailError, UpstreamError
 from guardrail.upstream.answer import Headers, Limits, Timeouts, UpstreamAnswer
 from guardrail.upstream.bounded import bounded, joined
 
@@ -55,7 +55,7 @@ class LitellmUpstream:
     """`model_prefix` (`anthropic/`) is put before the request's model. Same interface as `UpstreamClient`.
 
     Only OpenAI's own chat parameters are passed on, and nothing is retried. `api_base` overrides the provider's address (a server
-    of your own). Raises ImportError where the extra is not installed. A stream that ends cleanly but too early cannot be told
+    of your own). Raises GuardrailError where the extra is not installed. A stream that ends cleanly but too early cannot be told
     from a whole one, because litellm then reports `stop` itself.
     """
 
@@ -69,7 +69,7 @@ class LitellmUpstream:
         limits: Limits | None = None,
     ) -> None:
         if importlib.util.find_spec(_MODULES["litellm"]) is None:
-            raise ImportError("an upstream of kind litellm needs the litellm extra: pip install 'guardrail[litellm]'")
+            raise GuardrailError("an upstream of kind litellm needs the litellm extra: pip install 'guardrail[litellm]'")
         self._prefix = model_prefix
         self._settings = {
             "api_key": api_key,

@@ -117,3 +117,18 @@ async def test_litellm_is_kept_from_fetching_its_price_list(embedded):
 def test_making_the_upstream_does_not_import_litellm():
     program = "import sys; from guardrail.upstream.translate import LitellmUpstream; LitellmUpstream(); sys.exit('litellm' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_without_the_extra_the_error_says_what_to_install():
+    program = (
+        "import importlib.util, sys\n"
+        "sys.modules['litellm'] = None\n"
+        "from guardrail.errors import GuardrailError\n"
+        "from guardrail.upstream.translate import LitellmUpstream\n"
+        "try:\n"
+        "    LitellmUpstream()\n"
+        "except GuardrailError as error:\n"
+        "    sys.exit('guardrail[litellm]' not in str(error))\n"
+        "sys.exit(2)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
