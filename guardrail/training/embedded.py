@@ -86,4 +86,5 @@ def fit(logits: Tensor, labels: Tensor, weights: Tensor, *, steps: int = 200) ->
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return Calibration(float(scale[0]), float(scale[1]))
+    slope, offset = scale.detach().tolist()
+    return Calibration(slope, offset)
