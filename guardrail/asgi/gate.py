@@ -4,18 +4,17 @@ import asyncio
 import time
 
 from guardrail.asgi.exchange import Exchange
-from guardrail.asgi.hold import Held, WholeAnswer
+from guardrail.asgi.hold import EVENT_STREAM, Bystander, Held, holder
+from guardrail.asgi.intake import ClientGoneError
 from guardrail.asgi.messages import Message, RawHeaders, header, raw_headers
 from guardrail.asgi.outlet import Outlet, foreign
 from guardrail.asgi.upstream_error import MAX_BYTES, error_reply
 from guardrail.errors import UpstreamError
 from guardrail.telemetry.tracing import UpstreamSpan
-from guardrail.types import Action, Decision, Stage
-from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.types import Action, Decision, Mode, Stage
 from guardrail.wire.refusal import blocked_choices, unavailable, upstream_failure, upstream_frame
 
 NOTICE = "This answer was withheld by content policy."
-EVENT_STREAM = b"text/event-stream"
 
 # What describes the upstream's own bytes, which may be replaced, or the connection to it.
 _DROPPED = frozenset(
@@ -31,8 +30,9 @@ class Gate:
     """Takes the ASGI messages of the app behind the guard. One per exchange.
 
     `permit` holds everything back until it is set (the prompt is being judged beside the upstream); None needs no permission.
-    A 2xx answer is collected and judged where the route checks answers, else passed through as it comes. An error status is
-    passed on with a safe body. A redirect, an unknown content type or a content-encoding cannot be judged: 502.
+    A 2xx answer is collected and judged where the route enforces something on answers. Where it only watches them they pass as
+    they come and are judged afterwards; where it checks nothing they just pass. An error status is passed on with a safe body.
+    A redirect, an unknown content type or a content-encoding cannot be judged: 502.
     """
 
     def __init__(self, exchange: Exchange, outlet: Outlet, *, max_bytes: int, permit: asyncio.Event | None = None) -> None:
@@ -42,9 +42,14 @@ class Gate:
         self._permit = permit
         self._head: tuple[int, RawHeaders] | None = None
         self._held: Held | None = None
+        self._bystander: Bystander | None = None
         self._error_body: bytearray | None = None
+        self._enforcing = any(check.mode is Mode.ENFORCE for check in exchange.route.output)
         self.span: UpstreamSpan | None = None
         self.closed = False
+        """Nothing more is taken from the app."""
+        self.over = asyncio.Event()
+        """The client has its answer: the app is told that the client has left, so that it does not wait for it."""
 
     async def send(self, message: Message) -> None:
         """Take one message. What comes after the answer is settled is dropped."""
@@ -60,6 +65,12 @@ class Gate:
         except UpstreamError as error:
             await self.fail(error)
             raise Halted from error
+        except ClientGoneError as error:
+            self.closed = True
+            raise Halted from error
+        finally:
+            if self.closed:
+                self.over.set()
 
     async def fail(self, error: UpstreamError) -> None:
         """The upstream broke. Once, and before anything was released: 502 or 504. Later the stream is ended as broken."""
@@ -78,6 +89,7 @@ class Gate:
     async def _start(self, status: int, headers: RawHeaders) -> None:
         if self._head is not None:
             raise UpstreamError("malformed", "the answer has two heads")
+        headers = [(name.lower(), value) for name, value in headers]
         self._head = (status, headers)
         if self.span is not None:
             self.span.first_chunk()
@@ -85,25 +97,16 @@ class Gate:
             raise UpstreamError("malformed", f"the upstream answered with status {status}, which is neither an answer nor an error")
         if status >= 400:
             self._exchange.upstream_failed(status)
-        if not self._exchange.route.output:
+        if not self._enforcing:
+            if self._exchange.route.output and status < 400:
+                self._bystander = Bystander(headers, max_bytes=self._max_bytes)
             await self._permitted()
-            self._answered(time.monotonic())
+            self._answered()
             await self._outlet.open(status, self._head_out(keep_length=True))
         elif status >= 400:
             self._error_body = bytearray()
         else:
-            self._held = self._holder(headers)
-
-    def _holder(self, headers: RawHeaders) -> Held:
-        headers = [(name.lower(), value) for name, value in headers]
-        if (header(headers, b"content-encoding") or b"identity").lower() != b"identity":
-            raise UpstreamError("malformed", "the upstream compressed its answer although it was asked not to, so it cannot be judged")
-        media = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
-        if media == EVENT_STREAM:
-            return ChatStreamCollector(max_bytes=self._max_bytes)
-        if media == b"application/json":
-            return WholeAnswer(max_bytes=self._max_bytes)
-        raise UpstreamError("malformed", "the upstream's answer is neither JSON nor an event stream, so it cannot be judged")
+            self._held = holder(headers, max_bytes=self._max_bytes)
 
     async def _body(self, content: bytes, *, more: bool) -> None:
         if self._head is None:
@@ -119,8 +122,17 @@ class Gate:
             if not more:
                 await self._settle_error(bytes(self._error_body))
         else:
-            self.closed = not more
-            await self._outlet.write(content, more=more)
+            await self._pass(content, more=more)
+
+    async def _pass(self, content: bytes, *, more: bool) -> None:
+        if self._bystander is not None:
+            self._bystander.receive(content)
+        self.closed = not more
+        await self._outlet.write(content, more=more)
+        if self.closed and self.span is not None:
+            self.span.answered(self._status())
+        if self.closed and self._bystander is not None:
+            await self._exchange.judge(Stage.OUTPUT, self._bystander.parts())
 
     async def _settle(self, held: Held) -> None:
         """The answer is whole: judge it, then let it or its replacement out."""
@@ -173,12 +185,12 @@ class Gate:
         return self._head[0] if self._head else 0
 
     def _streams(self) -> bool:
-        headers = [(name.lower(), value) for name, value in self._head[1]] if self._head else []
+        headers = self._head[1] if self._head else []
         return (header(headers, b"content-type") or b"").lower().startswith(EVENT_STREAM)
 
-    def _answered(self, at: float | None = None) -> None:
+    def _answered(self) -> None:
         if self._exchange.answered is None:
-            self._exchange.answered = at or time.monotonic()
+            self._exchange.answered = time.monotonic()
 
     async def _permitted(self) -> None:
         if self._permit is not None:

@@ -1,11 +1,16 @@
-"""A whole (not streamed) answer held until it is judged, with the interface of the streamed one, so that the gate knows one kind."""
+"""Answers that are collected for judging, whole or streamed, behind one interface, so that the gate knows one kind."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Protocol
 
+from guardrail.asgi.messages import RawHeaders, header
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
 from guardrail.wire.chat import ChatAnswer, FilterResults, parse_answer, replace_blocked
+from guardrail.wire.chat_stream import ChatStreamCollector
+
+EVENT_STREAM = b"text/event-stream"
 
 
 class Held(Protocol):
@@ -100,3 +105,40 @@ class WholeAnswer:
         if self._answer is None:
             raise RuntimeError("the answer is not finished")
         return self._answer
+
+
+class Bystander:
+    """Reads along with an answer that is only watched, every check of it being in shadow mode, and never holds anything up."""
+
+    def __init__(self, headers: RawHeaders, *, max_bytes: int) -> None:
+        self._held: Held | None = None
+        with contextlib.suppress(UpstreamError):
+            self._held = holder(headers, max_bytes=max_bytes)
+
+    def receive(self, chunk: bytes) -> None:
+        """Take bytes."""
+        if self._held is not None:
+            try:
+                self._held.receive(chunk)
+            except UpstreamError:
+                self._held = None
+
+    def parts(self) -> tuple[Part, ...]:
+        """What is to be judged once the answer is out; one unreadable part where it could not be read."""
+        with contextlib.suppress(UpstreamError):
+            if self._held is not None:
+                self._held.finish()
+                return self._held.parts()
+        return (Part("answer", None, role="assistant", kind="unknown"),)
+
+
+def holder(headers: RawHeaders, *, max_bytes: int) -> Held:
+    """What collects an answer with these (lower-case) headers. Raises UpstreamError for one that cannot be judged."""
+    if (header(headers, b"content-encoding") or b"identity").lower() != b"identity":
+        raise UpstreamError("malformed", "the upstream compressed its answer although it was asked not to, so it cannot be judged")
+    media = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+    if media == EVENT_STREAM:
+        return ChatStreamCollector(max_bytes=max_bytes)
+    if media == b"application/json":
+        return WholeAnswer(max_bytes=max_bytes)
+    raise UpstreamError("malformed", "the upstream's answer is neither JSON nor an event stream, so it cannot be judged")

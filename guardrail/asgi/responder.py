@@ -42,7 +42,6 @@ class GuardResponder:
         self._tenant = ""
         self._outlet = Outlet(send, request_id=self._request_id, timeout_s=service.limits.client_timeout_s)
         self._span: RequestSpan | None = None
-        self._gone = asyncio.Event()
 
     async def __call__(self) -> None:
         """Answer the request. Nothing of it is left running afterwards."""
@@ -151,7 +150,7 @@ class GuardResponder:
     async def _run(self, exchange: Exchange, gate: Gate, trace: list[tuple[str, str]]) -> None:
         scope = {**self._scope, "headers": self._headers(trace), "extensions": {}, SCOPE_KEY: exchange}
         try:
-            await self._app(scope, _Replay(exchange.body, self._gone), gate.send)
+            await self._app(scope, _Replay(exchange.body, gate.over), gate.send)
             if not gate.closed:
                 raise UpstreamError("disconnect", "the answer ended before it was whole")
         except Halted:
@@ -177,10 +176,9 @@ class GuardResponder:
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                serving.result()
+            if self._outlet.complete or serving.done():
+                await serving  # the client has its answer; what the app still does in the background is its own
         finally:
-            self._gone.set()
             await _stop(serving, watching)
 
     async def _watch(self) -> None:
@@ -193,17 +191,17 @@ class GuardResponder:
 
 
 class _Replay:
-    """The `receive` of the app behind the guard: the body once, then nothing until the client leaves."""
+    """The `receive` of the app behind the guard: the body once, then nothing until its answer is settled."""
 
-    def __init__(self, body: bytes, gone: asyncio.Event) -> None:
+    def __init__(self, body: bytes, over: asyncio.Event) -> None:
         self._body: bytes | None = body
-        self._gone = gone
+        self._over = over
 
     async def __call__(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._gone.wait()
+        await self._over.wait()
         return {"type": "http.disconnect"}
 
 

@@ -146,11 +146,13 @@ class GuardService:
         `policies` narrows it to these ids, or asks other policies instead; default: the route's own of that stage.
         Raises GuardrailError for an unknown route, tenant or policy, and when the guard is not running.
         """
-        chosen = self._route(route, tenant or self.config.tenant_names[0])
+        tenant = tenant or self.config.tenant_names[0]
+        chosen = self._route(route, tenant)
         if policies is not None:
-            checks = tuple([await self._check(chosen, stage, wanted) for wanted in policies])
+            known = self._publisher.sets.for_tenant(tenant) if self._publisher is not None else {}
+            checks = tuple([await self._check(chosen, stage, _named(wanted, known)) for wanted in policies])
             chosen = replace(chosen, input=checks, output=checks)
-        return await self.judgement.guard.check(text, route=chosen, stage=stage, tenant=tenant or "default", origin=Origin())
+        return await self.judgement.guard.check(text, route=chosen, stage=stage, tenant=tenant, origin=Origin())
 
     def target(self, route: Route, model: str, *, stream: bool) -> Target | None:
         """What the upstream call of a route is in telemetry; None where nobody collects spans or metrics."""
@@ -175,23 +177,23 @@ class GuardService:
             raise GuardrailError(f"tenant {tenant!r} has no route {name!r}; it has {', '.join(route.name for route in routes)}")
         return found
 
-    async def _check(self, route: Route, stage: Stage, wanted: str | Policy) -> Check:
+    async def _check(self, route: Route, stage: Stage, policy: Policy) -> Check:
         """The route's own check of a policy, or one with the policy's own threshold."""
-        if isinstance(wanted, str):
-            for check in route.checks(stage):
-                if check.policy.id == wanted:
-                    return check
-        policy = self._named(route, wanted) if isinstance(wanted, str) else wanted
+        for check in route.checks(stage):
+            if check.policy is policy:
+                return check
         if (route.classifier, policy.digest) not in self._prepared:
             await self._classifiers[route.classifier].prepare([policy])
             self._prepared.add((route.classifier, policy.digest))
         return Check(policy, policy.threshold)
 
-    def _named(self, route: Route, policy_id: str) -> Policy:
-        known = self._publisher.sets.for_tenant(route.tenant) if self._publisher is not None else {}
-        if policy_id not in known:
-            raise GuardrailError(f"there is no policy {policy_id!r}; there are {', '.join(known)}")
-        return known[policy_id]
+
+def _named(wanted: str | Policy, known: Mapping[str, Policy]) -> Policy:
+    if isinstance(wanted, Policy):
+        return wanted
+    if wanted not in known:
+        raise GuardrailError(f"there is no policy {wanted!r}; there are {', '.join(known)}")
+    return known[wanted]
 
 
 def limits_of(config: Config) -> Limits:

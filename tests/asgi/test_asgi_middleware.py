@@ -1,5 +1,7 @@
 """The middleware around an app that exists already."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from asgi_cases import BAD, CHAT, HI, completion, config
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -104,6 +107,54 @@ def test_a_crash_of_the_app_is_502_in_the_shape_clients_know() -> None:
     with TestClient(app_with()) as client:
         response = ask(client, "crash")
         assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
+
+
+async def exchange(app: FastAPI, document: dict[str, Any]) -> list[dict[str, Any]]:
+    """One exchange over raw ASGI, as an older server speaks it: apps then wait for the client to leave while they stream."""
+    first = [{"type": "http.request", "body": json.dumps(document).encode(), "more_body": False}]
+    sent: list[dict[str, Any]] = []
+    complete = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if first:
+            return first.pop()
+        await complete.wait()
+        return {"type": "http.disconnect"}  # what servers say once the response is out
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            complete.set()
+
+    path: dict[str, Any] = {"path": CHAT, "raw_path": CHAT.encode(), "query_string": b"", "headers": []}
+    async with app.router.lifespan_context(app):
+        await asyncio.wait_for(app({"type": "http", "asgi": {"spec_version": "2.3"}, "method": "POST", **path}, receive, send), 5)
+    return sent
+
+
+async def test_a_streaming_app_whose_answer_is_refused_is_not_left_waiting() -> None:
+    broken = {"model": "m", "stream": True, "messages": [{"role": "user", "content": chr(92)}]}
+    sent = await exchange(app_with(), broken)  # the app puts the backslash unescaped into its JSON
+    assert sent[0]["status"] == 502
+    fine = await exchange(app_with(), broken | {"messages": HI})
+    assert fine[0]["status"] == 200
+
+
+async def test_background_work_of_the_app_is_finished_after_the_client_has_its_answer() -> None:
+    app, done = app_with(), asyncio.Event()
+
+    async def later() -> None:
+        await asyncio.sleep(0.05)
+        done.set()
+
+    @app.middleware("http")
+    async def with_background(request: Request, call_next: Any) -> Response:
+        await call_next(request)
+        return Response(completion("fine"), media_type="application/json", background=BackgroundTask(later))
+
+    app.user_middleware.reverse()  # the guard outermost
+    sent = await exchange(app, {"model": "m", "messages": HI})
+    assert (sent[0]["status"], done.is_set()) == (200, True)
 
 
 def test_an_app_whose_guard_was_not_started_refuses() -> None:

@@ -9,7 +9,6 @@ from asgi_cases import BAD, BODY, CHAT, EVENTS, HI, Answering, Proxy, completion
 
 from guardrail.events import DecisionMade, RequestRefused
 from guardrail.testing import ScriptedClassifier, contains
-from guardrail.types import Stage
 from guardrail.upstream.embedded import EmbeddedUpstream
 
 
@@ -139,16 +138,19 @@ async def test_a_shadow_route_judges_and_changes_nothing() -> None:
         assert [event.decision.outcome.shadow.word for event in proxy.sink.of(DecisionMade)] == ["block", "block"]
 
 
-async def test_an_unchecked_stage_is_not_recorded_as_judged_and_its_answer_is_not_held() -> None:
+@pytest.mark.parametrize("mode", ["checks nothing", "watches"])
+async def test_an_unenforced_answer_is_not_held(mode: str) -> None:
     released = asyncio.Event()
+    frames = stream("some", "thing forbidden")
 
     async def upstream(scope: object, receive: object, send: object) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
-        await send({"type": "http.response.body", "body": b": first\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": frames[0], "more_body": True})
         await released.wait()
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": b"".join(frames[1:])})
 
-    async with proxied(config({"output": {"policies": []}}), upstream=upstream) as proxy:
+    section = [] if mode == "checks nothing" else [{"id": "harassment", "mode": "shadow"}]
+    async with proxied(config({"output": {"policies": section}}), upstream=upstream) as proxy:
         sent: list[bytes] = []
 
         async def send(message: dict[str, object]) -> None:
@@ -157,8 +159,15 @@ async def test_an_unchecked_stage_is_not_recorded_as_judged_and_its_answer_is_no
                 released.set()  # the first piece came through before the upstream was done
 
         await asyncio.wait_for(proxy.app(scope(), receiver(BODY), send), 5)
-        assert b"".join(sent) == b": first\n\ndata: [DONE]\n\n"
-        assert [event.decision.stage for event in proxy.sink.of(DecisionMade)] == [Stage.INPUT]
+        assert b"".join(sent) == b"".join(frames)
+        assert [event.decision.outcome.shadow.word for event in proxy.sink.of(DecisionMade)] == ["pass", "block"][: 1 + len(section)]
+
+
+async def test_a_watched_answer_that_cannot_be_read_passes_and_is_recorded_as_unjudged() -> None:
+    upstream = Answering([b"<p>"], headers=[(b"content-type", b"text/html")])
+    async with proxied(config({"mode": "shadow"}), upstream=upstream) as proxy:
+        assert (await proxy.ask()).content == b"<p>"
+        assert [event.decision.outcome.unjudged for event in proxy.sink.of(DecisionMade)] == [False, True]
 
 
 def scope(headers: tuple[tuple[bytes, bytes], ...] = ()) -> dict[str, object]:
