@@ -1,10 +1,6 @@
-"""Where policies come from, and the one place that holds the set in force.
+"""Where policies come from: `Sources.load` only reads; what it returns is put into force by the publisher on the HTTP surface."""
 
-`Sources.load` is pure reading; `Registry.publish` prepares first and swaps afterwards, so that a failure keeps the last good set.
-"""
-
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,9 +11,7 @@ from guardrail.policy.findings import Report
 from guardrail.policy.sets import PolicySet, PolicySets
 from guardrail.types import Policy
 
-Prepare = Callable[[Sequence[Policy]], Awaitable[None]]
-
-__all__ = ["PolicySet", "PolicySets", "Prepare", "Registry", "Sources", "load_folder", "policy_files", "shipped_folder"]
+__all__ = ["PolicySet", "PolicySets", "Sources", "load_folder", "policy_files", "shipped_folder"]
 
 
 def shipped_folder() -> Path:
@@ -88,33 +82,3 @@ class Sources:
         if self.folder:
             base = base.overlay(loaded[self.folder])
         return PolicySets(base, {name: base.overlay(loaded[folder]) for name, folder in self.tenants.items()})
-
-
-class Registry:
-    """Holds the published sets. `current` is one attribute read, so a reader sees one generation whole, never two mixed."""
-
-    def __init__(self) -> None:
-        self._current = PolicySets()
-        self._publishing = asyncio.Lock()
-
-    @property
-    def current(self) -> PolicySets:
-        """The sets in force; empty and of generation 0 until something is published."""
-        return self._current
-
-    @property
-    def generation(self) -> int:
-        """How many times something was published."""
-        return self._current.generation
-
-    async def publish(self, new: PolicySets, *, prepare: Prepare | None = None) -> PolicySets:
-        """Make sets the current ones under the next generation number, and return them so numbered.
-
-        `prepare` gets every distinct policy first. If it raises, its error goes to the caller and the last good sets stay.
-        Publications follow one another; readers never wait.
-        """
-        async with self._publishing:
-            if prepare is not None:
-                await prepare(new.distinct())
-            self._current = new.at(self.generation + 1)
-            return self._current

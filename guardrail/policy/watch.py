@@ -12,10 +12,6 @@ from pathlib import Path
 
 from watchfiles import awatch
 
-from guardrail.errors import ClassifierError, Finding, PolicyError
-from guardrail.policy.registry import Prepare, Registry
-from guardrail.policy.sets import PolicySets
-
 SETTLE_S = 0.2  # an editor's save is several writes and renames; a deployment writes several files
 SETTLE_ROUNDS = 25  # a file that never rests must not keep the others from being read
 POLL_MS = 2_000
@@ -101,29 +97,6 @@ async def _wake(watched: Watched, stop: asyncio.Event, poll_ms: int) -> None:
             return
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), poll_ms / 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """Load, prepare, publish; on any refusal keep the last good sets and say why. Fit to be a watch's `on_change`."""
-
-    load: Callable[[], PolicySets]
-    registry: Registry
-    on_refused: Callable[[tuple[Finding, ...]], Awaitable[None]]
-    prepare: Prepare | None = None
-
-    async def __call__(self) -> PolicySets | None:
-        """The sets published, or None where nothing changed or the new ones were refused."""
-        try:
-            new = await asyncio.to_thread(self.load)
-            if new.at(0) == self.registry.current.at(0):
-                return None
-            return await self.registry.publish(new, prepare=self.prepare)
-        except PolicyError as error:
-            await self.on_refused(error.findings)
-        except ClassifierError as error:
-            await self.on_refused((Finding("<classifier>", 0, error.code, f"the new policies could not be prepared: {error}"),))
-        return None
 
 
 def _stat(path: Path) -> tuple[str, int, int, int] | None:

@@ -1,14 +1,11 @@
-import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from guardrail.errors import ClassifierError, PolicyError
+from guardrail.errors import PolicyError
 from guardrail.policy.document import parse
-from guardrail.policy.registry import Registry, Sources, load_folder, shipped_folder
-from guardrail.policy.sets import PolicySet, PolicySets
-from guardrail.types import Policy
+from guardrail.policy.registry import Sources, load_folder, shipped_folder
+from guardrail.policy.sets import PolicySet
 
 
 def renamed(document: str, policy_id: str, **edits: str) -> str:
@@ -87,49 +84,3 @@ def test_sets_cannot_be_changed(document: str) -> None:
         policies.policies["x"] = policies["used_cars"]  # type: ignore[index]
     with pytest.raises(AttributeError):
         policies.generation = 3  # type: ignore[misc]
-
-
-async def test_publishing_prepares_every_distinct_policy_and_numbers_the_sets(folders: Path) -> None:
-    registry, prepared = Registry(), []
-
-    async def prepare(policies: Sequence[Policy]) -> None:
-        prepared.extend(policies)
-        assert registry.generation == 0
-
-    assert (registry.generation, len(registry.current.base)) == (0, 0)
-    published = await registry.publish(sources(folders).load(), prepare=prepare)
-    assert registry.current is published
-    assert (published.generation, published.base.generation, published.for_tenant("acme").generation) == (1, 1, 1)
-    assert sorted(policy.id for policy in prepared) == ["bikes", "cars"]
-    assert (await registry.publish(published)).generation == 2
-
-
-async def test_a_failed_preparation_keeps_the_last_good_sets(folders: Path) -> None:
-    async def fail(policies: Sequence[Policy]) -> None:
-        raise ClassifierError("crash", "no memory left")
-
-    registry = Registry()
-    good = await registry.publish(sources(folders).load())
-    with pytest.raises(ClassifierError):
-        await registry.publish(PolicySets(), prepare=fail)
-    assert registry.current is good
-    assert registry.generation == 1
-
-
-async def test_publications_follow_one_another(folders: Path, document: str) -> None:
-    registry, release, order = Registry(), asyncio.Event(), []
-
-    async def slow(policies: Sequence[Policy]) -> None:
-        order.append("slow")
-        await release.wait()
-
-    async def quick(policies: Sequence[Policy]) -> None:
-        order.append("quick")
-
-    first = asyncio.create_task(registry.publish(sources(folders).load(), prepare=slow))
-    second = asyncio.create_task(registry.publish(PolicySets(PolicySet.of([parse(document)])), prepare=quick))
-    await asyncio.sleep(0.01)
-    assert order == ["slow"]
-    release.set()
-    assert [(await first).generation, (await second).generation] == [1, 2]
-    assert list(registry.current.base) == ["used_cars"]

@@ -1,14 +1,11 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from guardrail.errors import ClassifierError, Finding
-from guardrail.policy.registry import Registry, Sources
-from guardrail.policy.watch import Reload, Watched, watch
-from guardrail.types import Policy
+from guardrail.policy.watch import Watched, watch
 
 
 class Calls:
@@ -112,57 +109,3 @@ async def test_a_cancelled_watch_ends(tmp_path: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 2)
-
-
-async def test_a_bad_file_keeps_the_last_good_set_and_is_reported_until_it_is_mended(tmp_path: Path, document: str) -> None:
-    source, registry, refused, calls = Sources(shipped=False, folder=tmp_path), Registry(), [], Calls()
-    (tmp_path / "cars.md").write_text(document)
-
-    async def on_refused(findings: tuple[Finding, ...]) -> None:
-        refused.extend(findings)
-
-    reload = Reload(source.load, registry, on_refused)
-
-    async def on_change() -> None:
-        await reload()
-        await calls()
-
-    assert await reload() is registry.current
-    async with watching(Watched(source.folders), on_change):
-        (tmp_path / "cars.md").write_text(document.replace("0.6", "6"))
-        await calls.next()
-        assert [finding.code for finding in refused] == ["P009"]
-        assert (registry.generation, registry.current.base["used_cars"].threshold) == (1, 0.6)
-        (tmp_path / "cars.md").write_text(document.replace("0.6", "0.7"))
-        await calls.next()
-        assert (registry.generation, registry.current.base["used_cars"].threshold) == (2, 0.7)
-    assert len(refused) == 1
-
-
-async def test_files_written_anew_without_a_change_publish_nothing(tmp_path: Path, document: str) -> None:
-    (tmp_path / "cars.md").write_text(document)
-
-    async def on_refused(findings: tuple[Finding, ...]) -> None:
-        raise AssertionError(findings)
-
-    reload = Reload(Sources(shipped=False, folder=tmp_path).load, registry := Registry(), on_refused)
-    await reload()
-    (tmp_path / "cars.md").write_text(document + "\n")
-    assert await reload() is None
-    assert registry.generation == 1
-
-
-async def test_policies_that_cannot_be_prepared_are_reported_and_not_published(tmp_path: Path, document: str) -> None:
-    (tmp_path / "cars.md").write_text(document)
-    refused: list[Finding] = []
-
-    async def on_refused(findings: tuple[Finding, ...]) -> None:
-        refused.extend(findings)
-
-    async def fail(policies: Sequence[Policy]) -> None:
-        raise ClassifierError("too_long", f"{policies[0].id} does not fit")
-
-    registry = Registry()
-    assert await Reload(Sources(shipped=False, folder=tmp_path).load, registry, on_refused, fail)() is None
-    assert registry.generation == 0
-    assert [(finding.code, "does not fit" in finding.message) for finding in refused] == [("too_long", True)]
