@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from guardrail.upstream.embedded import EmbeddedUpstream
 from guardrail.upstream.in_process import InProcessUpstream
 
 CHAT = "/v1/chat/completions"
+POLICIES = {"folder": str(Path(__file__).parent / "policies"), "shipped": False}  # one small policy: quick to read
 BAD = "something forbidden"
 HI = [{"role": "user", "content": "hi"}]
 BODY = json.dumps({"model": "m", "messages": HI}).encode()
@@ -25,7 +27,7 @@ def config(route: Mapping[str, Any] | None = None, **sections: Any) -> Config:
     """One route with one policy in both stages; `route` overrides its keys, `sections` add sections."""
     policies = {"policies": ["harassment"]}
     defaults = {"name": "default", "input": policies, "output": policies}
-    return Config.model_validate({"routes": [defaults | dict(route or {})], **sections})
+    return Config.model_validate({"routes": [defaults | dict(route or {})], "policies": POLICIES, **sections})
 
 
 @dataclass

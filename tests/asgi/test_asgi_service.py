@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi_cases import BAD, CHAT, HI, Answering, completion, config, proxied
+from asgi_cases import BAD, CHAT, HI, POLICIES, Answering, completion, config, proxied
 
 from guardrail.asgi.canaries import Canaries, canary_of
 from guardrail.asgi.service import Backends, GuardService
@@ -17,7 +17,6 @@ from guardrail.config.models import Config
 from guardrail.config.tenants import hash_key
 from guardrail.errors import ConfigError, GuardrailError, PolicyError
 from guardrail.events import CanaryChecked, EventFanout, PoliciesPublished, PoliciesRefused
-from guardrail.policy.registry import shipped_folder
 from guardrail.testing import RecordingSink, ScriptedClassifier, contains, policy
 from guardrail.types import Action
 
@@ -53,7 +52,7 @@ async def test_a_route_of_one_tenant_does_not_serve_another() -> None:
         {"name": "acme", "tenant": "acme", "input": section, "output": section},
         {"name": "other", "tenant": "other", "model": "embedded-chat", "input": {"policies": []}, "output": {"policies": []}},
     ]
-    async with proxied(Config.model_validate({"routes": routes, "tenants": tenants})) as proxy:
+    async with proxied(Config.model_validate({"routes": routes, "tenants": tenants, "policies": POLICIES})) as proxy:
 
         async def asked(key: str, model: str) -> int:
             headers = {"authorization": f"Bearer {key}"}
@@ -76,7 +75,7 @@ async def test_health_and_readiness() -> None:
     async with proxied() as proxy:
         assert (await proxy.client.get("/healthz")).text == "ok"
         ready = (await proxy.client.get("/readyz")).json()
-        assert (ready["ready"], ready["generation"], ready["policies"]) == (True, 1, 8)
+        assert (ready["ready"], ready["generation"], ready["policies"]) == (True, 1, 1)
 
 
 def pair(threshold: float = 0.5) -> Canary:
@@ -145,7 +144,7 @@ async def test_readyz_is_503_while_a_classifier_says_the_same_to_everything() ->
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shutil.copy(shipped_folder() / "harassment.md", tmp_path)
+    shutil.copy(Path(POLICIES["folder"]) / "harassment.md", tmp_path)
     return tmp_path
 
 
