@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 OWN = ROOT / "guardrail" / "training" / "own_text"
 AREAS = ["hate_speech", "harassment", "toxicity", "sexual_content", "self_harm", "violence", "illegal_activity", "prompt_attack"]
 KINDS = {"llm_prompt", "llm_response", "user_content"}
-FILES = ["benign_prompts", "violations_mild", "hard_negatives"]
+FILES = sorted(path.stem for path in OWN.glob("*.jsonl"))
 
 
 def rows(name: str) -> list[dict]:
