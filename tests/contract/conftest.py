@@ -1,5 +1,6 @@
 """One server for all contract tests."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,16 @@ from contract_server import Running, serving
 def server() -> Iterator[Running]:
     with serving() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def event_loop_of_the_libraries() -> Iterator[None]:
+    """Some client libraries ask for the thread's event loop even when used without async, and would leave an open one behind."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture
