@@ -51,7 +51,10 @@ def error_code(error: str | None) -> str:
 
 def short(text: str, limit: int = 128) -> str:
     """An identifier on one printable line of at most `limit` characters."""
-    return "".join(character if character.isprintable() else "?" for character in text[:limit])
+    cut = text[:limit]
+    if cut.isprintable():  # nearly always
+        return cut
+    return "".join(character if character.isprintable() else "?" for character in cut)
 
 
 def _rank(verdict: Verdict) -> tuple[bool, float]:

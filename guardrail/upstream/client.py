@@ -1,5 +1,6 @@
 """An OpenAI-shaped upstream over HTTP: one pooled aiohttp session, bytes passed through."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,7 +12,7 @@ from guardrail.errors import UpstreamError
 from guardrail.upstream.answer import Headers, Limits, Timeouts, UpstreamAnswer
 from guardrail.upstream.bounded import bounded, joined
 from guardrail.upstream.headers import forwarded, returned
-from guardrail.upstream.retry import connect_retry
+from guardrail.upstream.retry import FIRST_PAUSE_S, connect_retry, may_retry
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,;=-]+)+/?(?:\?[^#\s]*)?")
 
@@ -43,7 +44,7 @@ class UpstreamClient:
         """See `Upstream.send`. A failed connect is retried (nothing was sent); a request that reached the upstream never is."""
         url = self._url(path)
         sent = forwarded(headers, self._api_key)
-        response: aiohttp.ClientResponse = await connect_retry()(self._request, method, url, sent, body)
+        response = await self._connected(method, url, sent, body)
         try:
             if 300 <= response.status < 400:
                 raise UpstreamError("malformed", f"the upstream answered with a redirect ({response.status}), which is not followed")
@@ -56,6 +57,17 @@ class UpstreamClient:
         self._closed = True
         if self._session is not None:
             await self._session.close()
+
+    async def _connected(self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes) -> aiohttp.ClientResponse:
+        """The first try goes straight, since nearly all succeed and setting up retries costs as much as the request."""
+        try:
+            return await self._request(method, url, headers, body)
+        except UpstreamError as error:
+            if not may_retry(error):
+                raise
+        await asyncio.sleep(FIRST_PAUSE_S)
+        response: aiohttp.ClientResponse = await connect_retry()(self._request, method, url, headers, body)
+        return response
 
     async def _request(self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes) -> aiohttp.ClientResponse:
         with _translated():
