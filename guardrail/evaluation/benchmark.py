@@ -104,10 +104,8 @@ def pooled_flag_rate(lines: Iterable[Line], sets: Iterable[str] = BENIGN) -> tup
 
 def markdown(lines: Sequence[Line]) -> str:
     """The table as GitHub Markdown; a dash where only one label occurs."""
-    out = [
-        "| set | area | asked | rows | violating | ROC AUC | AUPRC | precision | recall | F1 | flagged |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    head = "| set | area | asked | rows | violating | ROC AUC | AUPRC | precision | recall | F1 | flagged |"
+    out = [head, "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for line in lines:
         q = line.quality
         both = q.auc is not None

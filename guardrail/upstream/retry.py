@@ -4,7 +4,6 @@ import tenacity
 
 from guardrail.errors import UpstreamError
 
-
 FIRST_PAUSE_S = 0.1
 
 

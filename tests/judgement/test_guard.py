@@ -152,7 +152,7 @@ CANARY = Canary(VIOLENCE, "attack them", "good morning")
         ({}, "hang", False, "violating text was not judged (timeout); benign text was not judged (timeout)"),
     ],
 )
-async def test_a_canary_is_right_only_when_both_texts_are(script: dict[str, object], fault: object, ok: bool, detail: str) -> None:  # noqa: FBT001
+async def test_a_canary_is_right_only_when_both_texts_are(script: dict[str, object], fault: object, ok: bool, detail: str) -> None:
     checked = await check_canary(ScriptedClassifier(script, fault=fault), CANARY, name="scripted", deadline_s=0.05)
     assert (checked.classifier, checked.ok, checked.detail) == ("scripted", ok, detail)
 

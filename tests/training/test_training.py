@@ -1,5 +1,6 @@
 """Training: what may be learnt from, what a text's label is under policies that disagree, and a run that can be interrupted."""
 
+import contextlib
 import gzip
 import json
 import random
@@ -198,10 +199,8 @@ def _run(folder: Path, recipe: Recipe, *, stop_after: int | None = None) -> tupl
         if progress.step == stop_after:
             raise Stopped
 
-    try:
+    with contextlib.suppress(Stopped):
         train(model, Sampler(rows, materials, seed=recipe.seed, texts=16), recipe, folder, report=report)
-    except Stopped:
-        pass
     return model, losses
 
 
