@@ -108,12 +108,11 @@ def markdown(lines: Sequence[Line]) -> str:
     out = [head, "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for line in lines:
         q = line.quality
-        both = q.auc is not None
-        cells = [
-            line.task.set, line.task.area or "all", "all eight" if line.task.policy == ANY else line.task.policy, str(q.rows), str(q.positives),
-            *(f"{value:.3f}" if value is not None and both else "-" for value in (q.auc, q.auprc)),
-            *(f"{value:.2f}" if q.positives else "-" for value in (q.precision, q.recall, q.f1)), f"{q.flagged:.1%}",
-        ]  # fmt: skip
+        asked = "all eight" if line.task.policy == ANY else line.task.policy
+        cells = [line.task.set, line.task.area or "all", asked, str(q.rows), str(q.positives)]
+        cells += [f"{value:.3f}" if value is not None else "-" for value in (q.auc, q.auprc)]
+        cells += [f"{value:.2f}" if q.positives else "-" for value in (q.precision, q.recall, q.f1)]
+        cells.append(f"{q.flagged:.1%}")
         out.append(f"| {' | '.join(cells)} |")
     rate, rows = pooled_flag_rate(lines)
     return "\n".join([*out, "", f"Benign sets together, all eight policies on: {rate:.2%} of {rows} texts flagged."])
