@@ -32,7 +32,7 @@ class Paths:
     def kind(self, scope: Scope) -> Kind:
         """Guarded only when the path is spelled exactly so, on the wire too."""
         path = local_path(scope)
-        raw: bytes = scope.get("raw_path") or b""
+        raw: bytes = (scope.get("raw_path") or b"").partition(b"?")[0]
         if path in self._guarded and b"%" not in raw:
             return Kind.GUARDED
         if path in self._unguarded and b"%" not in raw:

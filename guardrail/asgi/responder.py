@@ -15,7 +15,7 @@ from guardrail.asgi.outlet import Outlet
 from guardrail.asgi.paths import local_path
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.tenant import caller
-from guardrail.errors import UpstreamError, WireError
+from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
 from guardrail.telemetry.tracing import RequestSpan
 from guardrail.types import Action, Decision, Stage
@@ -25,6 +25,7 @@ from guardrail.wire.refusal import Reply, failure, input_block, input_block_repl
 logger = logging.getLogger("guardrail")
 
 NOTICE = "This request was blocked by content policy."
+_LARGE_BODY = 262_144  # bytes from which parsing would hold the event loop up noticeably
 _UNWINDING_S = 10.0  # how long a cancelled app may take to let go
 _REPLACED = frozenset({b"accept-encoding", b"x-request-id"})
 
@@ -89,7 +90,7 @@ class GuardResponder:
         limits = service.limits
         check_headers(scope["headers"], max_bytes=limits.max_body_bytes)
         body = await read_body(self._receive, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s)
-        request = parse_request(body)
+        request = parse_request(body) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse_request, body)
         route = table.match(local_path(scope), request.model, self._tenant)
         if route is None:
             raise WireError(404, "model_not_found", "No route serves this model.", param="model")
@@ -153,6 +154,8 @@ class GuardResponder:
             await self._app(scope, _Replay(exchange.body, gate.over), gate.send)
             if not gate.closed:
                 raise UpstreamError("disconnect", "the answer ended before it was whole")
+            if self._outlet.status is None:
+                raise GuardrailError("the answer was judged, but the app behind the guard hid why it was not sent")
         except Halted:
             return
         except UpstreamError as error:
@@ -160,6 +163,8 @@ class GuardResponder:
         except ClientGoneError:
             raise
         except Exception:  # border: the app behind the guard is foreign code; its failure is an upstream's failure
+            if gate.closed and not self._outlet.complete:
+                raise  # the app has answered: what failed is the sending, which is ours
             logger.exception("request %s: the app behind the guard failed", self._request_id)
             await gate.fail(UpstreamError("crash", "the app behind the guard failed"))
 

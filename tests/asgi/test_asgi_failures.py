@@ -224,18 +224,22 @@ async def test_a_body_whose_length_is_a_lie_is_bounded_by_what_arrives() -> None
         assert response.status_code == 413
 
 
-async def test_an_unexpected_defect_is_500_and_releases_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("place", ["guardrail.asgi.exchange.Exchange.judge", "guardrail.asgi.gate.blocked_choices"])
+@pytest.mark.parametrize("timing", ["before", "parallel"])
+async def test_an_unexpected_defect_is_500_and_releases_nothing(
+    place: str, timing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "guardrail.audit")
 
     def defect(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("guardrail.asgi.gate.blocked_choices", defect)
-    monkeypatch.setattr("guardrail.asgi.exchange.Exchange.judge", defect)
-    async with proxied() as proxy:
+    monkeypatch.setattr(place, defect)
+    async with proxied(config({"timing": timing}), upstream=Answering([completion(BAD)])) as proxy:
         response = await proxy.ask()
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
-        assert fault_lines(caplog) == ["request_refused internal_error"]
+        assert response.headers["x-should-retry"] == "false"
+        assert fault_lines(caplog)[-1] == "request_refused internal_error"
 
 
 async def test_a_client_too_slow_to_send_its_body_is_408() -> None:
