@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +18,9 @@ from guardrail.errors import ClassifierError
 from guardrail.types import ClassifyRequest, Policy, Score
 
 SHIPPED = Path(__file__).parent.parent / "models" / "embedded.safetensors"
-CHARACTERS_A_BATCH = 16_384  # callers are joined up to this much text, so that one long text does not hold many short ones
-MOST_WAITING = 4_194_304  # characters queued before new callers are told that the classifier is overloaded
-MOST_CHARACTERS = 1_048_576  # of one text; a longer one is an error, never a truncated guess
+MOST_ACTIVE = 64  # callers that share passes
+MOST_WAITING = 4_194_304  # characters of all callers; a further one is told that the classifier is overloaded
+MOST_CHARACTERS = 262_144  # of one text; a longer one is an error, never a truncated guess
 
 logger = logging.getLogger("guardrail")
 
@@ -29,12 +28,25 @@ Answer = Score | ClassifierError
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-@dataclass(frozen=True, slots=True)
 class _Call:
-    requests: tuple[ClassifyRequest, ...]
-    deadline: float
-    size: int
-    answer: "asyncio.Future[list[Answer]]"
+    """One caller: what it asked, what is refused of it at once, and the reading of the rest."""
+
+    def __init__(self, requests: Sequence[ClassifyRequest], deadline: float, scorer: Scorer) -> None:
+        self.deadline = deadline
+        self.size = sum(len(text) for text in {request.text for request in requests})
+        self.answer: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        self.refused = [_refusal(request, scorer) for request in requests]
+        asked = zip(requests, self.refused, strict=True)
+        self.reading = scorer.begin([(request.text, request.policy) for request, refused in asked if refused is None])
+
+    def settle(self, answer: list[Answer] | ClassifierError) -> None:
+        """Tell the caller, if it still waits."""
+        if self.answer.done():
+            return
+        if isinstance(answer, ClassifierError):
+            self.answer.set_exception(answer)
+        else:
+            self.answer.set_result(answer)
 
 
 class EmbeddedClassifier:
@@ -45,7 +57,7 @@ class EmbeddedClassifier:
         self._id = name
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="embedded-classifier")
         self._waiting: deque[_Call] = deque()
-        self._waiting_size = 0
+        self._size = 0
         self._running: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -77,79 +89,57 @@ class EmbeddedClassifier:
             raise ClassifierError("crash", "the embedded classifier is closed")
         if not requests:
             return []
-        size = sum(len(text) for text in {request.text for request in requests})
-        if self._waiting_size + size > MOST_WAITING and self._waiting:
-            raise ClassifierError("overloaded", f"{len(self._waiting)} calls with {self._waiting_size} characters are waiting already")
-        call = _Call(tuple(requests), deadline, size, asyncio.get_running_loop().create_future())
+        call = _Call(requests, deadline, self._scorer)
+        if self._size + call.size > MOST_WAITING and self._size:
+            raise ClassifierError("overloaded", f"{self._size} characters are waiting already, {MOST_WAITING} may")
+        self._size += call.size
         self._waiting.append(call)
-        self._waiting_size += size
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
-        return await call.answer
+        try:
+            return await call.answer
+        finally:
+            self._size -= call.size
 
     async def aclose(self) -> None:
         """Fail who waits, let the pass in hand end, free the thread."""
         self._closed = True
-        while self._waiting:
-            _settle(self._waiting.popleft(), ClassifierError("crash", "the embedded classifier was closed"))
+        closed = ClassifierError("crash", "the embedded classifier was closed")
+        for call in self._waiting:
+            call.settle(closed)
         if self._running is not None:
             await asyncio.wait({self._running})
         self._worker.shutdown(wait=True)
 
     async def _run(self) -> None:
-        """Schedule, run, settle, until nobody waits."""
+        """Schedule, run one short pass, settle, until nobody waits. Who has gone or is late leaves before the next pass."""
         loop = asyncio.get_running_loop()
-        while batch := self._schedule():
-            requests = [request for call in batch for request in call.requests]
-            latest = max(call.deadline for call in batch)
+        active: list[_Call] = []
+        while active or self._waiting:
+            while self._waiting and len(active) < MOST_ACTIVE:
+                active.append(self._waiting.popleft())
+            active = [call for call in active if self._wanted(call)]
+            if not active:
+                continue
             try:
-                answers = await loop.run_in_executor(self._worker, self._answers, requests, latest)
+                await loop.run_in_executor(self._worker, self._scorer.advance, [call.reading for call in active])
             except Exception as error:  # border: whatever broke in there, every waiter is told at once and the loop lives on
-                logger.exception("embedded classifier failed on a batch of %d", len(requests))
-                for call in batch:
-                    _settle(call, ClassifierError("crash", f"the embedded model failed: {type(error).__name__}"))
+                logger.exception("the embedded classifier failed on %d calls", len(active))
+                for call in active:
+                    call.settle(ClassifierError("crash", f"the embedded model failed: {type(error).__name__}"))
                 continue
-            place = 0
-            for call in batch:
-                _settle(call, answers[place : place + len(call.requests)])
-                place += len(call.requests)
+            for call in active:
+                if call.reading.finished:
+                    call.settle(self._answers(call))
 
-    def _schedule(self) -> list[_Call]:
-        """The next callers in order, dropping who has gone or whose time is up."""
-        batch: list[_Call] = []
-        size = 0
-        while self._waiting and (not batch or size + self._waiting[0].size <= CHARACTERS_A_BATCH):
-            call = self._waiting.popleft()
-            self._waiting_size -= call.size
-            if call.answer.done():
-                continue
-            if call.deadline <= time.monotonic():
-                _settle(call, ClassifierError("timeout", "the deadline passed while waiting for the embedded model"))
-                continue
-            batch.append(call)
-            size += call.size
-        return batch
+    def _wanted(self, call: _Call) -> bool:
+        if not call.answer.done() and call.deadline <= time.monotonic():
+            call.settle(ClassifierError("timeout", "the deadline passed before the embedded model had read everything"))
+        return not call.answer.done()
 
-    def _answers(self, requests: Sequence[ClassifyRequest], deadline: float) -> list[Answer]:
-        """On the worker thread: one answer a request; a bad one does not spoil its neighbours."""
-        answers: list[Answer | None] = [self._refusal(request) for request in requests]
-        asked = [place for place, answer in enumerate(answers) if answer is None]
-        if asked:
-            try:
-                found = self._scorer.score([(requests[place].text, requests[place].policy) for place in asked], deadline=deadline)
-            except TimeoutError:
-                late = ClassifierError("timeout", "the deadline passed while the embedded model was reading")
-                return [late if answer is None else answer for answer in answers]
-            for place, each in zip(asked, found, strict=True):
-                answers[place] = self._scored(each)
-        return [answer for answer in answers if answer is not None]
-
-    def _refusal(self, request: ClassifyRequest) -> ClassifierError | None:
-        if len(request.text) > MOST_CHARACTERS:
-            return ClassifierError("too_long", f"{len(request.text)} characters, the embedded model reads {MOST_CHARACTERS} at most")
-        if not self._scorer.is_resident(request.policy):
-            return ClassifierError("not_prepared", f"policy {request.policy.id} {request.policy.version} was not prepared")
-        return None
+    def _answers(self, call: _Call) -> list[Answer]:
+        found = iter(self._scorer.answers(call.reading))
+        return [self._scored(next(found)) if refused is None else refused for refused in call.refused]
 
     def _scored(self, found: Found) -> Answer:
         if not math.isfinite(found.value):
@@ -157,13 +147,12 @@ class EmbeddedClassifier:
         return Score(found.value, self._id, span=found.span)
 
 
-def _settle(call: _Call, answer: list[Answer] | ClassifierError) -> None:
-    if call.answer.done():
-        return
-    if isinstance(answer, ClassifierError):
-        call.answer.set_exception(answer)
-    else:
-        call.answer.set_result(answer)
+def _refusal(request: ClassifyRequest, scorer: Scorer) -> ClassifierError | None:
+    if len(request.text) > MOST_CHARACTERS:
+        return ClassifierError("too_long", f"{len(request.text)} characters, the embedded model reads {MOST_CHARACTERS} at most")
+    if not scorer.is_resident(request.policy):
+        return ClassifierError("not_prepared", f"policy {request.policy.id} {request.policy.version} was not prepared")
+    return None
 
 
 def _dtype(precision: Precision) -> torch.dtype:

@@ -1,6 +1,7 @@
 """The embedded classifier as the guard sees it: one answer a request, shared passes, and an error for whatever cannot be scored."""
 
 import asyncio
+import math
 import time
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from tiny import model_file
 
 from guardrail.classifiers import embedded
 from guardrail.classifiers.embedded import EmbeddedClassifier
+from guardrail.engine.embedded import scorer as scorer_module
 from guardrail.engine.embedded.scorer import Scorer
 from guardrail.engine.embedded.weights import load
 from guardrail.errors import ClassifierError
 from guardrail.testing import policy
-from guardrail.types import ClassifyRequest, Score
+from guardrail.types import ClassifyRequest, Score, Span
 
 ONE, TWO = policy("one", body="one"), policy("two", body="two")
 
@@ -42,18 +44,45 @@ async def test_answers_come_in_order_with_the_weights_digest(classifier: Embedde
 
 
 async def test_callers_at_the_same_time_share_passes(classifier: EmbeddedClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    score = Scorer.score
+    passes: list[int] = []
+    advance = Scorer.advance
 
-    def counted(self: Scorer, asked, *, deadline: float):  # type: ignore[no-untyped-def]
-        sizes.append(len(asked))
-        return score(self, asked, deadline=deadline)
+    def counted(self: Scorer, readings) -> None:  # type: ignore[no-untyped-def]
+        passes.append(len(readings))
+        advance(self, readings)
 
-    monkeypatch.setattr(Scorer, "score", counted)
+    monkeypatch.setattr(Scorer, "advance", counted)
     texts = [f"text {number}" for number in range(20)]
     found = await asyncio.gather(*(classifier.classify([ClassifyRequest(ONE, text)], deadline=_later()) for text in texts))
-    assert len(found) == sum(sizes) == 20
-    assert len(sizes) <= 2
+    assert len(found) == sum(passes) == 20
+    assert len(passes) <= 2
+
+
+async def test_a_short_text_does_not_wait_for_long_ones(classifier: EmbeddedClassifier) -> None:
+    long = [
+        asyncio.create_task(classifier.classify([ClassifyRequest(ONE, f"{number} " + "abc " * 30_000)], deadline=_later()))
+        for number in range(3)
+    ]
+    await asyncio.sleep(0.05)
+    (answer,) = await classifier.classify([ClassifyRequest(ONE, "hello")], deadline=_later())
+    assert isinstance(answer, Score)
+    assert not any(task.done() for task in long)
+    for task in long:
+        task.cancel()
+    await asyncio.gather(*long, return_exceptions=True)
+
+
+async def test_a_caller_that_has_gone_is_not_read_on(classifier: EmbeddedClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = asyncio.create_task(classifier.classify([ClassifyRequest(ONE, "abc " * 60_000)], deadline=_later()))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    started = time.monotonic()
+    await classifier.classify([ClassifyRequest(ONE, "hello")], deadline=_later())
+    monkeypatch.setattr(embedded, "MOST_WAITING", 10)
+    (answer,) = await classifier.classify([ClassifyRequest(ONE, "hello there, hello")], deadline=_later())
+    assert isinstance(answer, Score), "what had gone still counted as waiting"
+    assert time.monotonic() - started < 10
 
 
 async def test_what_cannot_be_scored_is_an_error_beside_its_neighbours(
@@ -76,8 +105,8 @@ async def test_a_passed_deadline_is_a_timeout_without_work(classifier: EmbeddedC
 async def test_a_long_text_stops_at_its_deadline(classifier: EmbeddedClassifier) -> None:
     asked = [ClassifyRequest(ONE, f"{number} " + "abc " * 2000) for number in range(40)]
     started = time.monotonic()
-    answers = await classifier.classify(asked, deadline=_later(0.05))
-    assert {answer.code for answer in answers} == {"timeout"}
+    with pytest.raises(ClassifierError, match="deadline passed before"):
+        await classifier.classify(asked, deadline=_later(0.05))
     assert time.monotonic() - started < 5
 
 
@@ -93,6 +122,28 @@ async def test_not_a_number_is_an_error(tmp_path: Path) -> None:
     assert answer.code == "not_a_number"
 
 
+def test_a_not_a_number_in_one_window_is_not_lost_in_the_next(tmp_path: Path) -> None:
+    loaded = load(model_file(tmp_path))
+    scorer = Scorer(loaded.model, loaded.tokens, loaded.calibration)
+    scorer.prepare([ONE])
+    reading = scorer.begin([("abc", ONE)])
+    for logit in (-3.0, float("nan"), 5.0):
+        reading.note(0, logit, Span(0, 1))
+    assert math.isnan(scorer.answers(reading)[0].value)
+
+
+def test_policies_of_old_generations_go_when_there_are_very_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer_module, "MOST_RESIDENT", 2)
+    loaded = load(model_file(tmp_path))
+    scorer = Scorer(loaded.model, loaded.tokens, loaded.calibration)
+    scorer.prepare([ONE])
+    scorer.prepare([TWO])
+    assert scorer.is_resident(ONE)
+    scorer.prepare([TWO, policy("three", body="three")])
+    assert not scorer.is_resident(ONE)
+    assert scorer.is_resident(TWO)
+
+
 async def test_a_crash_tells_every_waiter_and_the_next_call_works(
     classifier: EmbeddedClassifier, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,11 +151,11 @@ async def test_a_crash_tells_every_waiter_and_the_next_call_works(
         raise MemoryError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Scorer, "score", broken)
+        patched.setattr(Scorer, "advance", broken)
         calls = [classifier.classify([ClassifyRequest(ONE, f"text {number}")], deadline=_later()) for number in range(5)]
         found = await asyncio.gather(*calls, return_exceptions=True)
     assert {getattr(error, "code", None) for error in found} == {"crash"}
-    assert "embedded classifier failed" in caplog.text
+    assert "the embedded classifier failed" in caplog.text
     (answer,) = await classifier.classify([ClassifyRequest(ONE, "abc")], deadline=_later())
     assert isinstance(answer, Score)
 

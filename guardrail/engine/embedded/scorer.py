@@ -1,7 +1,8 @@
-"""Scoring with resident policies: any mix of texts and policies in few passes over the texts."""
+"""Scoring with resident policies: any mix of texts and policies in short passes, so that a long text never holds up a short one."""
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from guardrail.engine.embedded.tokens import Tokens, Window, pad
 from guardrail.engine.embedded.weights import Calibration
 from guardrail.types import Policy, Span
 
-TOKENS_A_PASS = 4096  # padded text tokens a pass; bounds memory, not the number of texts
-PAIRS_A_PASS = 256
+TOKENS_A_PASS = 2048  # of text; about a tenth of a second on one core
+PAIRS_A_READ = 256
+MOST_RESIDENT = 1024  # policies; beyond that those of the oldest generations go
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,42 @@ class Found:
     span: Span
 
 
+class Reading:
+    """Texts on their way through the model, under the policies as they were when it began. Advanced by `Scorer.advance`."""
+
+    def __init__(self, asked: Sequence[tuple[str, Policy]], resident: dict[str, Resident], tokens: Tokens) -> None:
+        self.policies: dict[str, Resident] = {policy.digest: resident[policy.digest] for _, policy in asked}
+        self.wanted: dict[str, dict[str, list[int]]] = {}
+        for place, (text, policy) in enumerate(asked):
+            self.wanted.setdefault(text, {}).setdefault(policy.digest, []).append(place)
+        self.best: list[tuple[float, Span]] = [(-math.inf, Span(0, 0))] * len(asked)
+        self._tokens = tokens
+        self._texts = deque(self.wanted)
+        self._windows: deque[tuple[str, Window]] = deque()
+
+    @property
+    def finished(self) -> bool:
+        """True when every window of every text was taken."""
+        return not self._texts and not self._windows
+
+    def take(self) -> tuple[str, Window] | None:
+        """The next window; a text is tokenised when its turn comes. None at the end."""
+        if not self._windows:
+            if not self._texts:
+                return None
+            text = self._texts.popleft()
+            self._windows.extend((text, window) for window in self._tokens.windows(text))
+        return self._windows.popleft()
+
+    def note(self, place: int, logit: float, span: Span) -> None:
+        """Keep the highest logit. A NaN stays once it was seen: the caller must turn it into an error rather than lose it."""
+        before = self.best[place][0]
+        if not math.isnan(before) and not logit <= before:
+            self.best[place] = (logit, span)
+
+
 class Scorer:
-    """Holds a model and its resident policies. Not safe for concurrent calls of `prepare`; `score` only reads."""
+    """Holds a model and its resident policies. Not safe for concurrent calls of `prepare`, nor of `advance`."""
 
     def __init__(self, model: PolicyReader, tokens: Tokens, calibration: Calibration, *, dtype: torch.dtype = torch.float32) -> None:
         self._model = model.eval().to(dtype)
@@ -44,62 +80,75 @@ class Scorer:
         self._resident: dict[str, Resident] = {}
 
     def prepare(self, policies: Sequence[Policy]) -> None:
-        """Encode what is new; policies that are no longer asked about stay until `forget`."""
+        """Encode what is new. Policies of before stay, since exchanges may still be pinned to them, until there are very many."""
+        known = dict(self._resident)
         with torch.inference_mode():
             for policy in policies:
-                if policy.digest not in self._resident:
+                if policy.digest not in known:
                     statements = statements_of(policy)
                     vectors = self._model.encode_statements(*self._tokens.statements([statement.text for statement in statements]))
-                    kinds = torch.tensor([statement.kind for statement in statements])
-                    self._resident = {**self._resident, policy.digest: Resident(vectors, kinds)}
-
-    def forget(self, keep: Sequence[Policy]) -> None:
-        """Drop every resident policy but these."""
-        digests = {policy.digest for policy in keep}
-        self._resident = {digest: resident for digest, resident in self._resident.items() if digest in digests}
+                    known[policy.digest] = Resident(vectors, torch.tensor([statement.kind for statement in statements]))
+        wanted = {policy.digest for policy in policies}
+        spare = [digest for digest in known if digest not in wanted][: max(0, len(known) - MOST_RESIDENT)]
+        self._resident = {digest: resident for digest, resident in known.items() if digest not in spare}
 
     def is_resident(self, policy: Policy) -> bool:
-        """Whether `score` can be asked about the policy."""
+        """Whether `begin` can be asked about the policy."""
         return policy.digest in self._resident
 
-    def score(self, asked: Sequence[tuple[str, Policy]], *, deadline: float = math.inf) -> list[Found]:
-        """The probability for each (text, policy), in order. Raises KeyError for a policy that is not resident.
+    def begin(self, asked: Sequence[tuple[str, Policy]]) -> Reading:
+        """Start on (text, policy) pairs; cheap, nothing is computed yet. Raises KeyError for a policy that is not resident."""
+        return Reading(asked, self._resident, self._tokens)
 
-        Raises TimeoutError once `time.monotonic()` has passed `deadline`, looked at between passes.
+    def advance(self, readings: Sequence[Reading]) -> None:
+        """One pass: windows are taken from the readings in turn until the pass is full, so that each gets on whatever the others hold."""
+        taken: list[tuple[Reading, str, Window]] = []
+        room, live = TOKENS_A_PASS, list(readings)
+        while room > 0 and live:
+            for reading in list(live):
+                item = reading.take()
+                if item is None:
+                    live.remove(reading)
+                elif room > 0:
+                    taken.append((reading, *item))
+                    room -= len(item[1].ids)
+                if room <= 0:
+                    break
+        with torch.inference_mode():
+            for group in _groups(taken):
+                self._read(group)
+
+    def answers(self, reading: Reading) -> list[Found]:
+        """What a finished reading found, in the order it was asked."""
+        return [Found(self._probability(logit), span) for logit, span in reading.best]
+
+    def score(self, asked: Sequence[tuple[str, Policy]], *, deadline: float = math.inf) -> list[Found]:
+        """The probability for each (text, policy), in order; raises TimeoutError once `time.monotonic()` passes `deadline`.
 
         A text is read once however many policies are asked about it; a text longer than a window is read window by window and
         its highest window counts.
         """
-        resident = self._resident
-        digests = list(dict.fromkeys(policy.digest for _, policy in asked))
-        statements = _stacked([resident[digest] for digest in digests])
-        column = {digest: place for place, digest in enumerate(digests)}
-        wanted: dict[str, dict[int, list[int]]] = {}
-        for place, (text, policy) in enumerate(asked):
-            wanted.setdefault(text, {}).setdefault(column[policy.digest], []).append(place)
-        windows = sorted(((text, window) for text in wanted for window in self._tokens.windows(text)), key=lambda item: len(item[1].ids))
-        best: list[tuple[float, Span]] = [(float("-inf"), Span(0, 0))] * len(asked)
-        with torch.inference_mode():
-            for group in _groups(windows):
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-                pairs = [(row, place) for row, (text, _) in enumerate(group) for place in wanted[text]]
-                for (row, policy_place), logit in zip(pairs, self._logits(group, pairs, statements), strict=True):
-                    text, window = group[row]
-                    for place in wanted[text][policy_place]:
-                        # `not <=` lets a NaN through, which the caller must turn into an error rather than lose.
-                        if not logit <= best[place][0]:
-                            best[place] = (logit, window.span)
-        return [Found(self._probability(logit), span) for logit, span in best]
+        reading = self.begin(asked)
+        while not reading.finished:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            self.advance([reading])
+        return self.answers(reading)
 
-    def _logits(self, group: Sequence[tuple[str, Window]], pairs: Sequence[tuple[int, int]], statements: Statements) -> list[float]:
-        ids, mask = pad([window.ids for _, window in group])
-        states = self._model.encode(ids, mask)
-        found: list[float] = []
-        for first in range(0, len(pairs), PAIRS_A_PASS):
-            chosen = torch.tensor(pairs[first : first + PAIRS_A_PASS])
-            found += self._model.read(chosen, statements, states, mask).float().tolist()
-        return found
+    def _read(self, group: Sequence[tuple[Reading, str, Window]]) -> None:
+        policies = {digest: resident for reading, _, _ in group for digest, resident in reading.policies.items()}
+        column = {digest: place for place, digest in enumerate(policies)}
+        asked = [(row, digest) for row, (reading, text, _) in enumerate(group) for digest in reading.wanted[text]]
+        ids, mask = pad([window.ids for _, _, window in group])
+        states, statements = self._model.encode(ids, mask), _stacked(list(policies.values()))
+        for first in range(0, len(asked), PAIRS_A_READ):
+            chosen = asked[first : first + PAIRS_A_READ]
+            pairs = torch.tensor([(row, column[digest]) for row, digest in chosen])
+            logits = self._model.read(pairs, statements, states, mask).float().tolist()
+            for (row, digest), logit in zip(chosen, logits, strict=True):
+                reading, text, window = group[row]
+                for place in reading.wanted[text][digest]:
+                    reading.note(place, logit, window.span)
 
     def _probability(self, logit: float) -> float:
         scaled = torch.tensor(self._calibration.slope * logit + self._calibration.offset, dtype=torch.float64)
@@ -117,11 +166,11 @@ def _stacked(policies: Sequence[Resident]) -> Statements:
     return Statements(vectors, kinds, present)
 
 
-def _groups(windows: Sequence[tuple[str, Window]]) -> list[list[tuple[str, Window]]]:
-    """Neighbours in length, until their padded size is a pass full."""
-    groups: list[list[tuple[str, Window]]] = []
-    for item in windows:
-        if groups and (len(groups[-1]) + 1) * len(item[1].ids) <= TOKENS_A_PASS:
+def _groups(taken: Sequence[tuple[Reading, str, Window]]) -> list[list[tuple[Reading, str, Window]]]:
+    """Windows of like length together, so that little is padding: none in a group is over twice as long as another."""
+    groups: list[list[tuple[Reading, str, Window]]] = []
+    for item in sorted(taken, key=lambda item: len(item[2].ids)):
+        if groups and len(item[2].ids) <= max(32, 2 * len(groups[-1][0][2].ids)):
             groups[-1].append(item)
         else:
             groups.append([item])
