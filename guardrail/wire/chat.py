@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Part
 from guardrail.wire.document import UnreadableError, dump, parse_object
-from guardrail.wire.parts import PartList, TooManyPartsError, is_tokens
+from guardrail.wire.parts import MESSAGE_FIELDS, PartList, TooManyPartsError, is_tokens
 
 FilterResults = Mapping[str, Mapping[str, object]]
 """What one choice was blocked for, in Azure's shape: policy id to `{"filtered": …, "detected": …, "score": …}`."""
@@ -63,6 +63,8 @@ _REQUEST_FIELDS = frozenset(
     ]
 )
 _TOKEN_FIELDS = frozenset({"prompt", "input", "input_ids", "prompt_ids", "prompt_token_ids"})
+_REQUEST_NAMES = {field.casefold(): field for field in _REQUEST_FIELDS | _TOKEN_FIELDS}
+_MESSAGE_NAMES = {field.casefold(): field for field in MESSAGE_FIELDS}
 ANSWER_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"})
 """The top-level fields of an answer that stay when one of its choices was replaced."""
 ANSWER_EXTRAS = frozenset(  # accounting of hosts and gateways: nothing of the model's text
@@ -124,12 +126,14 @@ class ChatAnswer:
 def parse_request(body: bytes) -> ChatRequest:
     """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently.
 
-    Only the exact names count: `Stream` is an unknown field, which is judged and passed on but changes nothing here.
+    So is a known field of the body or of a message that is written in another case (`Stream`, `MESSAGES`): an upstream that reads
+    names regardless of case might take it for the field itself. Other unknown fields are judged and passed on.
     """
     try:
         document = parse_object(body)
     except UnreadableError as error:
         raise WireError(400, "invalid_json", f"{_sentence(error)}.") from None
+    _refuse_case_variants(document, _REQUEST_NAMES)
     model = document.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_LENGTH:
         raise WireError(400, "invalid_model", f"model must be a string of 1 to {MAX_MODEL_LENGTH} characters.", param="model")
@@ -223,6 +227,7 @@ def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
         place = f"messages[{number}]"
         if not isinstance(message, dict):
             raise WireError(400, "invalid_messages", f"{place} must be an object.", param=place)
+        _refuse_case_variants(message, _MESSAGE_NAMES)
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
             raise WireError(400, "invalid_messages", f"{place}.content must be a string, a list or null.", param=f"{place}.content")
@@ -239,6 +244,13 @@ def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
             parts.opaque(key, "tokens")
     parts.rest("body", {key: value for key, value in document.items() if not is_tokens(value)}, _REQUEST_FIELDS)
     return tuple(parts.found)
+
+
+def _refuse_case_variants(holder: Mapping[str, object], names: Mapping[str, str]) -> None:
+    for key in holder:
+        name = names.get(key.casefold(), key)
+        if name != key:
+            raise WireError(400, "ambiguous_field", f'A field differs from "{name}" in its case only; write it as "{name}".', param=name)
 
 
 def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> None:

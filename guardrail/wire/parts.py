@@ -16,6 +16,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})
 _REASONING = frozenset({"reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks"})
+MESSAGE_FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"}) | _REASONING
 _STRUCTURED_TYPES = frozenset({"tool_result", "tool_use", "search_result", "document", "thinking", "reasoning"})
 _OPAQUE_TYPES = {
     "image_url": "image",

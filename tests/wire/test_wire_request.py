@@ -89,10 +89,28 @@ def test_a_refusal_never_quotes_the_body():
     assert "secretword" not in str(error)
 
 
-def test_a_case_variant_of_stream_changes_nothing_but_is_judged():
-    request = parse_request(body(Stream=True, Messages=[{"role": "user", "content": "hidden"}]))
-    assert request.stream is False
-    assert any("hidden" in part.text for part in request.parts)
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (body(Model="other"), "model"),
+        (body(MESSAGES=[{"role": "user", "content": "hidden"}]), "messages"),
+        (body(stream=True).replace(b'"stream"', b'"\\u017ftream"'), "stream"),
+        (body(Input_IDs=[1]), "input_ids"),
+        (body(top_k=1).replace(b"top_k", b"top_\\u212a"), "top_k"),
+        (body([{"role": "user", "content": "fine", "Content": "hidden"}]), "content"),
+        (body([{"role": "user", "content": "fine"}, {"Role": "system", "content": "x"}]), "role"),
+        (body([{"role": "user", "content": "fine", "Reasoning_Content": "x"}]), "reasoning_content"),
+    ],
+)
+def test_a_known_name_in_another_case_is_refused(raw, field):
+    error = refused(raw)
+    assert (error.code, error.param) == ("ambiguous_field", field)
+    assert f'"{field}"' in str(error)
+    assert "hidden" not in str(error)
+
+
+def test_an_unknown_name_is_judged_in_any_case():
+    assert texts(Documents="one", documents="two") == ["hello", "one", "two"]
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function", "oracle", None])
