@@ -1,5 +1,6 @@
 """`guardrail train`: make the weights that ship."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -37,9 +38,14 @@ def train() -> None:
 )
 @click.option("--steps", type=click.IntRange(1), default=DEFAULTS.steps, show_default=True)
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
+@click.option(
+    "--init", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Go on from these weights, at a third of the rates."
+)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Append step, loss and seconds here, a line every 20 steps.")
-def embedded(data: Path | None, output: Path, folder: Path, steps: int, seed: int, threads: int, log: Path | None) -> None:
+def embedded(
+    data: Path | None, output: Path, folder: Path, steps: int, seed: int, init: Path | None, threads: int, log: Path | None
+) -> None:
     """Train the embedded policy reader on the sets that may train shipped weights, plus this project's own text."""
     import torch  # noqa: PLC0415  (heavy; `--help` should not wait for it)
 
@@ -48,6 +54,8 @@ def embedded(data: Path | None, output: Path, folder: Path, steps: int, seed: in
     if where is None:
         raise GuardrailError("no training data: give --data FOLDER or set GUARDRAIL_DATA")
     recipe = Recipe(steps=steps, seed=seed)
+    if init is not None:
+        recipe = replace(recipe, trunk_rate=recipe.trunk_rate / 3, new_rate=recipe.new_rate / 3)
     console = Console(stderr=True)
     columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
     with Bar(*columns, console=console) as bar:
@@ -59,5 +67,5 @@ def embedded(data: Path | None, output: Path, folder: Path, steps: int, seed: in
                 with log.open("a", encoding="utf-8") as lines:
                     lines.write(f"{progress.step}\t{progress.loss:.4f}\t{progress.seconds:.0f}\n")
 
-        digest = train_embedded(Plan(where, folder, output, recipe), load_folder(shipped_folder()), report=report)
+        digest = train_embedded(Plan(where, folder, output, recipe, init), load_folder(shipped_folder()), report=report)
     click.echo(f"{output}: sha256 {digest}")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from guardrail.engine.embedded.minilm import installed_folder, load_base
 from guardrail.engine.embedded.model import ReaderConfig
 from guardrail.engine.embedded.tokens import Tokens
-from guardrail.engine.embedded.weights import Calibration, save
+from guardrail.engine.embedded.weights import Calibration, load, save
 from guardrail.training.rows import TrainingRow, load_rows
 from guardrail.training.sampler import Materials, Sampler, forward
 from guardrail.training.trainer import Progress, Recipe, train
@@ -25,22 +25,28 @@ HELD_OUT = 20  # one unit in so many is kept for calibration and never trained o
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where things are: the labelled data, a folder for checkpoints, the file to write."""
+    """Where things are: the labelled data, a folder for checkpoints, the file to write, and one to go on from (None: the base model)."""
 
     data: Path
     folder: Path
     output: Path
     recipe: Recipe = field(default_factory=Recipe)
+    init: Path | None = None
 
 
 def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[Progress], None]) -> str:
     """Train, calibrate on held-out units and wordings, write `plan.output`, and return its sha256. Resumes from `plan.folder`."""
     torch.manual_seed(plan.recipe.seed)
+    recipe = plan.recipe
     model, tokenizer = load_base(installed_folder(), ReaderConfig())
+    if plan.init is not None:
+        trained = load(plan.init)
+        model.load_state_dict(trained.model.state_dict())
+        recipe = replace(recipe, init=trained.digest)
     tokens, wordings = Tokens.from_json(tokenizer), Wordings.load()
     learnt, kept = split([*load_rows(plan.data), *wordings.topic_rows()])
-    sampler = Sampler(learnt, Materials(wordings, shipped, tokens), seed=plan.recipe.seed)
-    train(model, sampler, plan.recipe, plan.folder, report=report)
+    sampler = Sampler(learnt, Materials(wordings, shipped, tokens), seed=recipe.seed)
+    train(model, sampler, recipe, plan.folder, report=report)
     judge = Sampler(kept, Materials(Wordings.load(held_out=True), shipped, tokens), seed=plan.recipe.seed + 1)
     logits, labels, weights = [], [], []
     with torch.inference_mode():
@@ -50,7 +56,7 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
             labels.append(batch.labels)
             weights.append(batch.weights)
     calibration = fit(torch.cat(logits), torch.cat(labels), torch.cat(weights))
-    notes = {"recipe": json.dumps(asdict(plan.recipe)), "rows": str(len(learnt)), "data": data_digest(learnt)}
+    notes = {"recipe": json.dumps(asdict(recipe)), "rows": str(len(learnt)), "data": data_digest(learnt)}
     plan.output.parent.mkdir(parents=True, exist_ok=True)
     return save(plan.output, model, tokenizer, calibration, notes=notes)
 

@@ -11,10 +11,14 @@ from guardrail.engine.embedded.model import PolicyReader, Statements
 from guardrail.engine.embedded.tokens import Tokens, pad
 from guardrail.training.labels import Aim, target
 from guardrail.training.rows import AREAS, TrainingRow
+from guardrail.training.templates import wrappers
 from guardrail.training.variants import Variant, Wordings, shipped_variant
 from guardrail.types import Policy
 
 ASKED_AREAS = 5
+JOINED = 0.06  # share of texts that are two texts in one
+WRAPPED = 0.35  # share of our own harmless texts that stand inside a task; of violating ones a quarter of it
+LONGEST_WRAPPED = 400
 TOKENS_A_STEP = 2400  # padded text tokens of a step
 TEXT_TOKENS = 128  # a longer training text is cut at a random place; at judging time it is windowed
 SHARES = {"own": 0.46, "prompt": 0.14, "toxic": 0.15, "hate": 0.25}
@@ -56,6 +60,7 @@ class Sampler:
     def __init__(self, rows: Sequence[TrainingRow], materials: Materials, *, seed: int, texts: int = 64, asked: int = 5) -> None:
         self._wordings, self._tokens = materials.wordings, materials.tokens
         self._shipped = {policy.id: policy for policy in materials.shipped}
+        self._wrappers = wrappers()
         self._seed, self._texts, self._asked = seed, texts, asked
         self._families: dict[str, list[TrainingRow]] = {name: [] for name in SHARES}
         for row in rows:
@@ -69,10 +74,13 @@ class Sampler:
         variants = [self._variant(aim, random_) for aim in self._aims(rows, random_)]
         texts, known = [], []
         for row in rows:
-            if random_.random() < 0.06:
+            if random_.random() < JOINED:
                 text, answers = self._joined(row, variants, random_)
             else:
                 text, answers = row.text, [target(row, variant.aim) for variant in variants]
+            harmless = not any(label for label, _ in row.known.values())
+            if row.complete and len(text) < LONGEST_WRAPPED and random_.random() < (WRAPPED if harmless else WRAPPED / 4):
+                text = random_.choice(self._wrappers).replace("{text}", text)
             texts.append(text)
             known.append(answers)
         return self._tensors(texts, known, variants, random_)

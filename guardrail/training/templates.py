@@ -57,6 +57,13 @@ def load_slots() -> Mapping[str, tuple[str, ...]]:
 
 
 @cache
+def wrappers() -> tuple[str, ...]:
+    """Tasks around a text, each with one `{text}`."""
+    raw = yaml.safe_load((FOLDER.parent / "wrappers.yaml").read_text(encoding="utf-8"))
+    return tuple(raw["wrappers"])
+
+
+@cache
 def load_patterns(section: str) -> Mapping[str, tuple[Pattern, ...]]:
     """The patterns of one section (`benign`, `violating`, `look_alikes`) by topic, in the order of its files."""
     topics: dict[str, tuple[Pattern, ...]] = {}

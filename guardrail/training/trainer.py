@@ -26,6 +26,7 @@ class Recipe:
     frozen_layers: int = 2
     weight_decay: float = 0.01
     checkpoint_every: int = 100
+    init: str = ""  # sha256 of the weights it goes on from; empty: the base model's
 
 
 @dataclass(frozen=True, slots=True)
