@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Part
 from guardrail.wire.document import UnreadableError, dump, parse_object
-from guardrail.wire.parts import MESSAGE_FIELDS, PartList, TooManyPartsError, is_tokens
+from guardrail.wire.parts import MESSAGE_FIELDS, PartList, TooManyPartsError, is_prose, is_tokens
 
 FilterResults = Mapping[str, Mapping[str, object]]
 """What one choice was blocked for, in Azure's shape: policy id to `{"filtered": …, "detected": …, "score": …}`."""
@@ -240,7 +240,7 @@ def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
     else:
         parts.unknown("prediction", prediction)
     for key in sorted(_TOKEN_FIELDS & document.keys()):
-        if is_tokens(document[key]):
+        if not is_prose(document[key]):
             parts.opaque(key, "tokens")
     parts.rest("body", {key: value for key, value in document.items() if not is_tokens(value)}, _REQUEST_FIELDS)
     return tuple(parts.found)

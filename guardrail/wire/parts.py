@@ -60,6 +60,13 @@ def is_tokens(value: object) -> bool:
     return all(isinstance(item, int) and not isinstance(item, bool) for item in value) or all(is_tokens(item) for item in value)
 
 
+def is_prose(value: object) -> bool:
+    """True for nothing, a string, or a list of strings each of which has a letter in it, so that none can be a token id."""
+    if isinstance(value, list):
+        return all(isinstance(item, str) and (not item or any(map(str.isalpha, item))) for item in value)
+    return isinstance(value, str) or value is None or value == {}
+
+
 class PartList:
     """Collects parts in order. `choice` is written into each; raises TooManyPartsError beyond `MAX_PARTS`."""
 

@@ -181,9 +181,27 @@ def test_what_is_no_text_is_marked_as_unscannable(part, kind):
     assert [(mark.path, mark.kind) for mark in marks] == [("messages[0].content[0]", kind)]
 
 
-@pytest.mark.parametrize("fields", [{"prompt": [1, 2]}, {"input_ids": [[1], [2]]}])
-def test_token_ids_are_unscannable(fields):
-    assert [part.kind for part in parse_request(body(**fields)).parts if part.text is None] == ["tokens"]
+@pytest.mark.parametrize("field", ["prompt", "input", "input_ids", "prompt_ids", "prompt_token_ids"])
+@pytest.mark.parametrize(
+    "value", [[1, 2], [[1], [2]], [1, 2.0], ["1", "2"], [1, "two"], [["two", 1]], ["two", "3"], [["two"]], {"two": [1]}, 7, [None], [[]]]
+)
+def test_token_ids_are_unscannable_in_any_spelling(field, value):
+    parts = parse_request(body(**{field: value})).parts
+    assert [(part.path, part.kind) for part in parts if part.text is None] == [(field, "tokens")]
+
+
+def test_texts_among_token_ids_are_judged():
+    assert "one\ntwo" in texts(input=[1, "one", ["two"]])
+
+
+@pytest.mark.parametrize(("value", "text"), [("a text", "a text"), ("12", "12"), (["one", "2 and 3", ""], "one\n2 and 3\n")])
+def test_a_prompt_of_plain_text_is_judged_as_text(value, text):
+    assert texts(prompt=value) == ["hello", text]
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}, [""]])
+def test_an_empty_prompt_is_nothing(value):
+    assert texts(prompt=value) == ["hello"]
 
 
 def test_token_ids_as_content_are_unscannable():
