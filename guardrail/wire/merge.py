@@ -19,7 +19,7 @@ class Merged:
     def add(self, delta: Mapping[str, object]) -> None:
         """Merge one delta."""
         for key, value in delta.items():
-            self._fields[key] = _joined(self._fields.get(key), value, enum=key in _ENUMS)
+            self._fields[key] = _joined(self._fields.get(key), value, key)
 
     def put(self, key: str, value: object) -> None:
         """Set a field, whatever it was."""
@@ -71,6 +71,40 @@ class _Items:
             self.nodes.append(_node(value))
 
 
+class _Calls(_Items):
+    """Tool calls; a fragment without an index belongs to the call of its id, or else to the one that was spoken of last.
+
+    A call that came without an index is taken to be at its position, since a client may read it so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_id: dict[str, Merged] = {}
+        self._latest: Merged | None = None
+
+    def _add(self, value: object) -> None:
+        if not isinstance(value, dict):
+            super()._add(value)
+            return
+        call = self._find(value)
+        if call is None:
+            call = Merged()
+            self.by_index.setdefault(len(self.nodes) if value.get("index") is None else value["index"], call)
+            self.nodes.append(call)
+        call.add(value)
+        self._latest = call
+        if value.get("id"):
+            self._by_id.setdefault(str(value["id"]), call)
+
+    def _find(self, fragment: Mapping[str, object]) -> Merged | None:
+        index = fragment.get("index")
+        if index is None:
+            return self._by_id.get(str(fragment["id"])) if fragment.get("id") else self._latest
+        if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+            raise UpstreamError("malformed", "a tool call in the upstream's stream has an index that is no whole number")
+        return self.by_index.get(index)
+
+
 _Node = _Text | _Items | Merged | int | float | bool | None
 
 
@@ -79,13 +113,13 @@ def _fragment(last: Merged, value: Mapping[str, object]) -> bool:
     return kind in ("text", "thinking", "reasoning") and last.get("type") == kind and last.get("index") is None
 
 
-def _node(value: object) -> _Node:
+def _node(value: object, key: str = "") -> _Node:
     if isinstance(value, str):
         return _Text(value)
     if isinstance(value, dict):
         return Merged(value)
     if isinstance(value, list):
-        items = _Items()
+        items = _Calls() if key == "tool_calls" else _Items()
         items.extend(value)
         return items
     if value is None or isinstance(value, bool | int | float):
@@ -93,20 +127,20 @@ def _node(value: object) -> _Node:
     raise UpstreamError("malformed", "a frame of the upstream's stream holds a value of no JSON type")
 
 
-def _joined(node: _Node, value: object, *, enum: bool) -> _Node:
+def _joined(node: _Node, value: object, key: str) -> _Node:
     if node is None:
-        return _node(value)
+        return _node(value, key)
     if value is None:
         return node
     if isinstance(node, _Text) and isinstance(value, str):
-        if not (enum and "".join(node.pieces) == value):
+        if not (key in _ENUMS and "".join(node.pieces) == value):
             node.pieces.append(value)
         return node
     if isinstance(node, Merged) and isinstance(value, dict):
         node.add(value)
         return node
     if isinstance(node, _Text | _Items) and isinstance(value, str | list):  # content may change between a string and a list
-        items = node if isinstance(node, _Items) else _node([_value(node)])
+        items = node if isinstance(node, _Items) else _node([_value(node)], key)
         if isinstance(items, _Items):
             items.extend(value if isinstance(value, list) else [value])
         return items

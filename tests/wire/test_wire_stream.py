@@ -75,6 +75,42 @@ def test_tool_calls_are_put_together_by_index():
     ]
 
 
+def called(*fragments):
+    frames = [chunk(piece(0, {"tool_calls": fragment if isinstance(fragment, list) else [fragment]})) for fragment in fragments]
+    parts = collect(*frames, chunk(piece(0, {}, "tool_calls")), DONE).parts()
+    return [part.text for part in parts if part.kind == "tool_arguments"]
+
+
+def spoken(arguments, **fields):
+    return {**fields, "function": {"arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("fragments", "arguments"),
+    [
+        ((spoken("pay", id="c1"), spoken("lo"), spoken("ad")), ["payload"]),
+        ((spoken("pay", id="c1"), spoken("lo", id=""), spoken("ad", id=None, index=None)), ["payload"]),
+        ((spoken("pay", id="c1"), spoken("lo", id="c1"), spoken("ad")), ["payload"]),
+        ((spoken("pay"), spoken("load")), ["payload"]),
+        (([spoken("pay"), spoken("load")],), ["payload"]),
+        ((spoken("pay", index=0, id="c1"), spoken("load")), ["payload"]),
+        ((spoken("pay", id="c1"), spoken("load", index=0)), ["payload"]),
+        ((spoken("pay", id="c1"), spoken("load", index=0, id="c1")), ["payload"]),
+        ((spoken("other", id="c1"), spoken("pay", id="c2"), spoken("load")), ["other", "payload"]),
+        ((spoken("pay", id="c1"), spoken("other", id="c2"), spoken("load", id="c1")), ["payload", "other"]),
+        (([spoken("other", id="c1"), spoken("pay", id="c2")], spoken("load", index=1)), ["other", "payload"]),
+        ((spoken("pay", index=0), spoken("other", index=1), spoken("lo", index=0), spoken("ad")), ["payload", "other"]),
+    ],
+)
+def test_fragments_of_a_tool_call_without_index_are_joined(fragments, arguments):
+    assert called(*fragments) == arguments
+
+
+@pytest.mark.parametrize("index", ["0", 0.0, True, -1])
+def test_a_tool_call_whose_index_is_no_number_cannot_be_joined(index):
+    assert fails(chunk(piece(0, {"tool_calls": [spoken("pay", index=index)]})), DONE) == "malformed"
+
+
 @pytest.mark.parametrize("field", ["refusal", "reasoning_content", "reasoning", "unheard_of", "role"])
 def test_every_string_field_of_a_delta_is_judged(field):
     collector = collect(chunk(piece(0, {field: "pay"})), chunk(piece(0, {field: "load"}, "stop")), DONE)
