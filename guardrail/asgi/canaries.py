@@ -49,7 +49,7 @@ class Canaries:
 
     async def keep_asking(self) -> None:
         """Ask again after each interval, until cancelled."""
-        while self._canaries:
+        while True:
             await asyncio.sleep(self._interval_s)
             await self.ask()
 

@@ -8,7 +8,7 @@ from guardrail.asgi.service import GuardService
 
 
 def health_routes(service: GuardService) -> list[Route]:
-    """Both paths. `/readyz` is 503 while the guard is not running or a classifier fails its known pair."""
+    """Both paths. `/readyz` is 503 while the guard is not running or no longer kept fresh, and while a classifier fails its known pair."""
 
     async def healthz(request: Request) -> Response:
         del request
@@ -22,15 +22,21 @@ def health_routes(service: GuardService) -> list[Route]:
 
 
 def readiness(service: GuardService) -> tuple[dict[str, object], int]:
-    """What `/readyz` says, and its status. `refused`: the files hold policies that could not be used; older ones are in force."""
+    """What `/readyz` says, and its status. `refused`: the files hold policies that could not be used; older ones are in force.
+
+    `ended`: which of the watchers of policies and canaries has ended, so that nobody would notice what they look for.
+    """
     publisher, canaries = service.publisher, service.canaries
     if publisher is None or canaries is None:
         return {"ready": False, "reason": "not running"}, 503
+    ended = service.ended
+    ready = canaries.ok and not ended
     document: dict[str, object] = {
-        "ready": canaries.ok,
+        "ready": ready,
         "generation": publisher.generation,
         "policies": len(publisher.sets.distinct()),
         "refused": publisher.refused,
+        "ended": ended,
         "classifiers": {name: {"ok": answer.ok, "detail": answer.detail} for name, answer in canaries.last.items()},
     }
-    return document, 200 if canaries.ok else 503
+    return document, 200 if ready else 503

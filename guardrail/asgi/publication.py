@@ -34,6 +34,8 @@ class Publisher:
         self._always = always
         self._publishing = asyncio.Lock()
         self._seen: State | None = None
+        self._place = ""
+        self._told: tuple[Finding, ...] = ()
         self.table: RouteTable | None = None
         self.sets = PolicySets()
         self.refused = False
@@ -50,6 +52,7 @@ class Publisher:
         Raises DocumentError or ClassifierError, and then everything stays as it was.
         """
         async with self._publishing:
+            self._place = "<policies>"
             self._seen = await asyncio.to_thread(self._watched.state)
             sets = await asyncio.to_thread(self._load)
             if self.table is not None and sets.digest == self.sets.digest:
@@ -57,6 +60,7 @@ class Publisher:
             sets = sets.at(self.generation + 1)
             table = routing.compile(self._config, sets, sets.generation)
             for name, classifier in self._classifiers.items():
+                self._place = f"<classifier {name}>"
                 known = (self._always[name],) if name in self._always else ()
                 await classifier.prepare((*table.policies_of(name), *known))
             self.sets = sets
@@ -65,21 +69,31 @@ class Publisher:
         return True
 
     async def reload(self) -> bool:
-        """As `publish`, but what cannot be used is told to the observers, and the last good generation stays. True: published."""
+        """As `publish`, but nothing is raised: the fault is told to the observers once, and the last good generation stays.
+
+        True: published. `refused` says whether it should be tried again; the fault may pass without a change of the files.
+        """
         try:
             published = await self.publish()
         except DocumentError as error:
             self._refuse(error.findings)
         except ClassifierError as error:
-            self._refuse((Finding("<classifier>", 0, error.code, f"the new policies could not be prepared: {error}"),))
+            self._refuse((Finding(self._place, 0, error.code, f"the new policies could not be prepared: {error}"),))
+        except Exception as error:  # border: a classifier is foreign code, and no fault may end the reloading
+            logger.exception("reloading the policies failed at %s", self._place)
+            self._refuse((Finding(self._place, 0, "crash", f"the new policies could not be loaded: {type(error).__name__}"),))
         else:
-            self.refused = False
+            self.refused, self._told = False, ()
             return published
         return False
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Reload after each change of the policy files until `stop` is set."""
-        await watch(self._watched, self.reload, stop=stop, since=self._seen)
+        """Reload after each change of the policy files, and again while they are refused, until `stop` is set."""
+        await watch(self._watched, self._taken, stop=stop, since=self._seen)
+
+    async def _taken(self) -> bool:
+        await self.reload()
+        return not self.refused
 
     @property
     def _watched(self) -> Watched:
@@ -94,6 +108,9 @@ class Publisher:
 
     def _refuse(self, findings: tuple[Finding, ...]) -> None:
         self.refused = True
+        if findings == self._told:
+            return
+        self._told = findings
         for finding in findings:
             logger.error("refused, the last good policies stay in force: %s", finding)
         self._events.emit(PoliciesRefused(self.generation, findings))

@@ -83,6 +83,7 @@ class GuardService:
         self._classifiers: dict[str, Classifier] = {}
         self._prepared: set[tuple[str, str]] = set()
         self._publisher: Publisher | None = None
+        self._jobs: dict[str, asyncio.Task[None]] = {}
         self.canaries: Canaries | None = None
         self.judgement = Judgement(Guard({}, self.events), self.events, self.tracing)
 
@@ -107,8 +108,8 @@ class GuardService:
             stop = asyncio.Event()
             self.judgement = Judgement(Guard(self._classifiers, self.events), self.events, self.tracing)
             self._publisher = publisher
-            for job in (publisher.watch(stop), self.canaries.keep_asking()):
-                task = asyncio.create_task(job)
+            for name, job in {"policies": publisher.watch(stop), "canaries": self.canaries.keep_asking()}.items():
+                self._jobs[name] = task = asyncio.create_task(job)
                 task.add_done_callback(_report)
                 stack.push_async_callback(_end, task)
             stack.callback(stop.set)
@@ -131,6 +132,11 @@ class GuardService:
     def publisher(self) -> Publisher | None:
         """What keeps the policies fresh; None while the guard is not running."""
         return self._publisher
+
+    @property
+    def ended(self) -> list[str]:
+        """Which of the jobs that keep a running guard fresh have ended: `policies`, `canaries`. None should."""
+        return [name for name, task in self._jobs.items() if task.done()]
 
     async def check(
         self,

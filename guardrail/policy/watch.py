@@ -5,16 +5,20 @@ renamed folders, network file systems without notifications, and changes made be
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from watchfiles import awatch
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 SETTLE_S = 0.2  # an editor's save is several writes and renames; a deployment writes several files
 SETTLE_ROUNDS = 25  # a file that never rests must not keep the others from being read
 POLL_MS = 2_000
+LONGEST_PAUSE_S = 60.0  # between two tries of what was not taken
 
 State = tuple[tuple[str, int, int, int], ...]
 
@@ -55,16 +59,23 @@ async def watch(
     """Await `on_change` after each settled change until `stop` is set. Calls never overlap.
 
     `since` is the state that was loaded (`watched.state()` taken before loading), so that nothing between load and watch is missed.
-    What `on_change` raises ends the watch and reaches the caller.
+    Where it answers False (not taken) it is awaited again without a change too, after a pause that doubles from `poll_ms` to a minute.
+    What `on_change` raises ends the watch and reaches the caller. A system that gives no notifications is polled instead.
     """
     known = since if since is not None else await asyncio.to_thread(watched.state)
+    pause, due = poll_ms / 1000, math.inf
     while not stop.is_set():
         state = await asyncio.to_thread(watched.state)
-        if state == known:
+        if state != known:
+            known = await _settled(watched, state)
+            pause = poll_ms / 1000
+        elif time.monotonic() >= due:
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        else:
             await _wake(watched, stop, poll_ms)
             continue
-        known = await _settled(watched, state)
-        await on_change()
+        taken = await on_change()
+        due = time.monotonic() + pause if taken is False else math.inf
 
 
 async def _settled(watched: Watched, state: State) -> State:
@@ -79,9 +90,8 @@ async def _settled(watched: Watched, state: State) -> State:
 
 async def _wake(watched: Watched, stop: asyncio.Event, poll_ms: int) -> None:
     """Return after a notification, after the poll interval, or when stopped."""
-    places = await asyncio.to_thread(watched.places)
-    with suppress(FileNotFoundError):  # a folder went away between looking and arming; the next look sees it
-        if places:
+    with suppress(OSError, WatchfilesRustInternalError):  # a folder that went away or is closed to us, no watches left, …
+        if places := await asyncio.to_thread(watched.places):
             notices = awatch(
                 *places,
                 watch_filter=None,

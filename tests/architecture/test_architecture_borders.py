@@ -12,6 +12,7 @@ BROAD_EXCEPTS = {
     "guardrail.classifiers.embedded:EmbeddedClassifier._run": "the engine loop lives on; every waiter gets an error",
     "guardrail.asgi.responder:GuardResponder._answer": "a defect is logged and answered; nothing unjudged leaves because of it",
     "guardrail.asgi.responder:GuardResponder._run": "the app behind the guard is foreign code; its failure is an upstream's failure",
+    "guardrail.asgi.publication:Publisher.reload": "whatever refuses new policies is told, and the last good ones stay in force",
     "guardrail.cli:main": "a defect is logged with its trace and still answered in one line, with exit status 2",
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"}

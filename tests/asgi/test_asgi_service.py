@@ -191,6 +191,44 @@ async def test_a_policy_that_the_classifier_cannot_serve_is_not_published(folder
         assert (await proxy.ask(BAD)).status_code == 400
 
 
+async def test_an_unexpected_fault_while_reloading_is_told_and_tried_again_though_no_file_changes(folder: Path) -> None:
+    class Flaky(ScriptedClassifier):
+        broken = False
+
+        async def prepare(self, policies: Any) -> None:
+            if self.broken:
+                raise ConnectionError("key-123")
+            await super().prepare(policies)
+
+    classifier = Flaky({"*": contains("forbidden")})
+    async with proxied(config(policies={"folder": str(folder), "shipped": False}), classifier=classifier) as proxy:
+        classifier.broken = True
+        file = folder / "harassment.md"
+        file.write_text(file.read_text().replace("threshold: 0.5", "threshold: 0.99", 1))
+        await until(lambda: bool(proxy.sink.of(PoliciesRefused)))
+        finding = proxy.sink.of(PoliciesRefused)[0].findings[0]
+        assert (finding.path, "ConnectionError" in finding.message, "key-123" in finding.message) == ("<classifier embedded>", True, False)
+        assert (await proxy.client.get("/readyz")).json()["refused"] is True
+        assert (await proxy.ask(BAD)).status_code == 400
+        classifier.broken = False
+        await until(lambda: len(proxy.sink.of(PoliciesPublished)) == 2)
+        assert (await proxy.client.get("/readyz")).json()["refused"] is False
+        assert len(proxy.sink.of(PoliciesRefused)) == 1  # the same fault again is not told again
+
+
+@pytest.mark.parametrize("job", ["guardrail.asgi.publication.watch", "guardrail.asgi.canaries.Canaries.keep_asking"])
+async def test_readyz_fails_when_what_keeps_the_guard_fresh_has_ended(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(job, ends)
+    async with proxied() as proxy:
+        await asyncio.sleep(0)
+        response = await proxy.client.get("/readyz")
+        assert (response.status_code, response.json()["ready"]) == (503, False)
+        assert response.json()["ended"] == ["policies" if "publication" in job else "canaries"]
+
+
 async def test_an_exchange_keeps_the_policies_it_began_with(folder: Path) -> None:
     classifier = ScriptedClassifier({"*": contains("forbidden")}, delay_s=0.3)
     async with proxied(config(policies={"folder": str(folder), "shipped": False}), classifier=classifier) as proxy:

@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from guardrail.policy.watch import Watched, watch
 
@@ -101,6 +102,38 @@ async def test_a_failing_callback_ends_the_watch_with_its_error(tmp_path: Path) 
     task = asyncio.create_task(watch(Watched((tmp_path,)), fail, stop=asyncio.Event(), since=(("x.md", 0, 0, 0),)))
     with pytest.raises(RuntimeError, match="broken"):
         await asyncio.wait_for(task, 5)
+
+
+async def test_a_change_that_was_not_taken_is_offered_again_though_no_file_changes(tmp_path: Path) -> None:
+    calls, stop = Calls(), asyncio.Event()
+
+    async def third_time_lucky() -> bool:
+        await calls()
+        return calls.count == 3
+
+    asked = watch(Watched((tmp_path,)), third_time_lucky, stop=stop, poll_ms=50, since=(("x.md", 0, 0, 0),))
+    task = asyncio.create_task(asked)
+    for _ in range(3):
+        await calls.next()
+    await asyncio.sleep(0.5)
+    assert calls.count == 3
+    stop.set()
+    await asyncio.wait_for(task, 2)
+
+
+@pytest.mark.parametrize("error", [OSError("no more watches"), WatchfilesRustInternalError("no more watches"), PermissionError("no")])
+async def test_without_notifications_changes_are_found_by_polling(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("guardrail.policy.watch.awatch", refuses)
+    calls = Calls()
+    async with watching(Watched((tmp_path,)), calls, poll_ms=50):
+        await asyncio.sleep(0.1)
+        (tmp_path / "a.md").write_text("one")
+        await calls.next()
 
 
 async def test_a_cancelled_watch_ends(tmp_path: Path) -> None:
