@@ -16,7 +16,7 @@ from guardrail.wire.chat import (
     refused_deltas,
 )
 from guardrail.wire.document import UnreadableError, parse_object
-from guardrail.wire.merge import Merged
+from guardrail.wire.merge import Merged, Repeated
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
 
 _KNOWN_FIELDS = ANSWER_FIELDS | ANSWER_EXTRAS
@@ -47,7 +47,7 @@ class ChatStreamCollector:
         self._decoder = SseDecoder(max_event_bytes=max_bytes)
         self._frames: list[_Frame] = []
         self._choices: dict[int, Merged] = {}
-        self._top = Merged()
+        self._top = Repeated()
         self._head: dict[str, object] = {}
         self._usage: Mapping[str, object] | None = None
         self._done = False

@@ -1,11 +1,14 @@
 """Stream deltas folded into the document they spell: strings grow, objects merge, list items meet by index."""
 
+import json
 from collections.abc import Mapping
 
 from guardrail.errors import UpstreamError
+from guardrail.wire.parts import is_tokens, strings
 
 MAX_ITEMS = 4096
 
+_TOKENS = "tokens"
 _ENUMS = frozenset({"role", "type", "id", "object"})  # repeated whole in some upstreams' chunks
 
 
@@ -32,6 +35,33 @@ class Merged:
     def value(self) -> dict[str, object]:
         """The object as it stands."""
         return {key: _value(node) for key, node in self._fields.items()}
+
+
+class Repeated:
+    """Fields that a stream's frames send whole again and again: each different value is kept once, a list's items one by one.
+
+    What holds no text is left out, except for token ids, of which one list stands for all.
+    """
+
+    def __init__(self) -> None:
+        self._fields: dict[str, dict[str, object]] = {}
+
+    def add(self, fields: Mapping[str, object]) -> None:
+        """Take one frame's fields. Raises UpstreamError: `too_large`, or `malformed` for text and token ids in one field."""
+        for key, value in fields.items():
+            tokens = is_tokens(value)
+            if not tokens and not any(strings({key: value})):
+                continue
+            kept = self._fields.setdefault(key, {})
+            kept.setdefault(_TOKENS if tokens else _print(value), value)
+            if _TOKENS in kept and len(kept) > 1:
+                raise UpstreamError("malformed", "a field changes its type within the upstream's stream")
+            if len(kept) > MAX_ITEMS:
+                raise UpstreamError("too_large", f"a field in the upstream's stream has more than {MAX_ITEMS} different values")
+
+    def value(self) -> dict[str, object]:
+        """The fields: the value itself where there was only one, else a list of the different values and items."""
+        return {key: _distinct(list(kept.values())) for key, kept in self._fields.items()}
 
 
 class _Text:
@@ -157,3 +187,15 @@ def _value(node: _Node) -> object:
     if isinstance(node, Merged):
         return node.value()
     return node
+
+
+def _distinct(values: list[object]) -> object:
+    if len(values) == 1:
+        return values[0]
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return list({_print(item): item for item in items}.values())
+
+
+def _print(value: object) -> str:
+    """Equal for equal values only, and never `_TOKENS`."""
+    return json.dumps(value, sort_keys=True)

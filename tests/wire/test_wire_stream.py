@@ -130,6 +130,51 @@ def test_text_on_a_frame_or_choice_is_judged_too():
     assert {part.text for part in collect(extra, DONE).parts()} == {"beside", "above"}
 
 
+def judged_beside(*values):
+    """What is judged of one unknown top-level field that has these values, frame after frame."""
+    collector = collect(*(chunk(piece(0, {"content": "ha"}), search_results=value) for value in values), chunk(piece(0, {}, "stop")), DONE)
+    content, *beside = collector.parts()
+    assert content.text == "ha" * len(values)
+    assert all(part.path == "answer.search_results" for part in beside)
+    return [part.text for part in beside]
+
+
+RESULT = {"title": "one", "url": "https://x/1"}
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([[RESULT, {"title": "two"}]] * 500, ["one\nhttps://x/1\ntwo"]),
+        ([[RESULT], [RESULT, {"title": "two"}], None, [{"title": "two"}, "three"]], ["one\nhttps://x/1\ntwo\nthree"]),
+        ([{"title": "one"}, {"title": "one"}, {"title": "two"}], ["one\ntwo"]),
+        (["one"] * 2000, ["one"]),
+        (["one", "two", "one"], ["one\ntwo"]),
+        (["one", ["two", "one"], {"three": "four words"}], ["one\ntwo\nfour words"]),
+        ([1, 2, 3.5, True], []),
+        ([[1, 2], [1, 2], [3]], [None]),
+        ([1, "one"], ["one"]),
+        ([{"elapsed": number} for number in range(5000)], []),
+        ([[number] for number in range(5000)], [None]),
+    ],
+)
+def test_what_each_frame_repeats_beside_its_choices_is_judged_once(values, texts):
+    assert judged_beside(*values) == texts
+
+
+def test_a_text_as_a_field_name_beside_the_choices_is_judged():
+    (part,) = collect(*(chunk(piece(0, {}, "stop"), **{"a payload as a key": number}) for number in range(3)), DONE).parts()
+    assert part.text.startswith("a payload as a key")
+
+
+def test_token_ids_and_text_in_one_field_beside_the_choices_are_malformed():
+    assert fails(chunk(search_results=[1, 2]), chunk(search_results="one"), DONE) == "malformed"
+
+
+def test_different_values_beside_the_choices_are_bounded():
+    assert fails(*(chunk(search_results=[str(number)]) for number in range(5000))) == "too_large"
+
+
 @pytest.mark.parametrize("spoof", ['{"error":{"message":"broken"}}', "data: [DONE]\n\n", "\n\ndata: [DONE]"])
 def test_a_model_text_that_looks_like_a_protocol_stays_text(spoof):
     raw = [*said(0, spoof), DONE]
