@@ -25,7 +25,7 @@ _SKIPPED_FIELDS = (CHOICE_FIELDS - {"message"}) | {"delta"}
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """One event as it came: the indexes it speaks of, whether it holds known fields only (`plain`) and whether it reports usage."""
+    """One event as it came: the indexes it speaks of, whether nothing else was judged of it (`plain`) and whether it reports usage."""
 
     raw: bytes
     choices: frozenset[int] = frozenset()
@@ -80,13 +80,15 @@ class ChatStreamCollector:
         """Take one decoded event (`receive` does this itself)."""
         if self._done:
             return
+        self._answer = None
+        self._top.add({"sse": list(event.beside)})
         if event.data is None:
-            self._frames.append(_Frame(event.raw))
+            self._frames.append(_Frame(event.raw, plain=not event.beside))
         elif event.data.strip() == "[DONE]":
             self._done = True
             self._frames.append(_Frame(event.raw))
         else:
-            self._frames.append(self._read(event.raw, _parse(event.data)))
+            self._frames.append(self._read(event, _parse(event.data)))
 
     def finish(self) -> None:
         """The upstream's stream ended. Raises UpstreamError("disconnect") when the answer is not whole."""
@@ -133,8 +135,7 @@ class ChatStreamCollector:
             frames.append(frame({**head, "choices": [], "usage": self._usage}))
         return (*frames, DONE)
 
-    def _read(self, raw: bytes, document: dict[str, object]) -> _Frame:
-        self._answer = None
+    def _read(self, event: SseEvent, document: dict[str, object]) -> _Frame:
         if document.get("error"):
             raise UpstreamError("malformed", "the upstream reported an error within its stream")
         choices = document.get("choices", [])
@@ -151,7 +152,8 @@ class ChatStreamCollector:
         for position, choice in enumerate(choices):
             indexes.append(choice_index(choice, position))
             self._merge(indexes[-1], choice)
-        return _Frame(raw, frozenset(indexes), document.keys() <= _KNOWN_FIELDS and "choices" in document, isinstance(usage, dict))
+        plain = document.keys() <= _KNOWN_FIELDS and "choices" in document and not event.beside
+        return _Frame(event.raw, frozenset(indexes), plain, isinstance(usage, dict))
 
     def _merge(self, index: int, choice: Mapping[str, object]) -> None:
         delta = choice.get("delta")

@@ -9,22 +9,30 @@ from guardrail.wire.document import dump
 DONE = b"data: [DONE]\n\n"
 
 _END_OF_LINE = re.compile(rb"\r\n|\n|\r")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_FIELDS = frozenset({"", "event", "id", "retry"})  # the nameless one is a comment
+_KEEP_ALIVES = frozenset({"", "ping", "keep-alive", "keepalive", "heartbeat", "openrouter processing"})
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class SseEvent:
-    """One event. `raw` is exactly what came, its blank line included; `data` is None where there was no data line (a comment)."""
+    """One event. `raw` is exactly what came, its blank line included; `data` is None where there was no data line (a comment).
+
+    `beside` is the text in its other lines, which is judged too: comments other than the usual keep-alives, event names, ids and retry
+    times that are not a short identifier, and whole lines of unknown fields.
+    """
 
     raw: bytes
     data: str | None
     name: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 class SseDecoder:
     """Cuts a byte stream into events. Any chunking gives the same events.
 
-    Lines end with LF, CR or CRLF, `data` lines of one event are joined by LF, comments and unknown fields are kept in `raw` only.
+    Lines end with LF, CR or CRLF, `data` lines of one event are joined by LF, comments and unknown fields are kept in `raw` and `beside` only.
     """
 
     def __init__(self, *, max_event_bytes: int = 8 * 1024 * 1024) -> None:
@@ -68,21 +76,30 @@ class SseDecoder:
 
     def _event(self, raw: bytes) -> SseEvent:
         data: list[str] = []
+        beside: list[str] = []
         name: str | None = None
-        for line in self._lines:
-            if self._at_start:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-                self._at_start = False
-            field, _, value = line.partition(b":")
+        for raw_line in self._lines:
             try:
-                text = value.removeprefix(b" ").decode("utf-8")
+                line = (raw_line.removeprefix(_BYTE_ORDER_MARK) if self._at_start else raw_line).decode("utf-8")
             except UnicodeDecodeError:
                 raise UpstreamError("malformed", "the upstream's stream is not valid UTF-8") from None
-            if field == b"data":
+            self._at_start = False
+            field, _, value = line.partition(":")
+            text = value.removeprefix(" ")
+            if field == "data":
                 data.append(text)
-            elif field == b"event":
+                continue
+            if field == "event":
                 name = text
-        return SseEvent(raw, "\n".join(data) if data else None, name)
+            if not _says_nothing(field, text):
+                beside.append(text if field in _FIELDS else line)
+        return SseEvent(raw, "\n".join(data) if data else None, name, tuple(beside))
+
+
+def _says_nothing(field: str, text: str) -> bool:
+    if field:
+        return field in _FIELDS and _IDENTIFIER.fullmatch(text) is not None
+    return text.strip().lower() in _KEEP_ALIVES
 
 
 def frame(document: object) -> bytes:

@@ -32,6 +32,28 @@ def test_comments_and_unknown_fields_are_kept_raw_without_data():
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "beside"),
+    [
+        (": ping", ()),
+        (": OPENROUTER PROCESSING", ()),
+        (":", ()),
+        (": a comment", ("a comment",)),
+        (": pinging", ("pinging",)),
+        ("event: message", ()),
+        ("event: a name", ("a name",)),
+        ("id: 7f-3a_1.2", ()),
+        ("id: " + "x" * 65, ("x" * 65,)),
+        ("retry: 3000", ()),
+        ("retry: a number", ("a number",)),
+        ("note: a text", ("note: a text",)),
+        ("a text", ("a text",)),
+    ],
+)
+def test_text_beside_the_data_is_told_from_keep_alives_and_identifiers(line, beside):
+    assert [event.beside for event in decode(f"{line}\ndata: x\n\n".encode())] == [beside]
+
+
 def test_only_one_space_is_taken_and_a_byte_order_mark_is_none():
     assert [event.data for event in decode(b"\xef\xbb\xbfdata:  x\n\n")] == [" x"]
 
@@ -49,9 +71,10 @@ def test_an_endless_event_is_too_large():
     assert caught.value.code == "too_large"
 
 
-def test_bad_utf8_is_malformed():
+@pytest.mark.parametrize("raw", [b"data: \xff\n\n", b": \xff\n\n", b"\xff\n\n"])
+def test_bad_utf8_is_malformed(raw):
     with pytest.raises(UpstreamError) as caught:
-        SseDecoder().feed(b"data: \xff\n\n")
+        SseDecoder().feed(raw)
     assert caught.value.code == "malformed"
 
 

@@ -139,6 +139,24 @@ def judged_beside(*values):
     return [part.text for part in beside]
 
 
+BESIDE = [b": a comment\n\n", b"id: an id\nevent: 7\n", *said(0, "fine"), b"note: at the end\n" + DONE]
+
+
+def test_text_beside_the_data_of_an_event_is_judged_and_released_untouched():
+    collector = collect(*BESIDE)
+    assert [(part.path, part.text, part.choice) for part in collector.parts()] == [
+        ("choices[0].message.content", "fine", 0),
+        ("answer.sse", "a comment\nan id\nnote: at the end", 0),
+    ]
+    assert b"".join(collector.release()) == b"".join(BESIDE)
+
+
+def test_text_beside_the_data_goes_with_a_blocked_choice():
+    frames = collect(*said(1, "fine")[:-1], *BESIDE[:2], *said(1, "text"), *said(0, "bad"), BESIDE[-1]).replaced({0: RESULTS}, None)
+    assert [document["choices"][0]["index"] for document in documents(frames)] == [1] * 5 + [0] * 2
+    assert not any(text in b"".join(frames) for text in (b"a comment", b"an id", b"at the end"))
+
+
 RESULT = {"title": "one", "url": "https://x/1"}
 
 
