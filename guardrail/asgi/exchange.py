@@ -40,6 +40,10 @@ class Exchange:
     called: float | None = None
     answered: float | None = None
     decisions: list[Decision] = field(default_factory=list)
+    attentive: bool = False
+    """The app behind the guard looks at `whole`, and then ends the answer itself."""
+    whole: bool = False
+    """Nothing that could still come belongs to the answer."""
 
     async def judge(self, stage: Stage, parts: Sequence[Part]) -> Decision | None:
         """The decision of one stage; None where the route checks nothing in it: then nothing is recorded as judged either."""

@@ -1,12 +1,17 @@
 """The app behind the guard in a proxy: it sends the judged request on, byte for byte, and the answer back."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from guardrail.asgi.exchange import SCOPE_KEY, Exchange
 from guardrail.asgi.messages import Receive, Scope, Send, body, raw_headers, start
 from guardrail.asgi.paths import local_path
 from guardrail.asgi.tenant import CREDENTIALS
+from guardrail.errors import UpstreamError
 from guardrail.upstream.answer import Upstream
+
+_PARTING_S = 0.05  # for the end of the connection's answer, which usually follows `[DONE]` at once: then the connection can be kept
 
 
 class ForwardApp:
@@ -20,13 +25,25 @@ class ForwardApp:
         """The ASGI entry, below `GuardMiddleware` only. Raises UpstreamError, which the guard answers."""
         del receive  # the guard has read the body
         exchange: Exchange = scope[SCOPE_KEY]
+        exchange.attentive = True
         upstream = self._upstreams[exchange.route.upstream]
         headers = forwarded(scope["headers"], private=self._private)
         async with upstream.send("POST", target(scope), headers, exchange.body) as answer:
             await send(start(answer.status, raw_headers(answer.headers)))
-            async for chunk in answer.chunks():
+            chunks = answer.chunks()
+            async for chunk in chunks:
                 await send(body(chunk, more=True))
+                if exchange.whole:
+                    await _part(chunks)
+                    break
         await send(body(b""))  # after the connection was given back: judging the answer must not hold it
+
+
+async def _part(chunks: AsyncIterator[bytes]) -> None:
+    """Give the upstream a moment to end its answer; what it does instead no longer matters."""
+    with contextlib.suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(_PARTING_S):
+            await anext(chunks, None)
 
 
 def target(scope: Scope) -> str:

@@ -114,7 +114,8 @@ class Gate:
         if self._held is not None:
             if content:
                 self._held.receive(content)
-            if not more or self._held.done:
+            self._exchange.whole = self._held.done
+            if not more or (self._held.done and not self._exchange.attentive):
                 await self._settle(self._held)
         elif self._error_body is not None:
             if len(self._error_body) <= MAX_BYTES:

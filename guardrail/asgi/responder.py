@@ -26,6 +26,8 @@ logger = logging.getLogger("guardrail")
 
 NOTICE = "This request was blocked by content policy."
 _LARGE_BODY = 262_144  # bytes from which parsing would hold the event loop up noticeably
+BACKGROUND_S = 60.0
+"""How long an app may go on after the client has its answer."""
 _UNWINDING_S = 10.0  # how long a cancelled app may take to let go
 _REPLACED = frozenset({b"accept-encoding", b"x-request-id"})
 
@@ -181,8 +183,10 @@ class GuardResponder:
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
-            if self._outlet.complete or serving.done():
-                await serving  # the client has its answer; what the app still does in the background is its own
+            if self._outlet.complete:  # what the app still does in the background is its own, within bounds
+                await asyncio.wait((serving,), timeout=BACKGROUND_S)
+            if serving.done():
+                await serving
         finally:
             await _stop(serving, watching)
 

@@ -157,6 +157,26 @@ async def test_background_work_of_the_app_is_finished_after_the_client_has_its_a
     assert (sent[0]["status"], done.is_set()) == (200, True)
 
 
+async def test_an_app_that_never_ends_is_stopped_a_while_after_the_client_has_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guardrail.asgi.responder.BACKGROUND_S", 0.1)
+    app, stopped = app_with(), asyncio.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    @app.middleware("http")
+    async def with_background(request: Request, call_next: Any) -> Response:
+        await call_next(request)
+        return Response(completion("fine"), media_type="application/json", background=BackgroundTask(forever))
+
+    app.user_middleware.reverse()  # the guard outermost
+    sent = await exchange(app, {"model": "m", "messages": HI})
+    assert (sent[0]["status"], stopped.is_set()) == (200, True)
+
+
 def test_an_app_whose_guard_was_not_started_refuses() -> None:
     client = TestClient(app_with())  # no lifespan
     response = client.post(CHAT, json={"model": "m", "messages": HI})

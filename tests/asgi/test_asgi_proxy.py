@@ -218,6 +218,32 @@ async def test_a_client_that_leaves_stops_the_judging_and_the_upstream_and_leave
         assert asyncio.all_tasks() <= before
 
 
+async def test_an_upstream_that_goes_on_after_the_answer_is_whole_is_closed_before_the_answer_is_judged() -> None:
+    closed, order = asyncio.Event(), []
+
+    async def upstream(scope: object, receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+        await send({"type": "http.response.body", "body": b"".join(stream("fine")), "more_body": True})
+        try:
+            while True:
+                await asyncio.sleep(0.02)
+                await send({"type": "http.response.body", "body": b": still here\n\n", "more_body": True})
+        finally:
+            order.append("closed")
+            closed.set()
+
+    def judged(text: str) -> float:
+        order.append(text)
+        return 0.0
+
+    async with proxied(upstream=upstream, classifier=ScriptedClassifier({"*": judged})) as proxy:
+        before = asyncio.all_tasks()
+        response = await asyncio.wait_for(proxy.ask("hello", stream=True), 2)
+        assert response.content == b"".join(stream("fine"))
+        assert order == ["hello", "closed", "fine"]
+        assert asyncio.all_tasks() <= before
+
+
 async def test_request_ids_are_taken_over_when_plain_and_made_when_not() -> None:
     upstream = Answering(
         [completion("x")],
