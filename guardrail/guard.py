@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
@@ -47,12 +47,12 @@ class Guard:
 
         All parts and all checks go to the classifier as one batch. A classifier that raises, hangs beyond `route.deadline_s`
         (seconds), answers too few or gives something that is no score yields error verdicts, which `route.on_error` turns into
-        a block or a recorded pass; it never raises for that. Cancelling the caller cancels the judging.
+        a block or a recorded pass; it never raises for that. A lone surrogate, which no classifier can encode, is judged and recorded
+        as `?`. Cancelling the caller cancels the judging.
         """
         started = time.monotonic()
         origin = origin or Origin()
-        if isinstance(parts, str):
-            parts = (Part("text", parts),)
+        parts = (Part("text", _encodable(parts)),) if isinstance(parts, str) else tuple(_clean(part) for part in parts)
         checks = route.checks(stage)
         unreadable = tuple(part for part in parts if part.text is None) if checks else ()
         verdicts = await self._judge([part for part in parts if part.text and part.text.strip()], checks, route, started)
@@ -74,7 +74,7 @@ class Guard:
             generation=route.generation,
             duration_s=time.monotonic() - started,
         )
-        self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, tuple(parts)))
+        self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, parts))
         return decision
 
     async def _judge(self, parts: Sequence[Part], checks: Sequence[Check], route: Route, started: float) -> tuple[Verdict, ...]:
@@ -122,6 +122,21 @@ class Guard:
         if not done:
             return _failed(ask, ClassifierError("timeout", f"classifier {ask.classifier!r} did not answer before the deadline"))
         return _answers(ask, task)
+
+
+def _clean(part: Part) -> Part:
+    if part.text is None or (text := _encodable(part.text)) == part.text:
+        return part
+    return replace(part, text=text)
+
+
+def _encodable(text: str) -> str:
+    """One text that cannot be encoded would fail the whole batch it is in. The length stays."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text
 
 
 def _answers(ask: Ask, task: "asyncio.Future[list[Answer]]") -> list[Answer]:

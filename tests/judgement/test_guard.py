@@ -52,6 +52,16 @@ async def test_equal_texts_are_asked_once_and_blank_ones_never() -> None:
     assert len(decision.verdicts) == 6
 
 
+async def test_a_lone_surrogate_spoils_no_batch() -> None:
+    classifier = ScriptedClassifier({"violence": lambda text: float(len(text.encode()) > 5)})
+    guard, sink = _guard(classifier)
+    parts = (Part("messages[0].content", "attack \ud800 now"), Part("messages[1].content", "né"))
+    decision = await guard.check(parts, route=ROUTE)
+    assert [verdict.part for verdict in decision.violations] == ["messages[0].content"]
+    assert {request.text for request in classifier.requests} == {"attack ? now", "né"}
+    assert [part.text for part in sink.of(DecisionMade)[0].parts] == ["attack ? now", "né"]
+
+
 async def test_nothing_to_judge_passes_without_a_call() -> None:
     classifier = ScriptedClassifier(fault=RuntimeError("must not be asked"))
     guard, sink = _guard(classifier)
