@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -158,9 +159,10 @@ def _answers(ask: Ask, task: "asyncio.Future[list[Answer]]") -> list[Answer]:
 def _checked(answer: object, classifier: str) -> Answer:
     if isinstance(answer, Score | ClassifierError):
         return answer
-    return ClassifierError(
-        "malformed", f"classifier {classifier!r} answered with {type(answer).__name__}, neither Score nor ClassifierError"
-    )
+    if isinstance(answer, float) and not math.isfinite(answer):
+        return ClassifierError("not_a_number", f"classifier {classifier!r} answered with {answer}, which is no number")
+    kind = type(answer).__name__
+    return ClassifierError("malformed", f"classifier {classifier!r} answered with {kind}, neither Score nor ClassifierError")
 
 
 def _failed(ask: Ask, error: ClassifierError) -> list[Answer]:

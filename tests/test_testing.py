@@ -27,7 +27,7 @@ async def test_a_rule_scores_the_policy_it_is_written_for() -> None:
         (ClassifierError("overloaded", "full"), "overloaded"),
         ("hang", "timeout"),
         ("short", "malformed"),
-        ("not_a_number", "malformed"),
+        ("not_a_number", "not_a_number"),
     ],
 )
 async def test_each_fault_becomes_an_error_verdict(fault: object, error: str) -> None:

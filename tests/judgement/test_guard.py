@@ -21,7 +21,7 @@ FAILURES = [
     (ClassifierError("overloaded", "full"), "overloaded"),
     ("hang", "timeout"),
     ("short", "malformed"),
-    ("not_a_number", "malformed"),
+    ("not_a_number", "not_a_number"),
 ]
 
 
@@ -85,11 +85,15 @@ async def test_a_failing_classifier_is_an_error_verdict_and_the_route_says_what_
     assert len(sink.of(DecisionMade)) == 1
 
 
-@pytest.mark.parametrize("answer", [math.nan, math.inf, -0.1, 1.1, "0.2", None, True, [0.1]])
-async def test_what_is_no_score_is_an_error_and_spoils_no_neighbour(answer: object) -> None:
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [(math.nan, "not_a_number"), (math.inf, "not_a_number"), (-math.inf, "not_a_number")]
+    + [(answer, "malformed") for answer in (-0.1, 1.1, 2, "0.2", None, True, [0.1])],
+)
+async def test_what_is_no_score_is_an_error_and_spoils_no_neighbour(answer: object, code: str) -> None:
     guard, _ = _guard(ScriptedClassifier({"violence": lambda _: {"it": answer} if answer is True else answer, "insults": 0.9}))
     verdicts = {verdict.policy_id: verdict for verdict in (await guard.check("hello", route=ROUTE)).verdicts}
-    assert (verdicts["violence"].error, verdicts["insults"].score) == ("malformed", 0.9)
+    assert (verdicts["violence"].error, verdicts["insults"].score) == (code, 0.9)
 
 
 async def test_an_unknown_classifier_is_an_error() -> None:
