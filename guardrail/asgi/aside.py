@@ -1,5 +1,6 @@
 """What a proxy answers beside the guarded paths: the list of models, and 404."""
 
+import contextlib
 from collections.abc import Mapping
 
 from guardrail.asgi.forward import forwarded, target
@@ -91,4 +92,5 @@ def _outlet(service: GuardService, scope: Scope, send: Send) -> Outlet:
 
 async def _refuse(service: GuardService, scope: Scope, outlet: Outlet, error: WireError) -> None:
     service.events.emit(RequestRefused(error.status, error.code, outlet.request_id, "", local_path(scope)[:256]))
-    await outlet.reply(wire_error(error))
+    with contextlib.suppress(ClientGoneError):
+        await outlet.reply(wire_error(error))

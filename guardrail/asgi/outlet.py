@@ -9,7 +9,7 @@ from guardrail.wire.refusal import Reply
 
 _OURS = b"x-guardrail-"
 _REQUEST_ID = b"x-request-id"
-_UNBLOCKED_BYTES = 32_768  # a server buffers this much before it waits for the client, so that small answers need no timer
+_PIECE_BYTES = 262_144  # a server waits for the client only between pieces, and buffers a single one whole
 
 
 class Outlet:
@@ -19,7 +19,6 @@ class Outlet:
         self._send = send
         self.request_id = request_id
         self._timeout_s = timeout_s
-        self._written = 0
         self.status: int | None = None
         self.complete = False
 
@@ -37,15 +36,17 @@ class Outlet:
         await self._bounded(start(status, headers))
 
     async def write(self, content: bytes, *, more: bool = False) -> None:
-        """A piece of the body."""
+        """A piece of the body, the last one unless `more`."""
+        rest = len(content) - _PIECE_BYTES
+        if rest > 0:
+            for begin in range(0, rest, _PIECE_BYTES):
+                await self._bounded(body(content[begin : begin + _PIECE_BYTES], more=True))
+            content = content[begin + _PIECE_BYTES :]
         self.complete = not more
-        self._written += len(content)
         await self._bounded(body(content, more=more))
 
     async def _bounded(self, message: dict[str, object]) -> None:
-        if self._written <= _UNBLOCKED_BYTES:
-            await self._send(message)
-            return
+        # Even a head can wait: behind an earlier answer of the same connection that the client does not take.
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._send(message)

@@ -59,10 +59,11 @@ class GuardResponder:
                 self._span.answered(self._outlet.status)
 
     async def refuse(self, error: WireError) -> None:
-        """Answer with an error of our own, and tell the observers: nothing was judged."""
+        """Answer with an error of our own, and tell the observers: nothing was judged. A client that does not take it is left."""
         self._refused(error.status, error.code)
         allow = (("allow", "POST"),) if error.status == 405 else ()
-        await self._outlet.reply(wire_error(error), allow)
+        with contextlib.suppress(ClientGoneError):
+            await self._outlet.reply(wire_error(error), allow)
 
     async def _answer(self) -> None:
         try:
@@ -78,7 +79,8 @@ class GuardResponder:
             if self._outlet.status is not None:
                 raise
             reply = failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on.")
-            await self._outlet.reply(reply, (("x-should-retry", "false"),))
+            with contextlib.suppress(ClientGoneError):
+                await self._outlet.reply(reply, (("x-should-retry", "false"),))
 
     async def _admit(self) -> Exchange:
         """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""

@@ -5,12 +5,14 @@ import gzip
 import json
 import logging
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from asgi_cases import BAD, BODY, CHAT, EVENTS, HI, Answering, completion, config, proxied, stream
 
+from guardrail.asgi.outlet import Outlet
+from guardrail.asgi.service import Limits
 from guardrail.config.tenants import hash_key
 from guardrail.errors import ClassifierError, UpstreamError
 from guardrail.testing import ScriptedClassifier, contains
@@ -240,6 +242,44 @@ async def test_an_unexpected_defect_is_500_and_releases_nothing(
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
         assert response.headers["x-should-retry"] == "false"
         assert fault_lines(caplog)[-1] == "request_refused internal_error"
+
+
+CASES_OF_SMALL_ANSWERS = {"an answer": (CHAT, BODY), "a refusal": (CHAT, b"{"), "404": ("/nowhere", b""), "models": ("/v1/models", b"")}
+
+
+@pytest.mark.parametrize("stuck_at", ["http.response.start", "http.response.body"])
+@pytest.mark.parametrize("asked", CASES_OF_SMALL_ANSWERS)
+async def test_a_client_that_does_not_take_its_answer_is_given_up_however_small_that_is(asked: str, stuck_at: str) -> None:
+    path, content = CASES_OF_SMALL_ANSWERS[asked]
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == stuck_at:
+            await asyncio.Event().wait()
+
+    async with proxied() as proxy:
+        proxy.app.routes[0].endpoint._service.limits = replace(Limits(), client_timeout_s=0.1)  # type: ignore[attr-defined]
+        method = "GET" if asked == "models" else "POST"
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
+        await asyncio.wait_for(proxy.app(scope, receive, send), 2)
+
+
+async def test_a_large_answer_goes_out_in_pieces_so_that_a_client_that_stops_taking_it_is_noticed() -> None:
+    sizes: list[int] = []
+
+    async def send(message: Any) -> None:
+        sizes.append(len(message.get("body", b"")))
+
+    outlet = Outlet(send, request_id="r", timeout_s=1)
+    await outlet.open(200, [])
+    await outlet.write(b"x" * 1_000_000)
+    assert (sum(sizes), max(sizes) <= 262_144) == (1_000_000, True)
+    assert outlet.complete
 
 
 async def test_a_client_too_slow_to_send_its_body_is_408() -> None:
