@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from guardrail.decision import decide
@@ -13,9 +13,11 @@ from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
 from guardrail.events import DecisionMade, EventFanout
 from guardrail.interfaces import Classifier
-from guardrail.types import Check, ClassifyRequest, Decision, Mode, Part, Route, Score, Stage, Verdict
+from guardrail.types import Check, ClassifyRequest, Decision, Mode, Part, Policy, Route, Score, Stage, Verdict
 
 logger = logging.getLogger("guardrail")
+
+_TURN = 2_000  # verdicts built at a stretch: some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +81,26 @@ class Guard:
         return decision
 
     async def _judge(self, parts: Sequence[Part], checks: Sequence[Check], route: Route, started: float) -> tuple[Verdict, ...]:
-        """One verdict for each (part, check); equal questions are asked once."""
+        """One verdict for each (part, check), in that order; equal questions are asked once."""
         if not parts or not checks:
             return ()
-        places: dict[tuple[str, str], int] = {}
+        rows: dict[str, int] = {}
+        columns: dict[str, int] = {}
+        policies: list[Policy] = []
+        for check in checks:
+            if columns.setdefault(check.policy.digest, len(policies)) == len(policies):
+                policies.append(check.policy)
         requests: list[ClassifyRequest] = []
-        for part in parts:
-            for check in checks:
-                question = (check.policy.digest, part.text or "")
-                if question not in places:
-                    places[question] = len(requests)
-                    requests.append(ClassifyRequest(check.policy, part.text or ""))
+        async for part in _paced(parts, len(checks)):
+            text = part.text or ""
+            if rows.setdefault(text, len(requests)) == len(requests):
+                requests += [ClassifyRequest(policy, text) for policy in policies]
         answers = await self._drive(requests, route, deadline=started + route.deadline_s)
-        return tuple(
-            _verdict(part, check, answers[places[check.policy.digest, part.text or ""]], route.classifier)
-            for part in parts
-            for check in checks
-        )
+        verdicts: list[Verdict] = []
+        async for part in _paced(parts, len(checks)):
+            row = rows[part.text or ""]
+            verdicts += [_verdict(part, check, answers[row + columns[check.policy.digest]], route.classifier) for check in checks]
+        return tuple(verdicts)
 
     async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer]:
         steps = flow(requests, classifier=route.classifier, escalation=route.escalation)
@@ -123,6 +128,16 @@ class Guard:
         if not done:
             return _failed(ask, ClassifierError("timeout", f"classifier {ask.classifier!r} did not answer before the deadline"))
         return _answers(ask, task)
+
+
+async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:
+    """The parts, with a turn for the event loop's other work after every `_TURN` (part, check) pairs."""
+    step = max(1, _TURN // checks)
+    for start in range(0, len(parts), step):
+        if start:
+            await asyncio.sleep(0)
+        for part in parts[start : start + step]:
+            yield part
 
 
 def _clean(part: Part) -> Part:

@@ -52,6 +52,34 @@ async def test_equal_texts_are_asked_once_and_blank_ones_never() -> None:
     assert len(decision.verdicts) == 6
 
 
+async def test_many_verdicts_let_others_have_their_turn() -> None:
+    async def count_turns(parts: int) -> int:
+        guard, turns = Guard({"scripted": ScriptedClassifier()}), 0
+        judging = asyncio.create_task(guard.check([Part(f"messages[{number}].name", str(number)) for number in range(parts)], route=ROUTE))
+        while not judging.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len((await judging).verdicts) == 2 * parts
+        return turns
+
+    assert await count_turns(6000) - await count_turns(1) >= 10
+
+
+async def test_policies_of_one_digest_and_repeated_checks_are_asked_once() -> None:
+    classifier = ScriptedClassifier({"violence": contains("attack")})
+    guard, _ = _guard(classifier)
+    checks = Check(VIOLENCE, 0.5), Check(INSULTS, 0.5), Check(VIOLENCE, 0.99, mode=Mode.SHADOW)
+    decision = await guard.check([Part("a", "attack"), Part("b", "hello"), Part("c", "attack")], route=route(*checks))
+    assert [(request.policy.id, request.text) for request in classifier.requests] == [
+        ("violence", "attack"), ("insults", "attack"), ("violence", "hello"), ("insults", "hello"),
+    ]  # fmt: skip
+    assert [(verdict.part, verdict.policy_id, verdict.threshold, verdict.violation) for verdict in decision.verdicts] == [
+        (part, *told, part != "b" and told == ("violence", 0.5))
+        for part in "abc"
+        for told in (("violence", 0.5), ("insults", 0.5), ("violence", 0.99))
+    ]
+
+
 async def test_a_lone_surrogate_spoils_no_batch() -> None:
     classifier = ScriptedClassifier({"violence": lambda text: float(len(text.encode()) > 5)})
     guard, sink = _guard(classifier)
