@@ -11,7 +11,7 @@ from itertools import pairwise
 from guardrail.types import Part
 from guardrail.wire.document import readable
 
-MAX_PARTS = 10_000
+MAX_PARTS = 2_048
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text"})

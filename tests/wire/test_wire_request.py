@@ -76,12 +76,18 @@ def test_defaults_and_nulls_mean_one_unstreamed_choice():
         b'{"model":"m","messages":["hello"]}',
         b'{"model":"m","messages":[{"role":"user","content":{"a":"b"}}]}',
         b'{"model":"m","messages":[{"role":"user","content":7}]}',
-        body([{"role": "user", "content": ["x"] * 10_001}]),
+        body([{"role": "user", "content": ["x"] * 2_049}]),
         body(x=[[]] * 200_001),
     ],
 )
 def test_what_two_readers_could_read_differently_is_refused(raw):
     refused(raw)
+
+
+def test_as_many_parts_as_allowed_are_read_and_one_more_is_refused():
+    messages = [{"role": "user", "content": "x"}] * 2_048
+    assert len(texts(messages)) == 2_048
+    assert refused(body([*messages, messages[0]])).code == "too_many_parts"
 
 
 def test_a_refusal_never_quotes_the_body():
