@@ -3,6 +3,7 @@
 The records below are the allow-list: what is not a field here is not in the log.
 """
 
+import heapq
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,8 +124,9 @@ class AuditLog:
 
     def emit(self, event: Event) -> None:
         """Write one line."""
-        level, message, fields = _line(event)
+        level = _level(event)
         if self._logger.isEnabledFor(level):
+            message, fields = _line(event)
             self._logger.log(level, message, extra={"fields": _plain(fields)})
 
 
@@ -136,23 +138,31 @@ def _plain(record: Fields | VerdictFields) -> dict[str, object]:
     return plain
 
 
-def _line(event: Event) -> tuple[int, str, Fields]:
+def _level(event: Event) -> int:
+    match event:
+        case PoliciesRefused() | CanaryChecked(ok=False):
+            return logging.ERROR
+        case RequestRefused() | UpstreamFailed():
+            return logging.WARNING
+    return logging.INFO
+
+
+def _line(event: Event) -> tuple[str, Fields]:
     match event:
         case DecisionMade():
-            return logging.INFO, "decision", _decision(event)
+            return "decision", _decision(event)
         case RequestRefused(status, code, request_id, tenant, path):
             bare = short(path.partition("?")[0], 256)
-            return logging.WARNING, "request_refused", RefusalFields(status, error_code(code), short(request_id), short(tenant), bare)
+            return "request_refused", RefusalFields(status, error_code(code), short(request_id), short(tenant), bare)
         case UpstreamFailed(code, upstream, request_id, route):
-            return logging.WARNING, "upstream_failed", UpstreamFields(error_code(code), upstream, short(request_id), route)
+            return "upstream_failed", UpstreamFields(error_code(code), upstream, short(request_id), route)
         case CanaryChecked(classifier, ok, detail):
-            level = logging.INFO if ok else logging.ERROR
-            return level, "canary_checked", CanaryFields(classifier, ok, short(detail, 256))
+            return "canary_checked", CanaryFields(classifier, ok, short(detail, 256))
         case PoliciesPublished(generation, policies):
-            return logging.INFO, "policies_published", PublishedFields(generation, policies)
+            return "policies_published", PublishedFields(generation, policies)
         case PoliciesRefused(generation, findings):
             listed = tuple(short(f"{finding.path}:{finding.line}: {finding.code}", 512) for finding in findings[:MAX_LISTED])
-            return logging.ERROR, "policies_refused", RefusedFields(generation, len(findings), listed)
+            return "policies_refused", RefusedFields(generation, len(findings), listed)
 
 
 def _decision(event: DecisionMade) -> DecisionFields:
@@ -179,7 +189,7 @@ def _decision(event: DecisionMade) -> DecisionFields:
         parts=len(event.parts),
         characters=sum(len(part.text or "") for part in event.parts),
         unscannable=tuple(short(path, 256) for path in decision.unscannable[:MAX_LISTED]),
-        violations=len(decision.violations),
+        violations=sum(verdict.violation for verdict in decision.verdicts),
         errors=sum(verdict.error is not None for verdict in decision.verdicts),
         verdict_count=len(decision.verdicts),
         verdicts=_verdicts(decision.verdicts),
@@ -187,7 +197,9 @@ def _decision(event: DecisionMade) -> DecisionFields:
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> tuple[VerdictFields, ...]:
-    telling = sorted(verdicts, key=lambda verdict: (not verdict.violation, verdict.error is None, -(verdict.score or 0.0)))
+    telling = heapq.nsmallest(
+        MAX_VERDICTS, verdicts, key=lambda verdict: (not verdict.violation, verdict.error is None, -(verdict.score or 0.0))
+    )
     return tuple(
         VerdictFields(
             policy=verdict.policy_id,
@@ -204,5 +216,5 @@ def _verdicts(verdicts: Sequence[Verdict]) -> tuple[VerdictFields, ...]:
             criterion=None if verdict.criterion is None else short(verdict.criterion),
             classifier=verdict.classifier,
         )
-        for verdict in telling[:MAX_VERDICTS]
+        for verdict in telling
     )

@@ -105,6 +105,26 @@ def test_a_long_decision_keeps_what_matters_and_says_how_much_there_was(stream, 
     assert (line["verdict_count"], len(line["verdicts"]), line["verdicts"][0]["policy"]) == (501, 64, "harassment")
 
 
+def test_equally_telling_verdicts_stay_in_their_order(stream, decided, verdict):
+    many = [verdict(str(index), (0.1, 0.9, 0.1)[index % 3], part=f"messages[{index}].content") for index in range(300)]
+    AuditLog().emit(DecisionMade(decided(*many, action=Action.BLOCK), "r", "m", "chat", False, ()))
+    (line,) = lines(stream)
+    assert [shown["policy"] for shown in line["verdicts"]] == [str(index) for index in range(1, 192, 3)]
+    assert (line["violations"], line["errors"]) == (100, 0)
+
+
+def test_a_line_that_is_not_wanted_costs_nothing(stream, decided):
+    class Untouched(tuple):
+        def __iter__(self):
+            raise AssertionError("looked at")
+
+    logging.getLogger("guardrail.audit").setLevel(logging.CRITICAL)
+    AuditLog().emit(DecisionMade(decided(), "r", "m", "chat", False, Untouched()))
+    logging.getLogger("guardrail.audit").setLevel(logging.INFO)
+    with pytest.raises(AssertionError, match="looked at"):
+        AuditLog().emit(DecisionMade(decided(), "r", "m", "chat", False, Untouched()))
+
+
 def test_every_other_event_is_one_line_at_its_level(stream):
     for event in (
         RequestRefused(404, "unknown_path", "r-1", "acme", "/v1/x?key=1"),
