@@ -32,7 +32,7 @@ class SseEvent:
 class SseDecoder:
     """Cuts a byte stream into events. Any chunking gives the same events.
 
-    Lines end with LF, CR or CRLF, `data` lines of one event are joined by LF, comments and unknown fields are kept in `raw` and `beside` only.
+    Lines end with LF, CR or CRLF, `data` lines of one event are joined by LF, comments and unknown fields stay in `raw` and `beside`.
     """
 
     def __init__(self, *, max_event_bytes: int = 8 * 1024 * 1024) -> None:
