@@ -9,7 +9,7 @@ from guardrail.asgi.messages import Receive, header
 from guardrail.errors import WireError
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-_UTF8 = (b"utf-8", b"utf8", b'"utf-8"', b"us-ascii")
+_UTF8 = re.compile(rb'[ \t]*charset=(?:utf-8|"utf-8")[ \t]*', re.IGNORECASE)
 
 
 class ClientGoneError(Exception):
@@ -61,13 +61,11 @@ async def _read(receive: Receive, max_bytes: int) -> bytes:
 
 
 def _check_type(value: bytes) -> None:
-    media, *parameters = value.lower().split(b";")
-    if media.strip() != b"application/json":
+    media, _, parameters = value.partition(b";")
+    if media.strip().lower() != b"application/json":
         raise WireError(415, "unsupported_media_type", "Send the request body as application/json.")
-    for parameter in parameters:
-        name, _, charset = parameter.partition(b"=")
-        if name.strip() == b"charset" and charset.strip() not in _UTF8:
-            raise WireError(415, "unsupported_charset", "Send the request body in UTF-8.")
+    if parameters and not _UTF8.fullmatch(parameters):  # any other might make the upstream read other text than was judged
+        raise WireError(415, "unsupported_charset", "Send the request body in UTF-8, as application/json without other parameters.")
 
 
 def _too_large(max_bytes: int) -> WireError:
