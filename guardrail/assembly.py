@@ -194,6 +194,7 @@ def _observers(config: Config, sinks: Sequence[EventSink]) -> Observers:
         Tracing(
             providers.tracer_provider if tracing and providers else None,
             semconv=Semconv(config.telemetry.semconv),
+            trust_parent=False,  # a request must not switch its own spans off
             capture=parse_capture(environment.secret("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT")),
         )
         if traced

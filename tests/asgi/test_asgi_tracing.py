@@ -4,7 +4,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from asgi_cases import BAD, CHAT, HI, Answering, completion, config
+import pytest
+from asgi_cases import BAD, CHAT, HI, Answering, completion, config, proxied
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -52,6 +53,19 @@ async def test_one_exchange_is_one_trace_that_goes_on_at_the_upstream() -> None:
     assert chat.attributes["server.address"] == "api.example.org"
     assert chat.attributes["gen_ai.usage.output_tokens"] == 4
     assert upstream.seen[0]["traceparent"] == f"00-{TRACE}-{chat.context.span_id:016x}-01"
+
+
+async def test_a_caller_can_neither_switch_its_spans_off_nor_choose_their_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", provider)  # as an app with its own set-up has it
+    async with proxied(upstream=Answering([completion("fine")])) as proxy:
+        headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}
+        await proxy.client.post(CHAT, json={"model": "m", "messages": HI}, headers=headers)
+    spans = exporter.get_finished_spans()
+    assert len(spans) == 4
+    assert TRACE not in {format(span.context.trace_id, "032x") for span in spans}
+    assert [format(link.context.trace_id, "032x") for link in spans[-1].links] == [TRACE]
 
 
 async def test_a_blocked_prompt_has_no_upstream_span_and_no_content() -> None:
