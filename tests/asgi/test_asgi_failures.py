@@ -185,13 +185,15 @@ async def test_a_classifier_that_fails_on_the_answer_alone_withholds_it() -> Non
             assert b"secret" not in response.content
 
 
-async def test_error_bodies_of_the_upstream_keep_only_the_four_fields_of_openai() -> None:
-    error = {"message": "tool use failed", "type": "t", "param": None, "code": "tool_use_failed", "failed_generation": BAD}
-    upstream = Answering([json.dumps({"error": error, "choices": [BAD]}).encode()], status=400)
-    async with proxied(upstream=upstream) as proxy:
+async def test_of_an_upstreams_error_only_its_identifiers_pass_where_answers_are_judged() -> None:
+    error = {"message": f"it wrote {BAD}", "type": BAD, "param": "tools[0].name", "code": "tool_use_failed", "failed_generation": BAD}
+    content = json.dumps({"error": error, "choices": [BAD]}).encode()
+    neutral = {"message": "The upstream answered with status 400.", "type": None, "param": "tools[0].name", "code": "tool_use_failed"}
+    async with proxied(upstream=Answering([content], status=400)) as proxy:
         response = await proxy.ask()
-        assert response.status_code == 400
-        assert response.json() == {"error": {"message": "tool use failed", "type": "t", "param": None, "code": "tool_use_failed"}}
+        assert (response.status_code, response.json()) == (400, {"error": neutral})
+    async with proxied(config({"output": {"policies": []}}), upstream=Answering([content], status=400)) as proxy:
+        assert (await proxy.ask()).content == content
 
 
 async def test_a_stream_that_breaks_after_bytes_were_passed_ends_in_an_error_frame() -> None:
