@@ -13,9 +13,10 @@ class GuardMiddleware:
     """Holds configuration only; a `GuardResponder` made for each request holds its state.
 
     `guard` is what `guardrail.assembly.open_guard()` made; start it in the app's lifespan (`async with guard:`). Guarded are the
-    paths of its routes. Other inference paths (`/v1/responses`, `/v1/embeddings`, …), and other spellings of guarded ones, are
-    answered 404 because they would not be judged; those named in `unguarded` reach the app unjudged, on your word. Everything
-    else of the app is left alone.
+    paths of its routes. Other inference paths, known by their endings wherever they are mounted (`/responses`, `/messages`,
+    `/embeddings`, …), and other spellings of guarded ones, are answered 404 because they would not be judged; those named in
+    `unguarded` (`/rooms/*/messages`, a `*` for one segment) reach the app unjudged, on your word. Everything else of the app is
+    left alone.
     """
 
     def __init__(self, app: ASGIApp, guard: GuardService, *, unguarded: Collection[str] = ()) -> None:

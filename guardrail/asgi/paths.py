@@ -1,5 +1,6 @@
 """Which paths are guarded, and which must not slip past because they are only spelled otherwise or only look alike."""
 
+import re
 from collections.abc import Collection
 from enum import Enum
 from typing import Any
@@ -8,9 +9,15 @@ from urllib.parse import unquote
 from guardrail.asgi.messages import Scope
 
 # Paths under which models are asked, or made to remember what they will be asked. None of them is judged by this version.
-_INFERENCE = frozenset({"/v1/completions", "/v1/messages", "/v1/embeddings", "/v1/realtime", "/v1/edits", "/v1/complete"})
-_INFERENCE_FOLDERS = ("/v1/responses", "/v1/audio", "/v1/images", "/v1/batches", "/v1/threads", "/v1/assistants", "/v1/conversations")
-_INFERENCE_ENDINGS = ("/chat/completions",)
+# They are known by their last segments, or by a folder, since nobody knows where an app mounts them.
+_INFERENCE_ENDINGS = (
+    *("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/realtime", "/api/chat", "/api/generate"),
+    *("/images/generations", "/images/edits", "/images/variations", "/v1/edits", "/v1/complete"),
+    *("/audio/speech", "/audio/transcriptions", "/audio/translations"),
+)
+_INFERENCE_FOLDERS = tuple(
+    f"/v1/{name}/" for name in ("responses", "audio", "images", "batches", "threads", "assistants", "conversations", "realtime")
+)
 _MAX_DECODING = 4
 
 
@@ -23,11 +30,11 @@ class Kind(Enum):
 
 
 class Paths:
-    """The guarded paths, and those the operator lets through unjudged on his own word (`unguarded`)."""
+    """The guarded paths, and those the operator lets through unjudged on his own word (`unguarded`; a `*` in it is one segment)."""
 
     def __init__(self, guarded: Collection[str], *, unguarded: Collection[str] = ()) -> None:
         self._guarded = frozenset(guarded)
-        self._unguarded = frozenset(unguarded)
+        self._unguarded = re.compile("|".join(re.escape(path).replace(r"\*", "[^/]+") for path in unguarded)) if unguarded else None
 
     def kind(self, scope: Scope) -> Kind:
         """Guarded only when the path is spelled exactly so, on the wire too."""
@@ -35,9 +42,9 @@ class Paths:
         raw: bytes = (scope.get("raw_path") or b"").partition(b"?")[0]
         if path in self._guarded and b"%" not in raw:
             return Kind.GUARDED
-        if path in self._unguarded and b"%" not in raw:
-            return Kind.OTHER
         meant = canonical(path)
+        if self._unguarded is not None and self._unguarded.fullmatch(path) and b"%" not in raw and meant == path.rstrip("/").casefold():
+            return Kind.OTHER
         if meant in self._guarded or is_inference(meant):
             return Kind.REFUSED
         return Kind.OTHER
@@ -71,6 +78,4 @@ def canonical(path: str) -> str:
 
 def is_inference(path: str) -> bool:
     """Whether a canonical path is one under which models are asked."""
-    if path in _INFERENCE or path.endswith(_INFERENCE_ENDINGS):
-        return True
-    return any(path == folder or path.startswith(folder + "/") for folder in _INFERENCE_FOLDERS)
+    return path.endswith(_INFERENCE_ENDINGS) or any(folder in path + "/" for folder in _INFERENCE_FOLDERS)

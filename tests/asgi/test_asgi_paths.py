@@ -32,6 +32,36 @@ def test_inference_paths_that_are_not_understood_are_refused(path: str) -> None:
     assert kind(path) is Kind.REFUSED
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1", "/api/v1", "/openai/v1"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "/responses",
+        "/completions",
+        "/messages",
+        "/embeddings",
+        "/api/chat",
+        "/api/generate",
+        "/realtime",
+        "/images/generations",
+        "/audio/speech",
+        "/audio/transcriptions/",
+    ],
+)
+def test_inference_paths_are_known_by_their_ending_wherever_they_are_mounted(prefix: str, ending: str) -> None:
+    path = f"{prefix}{ending}"
+    assert kind(path) is (Kind.OTHER if path == "/v1/embeddings" else Kind.REFUSED)
+    assert Paths({CHAT}, unguarded=[path]).kind({"path": path, "raw_path": path.encode()}) is Kind.OTHER
+
+
+def test_a_star_in_unguarded_stands_for_one_segment() -> None:
+    rooms = Paths({CHAT}, unguarded=["/rooms/*/messages"])
+    found = {path: rooms.kind({"path": path, "raw_path": path.encode()}) for path in (
+        "/rooms/42/messages", "/rooms/4/2/messages", "/rooms//messages", "/rooms/../messages", "/rooms/;/messages", "/Rooms/42/messages",
+    )}  # fmt: skip
+    assert [path for path, what in found.items() if what is Kind.OTHER] == ["/rooms/42/messages"]
+
+
 @pytest.mark.parametrize("path", ["/", "/docs", "/v1/embeddings", "/v1/models", "/v1/responsesheet", "/chat", ""])
 def test_everything_else_is_left_to_the_app(path: str) -> None:
     assert kind(path) is Kind.OTHER
