@@ -11,11 +11,11 @@ from guardrail.asgi.forward import ForwardApp
 from guardrail.asgi.health import health_routes
 from guardrail.asgi.middleware import GuardMiddleware
 from guardrail.asgi.service import GuardService
-from guardrail.upstream.answer import Upstream
+from guardrail.upstream.answer import Loading, Upstream
 
 
 def make_app(service: GuardService, upstreams: Mapping[str, Upstream]) -> Starlette:
-    """The proxy as an ASGI app. Its lifespan starts the guard, and closes it and the upstreams.
+    """The proxy as an ASGI app. Its lifespan loads the upstreams, starts the guard, and closes all of them.
 
     Served are the guarded paths, `/v1/models` (which holds no text to judge), `/healthz` and `/readyz`. Everything else is 404:
     a path that the guard does not understand is never passed on.
@@ -25,6 +25,9 @@ def make_app(service: GuardService, upstreams: Mapping[str, Upstream]) -> Starle
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         del app
         try:
+            for upstream in upstreams.values():
+                if isinstance(upstream, Loading):
+                    await upstream.load()
             async with service:
                 yield
         finally:

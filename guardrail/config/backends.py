@@ -29,8 +29,8 @@ class LiteLLMUpstream(Section):
     """Another provider's API, translated by litellm (pip extra `guardrail[litellm]`)."""
 
     kind: Literal["litellm"] = Field(description="Another provider's API, translated by litellm (pip extra `guardrail[litellm]`).")
-    model_prefix: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9._/-]*$")] = Field(
-        default="", description="Put before the requested model, as litellm's providers want it: anthropic/."
+    model_prefix: Annotated[str, StringConstraints(max_length=64, pattern=r"^([A-Za-z0-9._-]+/)+$")] = Field(
+        description="The provider, put before the requested model, so that no client chooses another: anthropic/."
     )
     api_key_env: Variable | None = Field(default=None, description=_API_KEY)
     read_timeout_s: float = Field(default=120.0, gt=0, le=3_600, description=_READ)

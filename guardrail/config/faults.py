@@ -53,7 +53,7 @@ _PATTERNS = MappingProxyType(
     {
         "api_key_env": "is not the name of an environment variable (capitals, digits, _); never write the key itself",
         "factory": "is not an import string like mypackage.module:make",
-        "model_prefix": "may hold letters, digits and . _ / - only",
+        "model_prefix": "must name the provider and end in /, like anthropic/",
     }
 )
 _NAME_RULE = "is not a name: letters, digits and . _ - only, the first a letter or digit, at most 64"

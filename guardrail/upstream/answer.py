@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Headers = Sequence[tuple[str, str]]
 
@@ -59,4 +59,13 @@ class Upstream(Protocol):
 
     async def aclose(self) -> None:
         """Close the pool. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Loading(Protocol):
+    """An upstream that takes long to get ready, and should do so before its first request."""
+
+    async def load(self) -> None:
+        """Get ready. Idempotent."""
         ...

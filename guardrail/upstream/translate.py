@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import importlib.util
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
@@ -47,6 +48,7 @@ _FORWARDED = frozenset(
     }
 )
 _MODULES = {"litellm": "litellm", "errors": "openai"}
+_PREFIX = re.compile(r"([A-Za-z0-9._-]+/)+")
 _JSON = (("content-type", "application/json"),)
 _EVENTS = (("content-type", "text/event-stream; charset=utf-8"),)
 
@@ -54,6 +56,7 @@ _EVENTS = (("content-type", "text/event-stream; charset=utf-8"),)
 class LitellmUpstream:
     """`model_prefix` (`anthropic/`) is put before the request's model. Same interface as `UpstreamClient`.
 
+    Raises ValueError for a prefix that does not name the provider: the client would choose it, and be served with your key.
     Only OpenAI's own chat parameters are passed on, and nothing is retried. `api_base` overrides the provider's address (a server
     of your own). Raises GuardrailError where the extra is not installed. A stream that ends cleanly but too early cannot be told
     from a whole one, because litellm then reports `stop` itself.
@@ -61,7 +64,7 @@ class LitellmUpstream:
 
     def __init__(
         self,
-        model_prefix: str = "",
+        model_prefix: str,
         *,
         api_key: str | None = None,
         api_base: str | None = None,
@@ -70,6 +73,8 @@ class LitellmUpstream:
     ) -> None:
         if importlib.util.find_spec(_MODULES["litellm"]) is None:
             raise GuardrailError("an upstream of kind litellm needs the litellm extra: pip install 'guardrail[litellm]'")
+        if not _PREFIX.fullmatch(model_prefix):
+            raise ValueError("a model_prefix names the provider and ends in /, like anthropic/")
         self._prefix = model_prefix
         self._settings = {
             "api_key": api_key,
@@ -122,7 +127,8 @@ class LitellmUpstream:
                         chunk = await anext(stream, None)
                 if chunk is None:
                     break
-                yield b"data: " + json.dumps(_chunk(chunk.model_dump(mode="json", exclude_none=True))).encode() + b"\n\n"
+                for frame in frames(chunk.model_dump(mode="json", exclude_none=True)):
+                    yield b"data: " + json.dumps(frame).encode() + b"\n\n"
         except _StatusError as refused:
             raise UpstreamError("disconnect", f"the provider answered {refused.status} within the stream") from refused
         finally:
@@ -184,14 +190,18 @@ def _import() -> tuple[Any, Any]:
     return litellm, errors
 
 
-def _chunk(document: dict[str, Any]) -> Mapping[str, Any]:
-    """litellm's chunk as OpenAI writes it: usage on a frame of its own, finish_reason always there."""
-    if document.get("usage"):
-        document["choices"] = []
-    for choice in document.get("choices", ()):
-        choice.setdefault("finish_reason", None)
-        choice.setdefault("delta", {})
-    return document
+def frames(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """litellm's chunk as OpenAI writes it: usage on a frame of its own, finish_reason and delta always there."""
+    said = {key: value for key, value in document.items() if key != "usage"}
+    choices = document.get("choices", ())
+    if "choices" in document:
+        said["choices"] = [{"delta": {}, "finish_reason": None} | choice for choice in choices]
+    if not document.get("usage"):
+        yield said
+        return
+    if any(any(value for key, value in choice.items() if key != "index") for choice in choices):
+        yield said
+    yield {**said, "choices": [], "usage": document["usage"]}
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

@@ -19,6 +19,7 @@ from guardrail.errors import ConfigError, GuardrailError, PolicyError
 from guardrail.events import CanaryChecked, EventFanout, PoliciesPublished, PoliciesRefused
 from guardrail.testing import RecordingSink, ScriptedClassifier, contains, policy
 from guardrail.types import Action
+from guardrail.upstream.in_process import InProcessUpstream
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -69,6 +70,19 @@ async def test_without_tenants_the_clients_own_key_is_passed_on() -> None:
     async with proxied(upstream=upstream) as proxy:
         await proxy.client.post(CHAT, json={"model": "m", "messages": HI}, headers={"authorization": "Bearer sk-mine"})
         assert upstream.seen[0]["authorization"] == "Bearer sk-mine"
+
+
+async def test_an_upstream_that_takes_long_to_load_is_loaded_before_the_first_request() -> None:
+    class Loading(InProcessUpstream):
+        loaded = 0
+
+        async def load(self) -> None:
+            self.loaded += 1
+
+    upstream = Loading(Answering([completion("x")]))
+    async with proxied(upstream=upstream) as proxy:
+        assert upstream.loaded == 1
+        assert (await proxy.ask()).status_code == 200
 
 
 async def test_health_and_readiness() -> None:

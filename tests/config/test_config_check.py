@@ -128,6 +128,14 @@ def test_a_route_that_checks_nothing_is_a_warning() -> None:
     assert found("routes: [{name: a, output: {policies: []}}]") == []
 
 
+@pytest.mark.parametrize("prefix", ["''", "anthropic", "/", "/x/", "a//"])
+def test_an_upstream_of_litellm_names_its_provider_so_that_no_client_chooses_it(prefix: str) -> None:
+    with pytest.raises(ConfigError, match="must name the provider and end in /, like anthropic/"):
+        loads(f"upstreams:\n  claude: {{kind: litellm, model_prefix: {prefix}}}\n")
+    with pytest.raises(ConfigError, match="lacks 'model_prefix'"):
+        loads("upstreams:\n  claude: {kind: litellm}\n")
+
+
 def test_an_upstream_of_litellm_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "upstreams:\n  claude: {kind: litellm, model_prefix: anthropic/}\n"
     assert found(text) == []

@@ -101,7 +101,7 @@ def test_schema_and_load_refuse_the_same_files(text: str) -> None:
     [
         "routes: [{name: a}]",
         "routes: [{name: a, input: {policies: [x, {id: y}]}}]",
-        "upstreams: {a: {kind: litellm}}",
+        "upstreams: {a: {kind: litellm, model_prefix: azure/eu/}}",
         "tenants: {a: {}}",
         "classifiers: {a: {kind: custom, factory: 'a.b:c', options: {x: [1]}}}",
     ],

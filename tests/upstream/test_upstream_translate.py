@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion
 from guardrail.errors import UpstreamError
 from guardrail.upstream.answer import Limits, Timeouts
 from guardrail.upstream.embedded import EmbeddedUpstream
-from guardrail.upstream.translate import LitellmUpstream
+from guardrail.upstream.translate import LitellmUpstream, frames
 from guardrail.wire.chat import parse_answer
 from guardrail.wire.chat_stream import ChatStreamCollector
 
@@ -62,6 +62,22 @@ async def test_a_stream_says_what_the_whole_answer_says(embedded, model):
     assert collector.done
     assert [part.text for part in collector.parts()] == [part.text for part in parse_answer(whole).parts]
     assert collector.usage["total_tokens"] > 0
+
+
+def test_a_chunk_with_usage_keeps_what_its_choices_say():
+    usage = {"total_tokens": 3}
+    for choice in ({"index": 0, "delta": {"content": "tail"}}, {"index": 0, "finish_reason": "stop"}):
+        first, last = frames({"id": "c", "choices": [choice], "usage": usage})
+        assert first == {"id": "c", "choices": [{"delta": {}, "finish_reason": None} | choice]}
+        assert last == {"id": "c", "choices": [], "usage": usage}
+    assert list(frames({"id": "c", "choices": [{"index": 0, "delta": {}}], "usage": usage})) == [last]
+    assert list(frames({"id": "c", "choices": [choice]})) == [first]
+
+
+@pytest.mark.parametrize("prefix", ["", "anthropic", "/", "/anthropic/"])
+def test_a_prefix_that_does_not_name_the_provider_is_refused(prefix):
+    with pytest.raises(ValueError, match="anthropic/"):
+        LitellmUpstream(prefix)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -115,7 +131,9 @@ async def test_litellm_is_kept_from_fetching_its_price_list(embedded):
 
 
 def test_making_the_upstream_does_not_import_litellm():
-    program = "import sys; from guardrail.upstream.translate import LitellmUpstream; LitellmUpstream(); sys.exit('litellm' in sys.modules)"
+    program = (
+        "import sys; from guardrail.upstream.translate import LitellmUpstream; LitellmUpstream('a/'); sys.exit('litellm' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
@@ -126,7 +144,7 @@ def test_without_the_extra_the_error_says_what_to_install():
         "from guardrail.errors import GuardrailError\n"
         "from guardrail.upstream.translate import LitellmUpstream\n"
         "try:\n"
-        "    LitellmUpstream()\n"
+        "    LitellmUpstream('a/')\n"
         "except GuardrailError as error:\n"
         "    sys.exit('guardrail[litellm]' not in str(error))\n"
         "sys.exit(2)\n"
