@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 
-from guardrail.asgi.forward import forwarded, target
+from guardrail.asgi.forward import forwarded
 from guardrail.asgi.intake import ClientGoneError, request_id
 from guardrail.asgi.messages import Receive, Scope, Send, raw_headers
 from guardrail.asgi.outlet import Outlet, foreign
@@ -44,7 +44,8 @@ class ModelsApp:
         del receive
         outlet = _outlet(self._service, scope, send)
         try:
-            await self._answer(scope, outlet)
+            with self._service.place():
+                await self._answer(scope, outlet)
         except WireError as error:
             await _refuse(self._service, scope, outlet, error)
         except ClientGoneError:
@@ -55,7 +56,7 @@ class ModelsApp:
         headers = forwarded(scope["headers"], private=self._service.tenants.configured)
         try:
             upstream = self._upstreams[route.upstream]
-            async with upstream.send("GET", target(scope), headers, b"") as answer:
+            async with upstream.send("GET", local_path(scope), headers, b"") as answer:
                 content = await answer.read()
                 found = raw_headers(answer.headers)
                 status = answer.status

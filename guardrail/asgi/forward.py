@@ -27,8 +27,9 @@ class ForwardApp:
         exchange: Exchange = scope[SCOPE_KEY]
         exchange.attentive = True
         upstream = self._upstreams[exchange.route.upstream]
+        # A query stays here: chat completions have none, so that none is judged.
         headers = forwarded(scope["headers"], private=self._private)
-        async with upstream.send("POST", target(scope), headers, exchange.body) as answer:
+        async with upstream.send("POST", local_path(scope), headers, exchange.body) as answer:
             await send(start(answer.status, raw_headers(answer.headers)))
             chunks = answer.chunks()
             async for chunk in chunks:
@@ -44,13 +45,6 @@ async def _part(chunks: AsyncIterator[bytes]) -> None:
     with contextlib.suppress(TimeoutError, UpstreamError):
         async with asyncio.timeout(_PARTING_S):
             await anext(chunks, None)
-
-
-def target(scope: Scope) -> str:
-    """Path and query as the client sent them."""
-    query: bytes = scope.get("query_string", b"")
-    path = local_path(scope)
-    return f"{path}?{query.decode('latin-1')}" if query else path
 
 
 def forwarded(headers: Iterable[tuple[bytes, bytes]], *, private: bool) -> list[tuple[str, str]]:

@@ -23,7 +23,6 @@ class GuardMiddleware:
         self._app = app
         self._service = guard
         self._paths = Paths({route.path for route in guard.config.routes}, unguarded=unguarded)
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -41,11 +40,9 @@ class GuardMiddleware:
     async def _guarded(self, kind: Kind, respond: GuardResponder) -> None:
         if kind is Kind.REFUSED:
             await respond.refuse(WireError(404, "not_found", "This path is not served here."))
-        elif self._in_flight >= self._service.limits.max_in_flight:
-            await respond.refuse(WireError(503, "overloaded", "Too many requests are being served; try again shortly."))
-        else:
-            self._in_flight += 1
-            try:
+            return
+        try:
+            with self._service.place():
                 await respond()
-            finally:
-                self._in_flight -= 1
+        except WireError as full:
+            await respond.refuse(full)

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,7 @@ from guardrail.asgi.publication import Publisher
 from guardrail.canary import Canary
 from guardrail.config.models import Config
 from guardrail.config.tenants import Tenants
-from guardrail.errors import GuardrailError
+from guardrail.errors import GuardrailError, WireError
 from guardrail.events import EventFanout
 from guardrail.guard import Guard, Origin
 from guardrail.interfaces import Classifier
@@ -83,6 +83,7 @@ class GuardService:
         self._classifiers: dict[str, Classifier] = {}
         self._prepared: set[tuple[str, str]] = set()
         self._publisher: Publisher | None = None
+        self._in_flight = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self.canaries: Canaries | None = None
         self.judgement = Judgement(Guard({}, self.events), self.events, self.tracing)
@@ -132,6 +133,17 @@ class GuardService:
     def publisher(self) -> Publisher | None:
         """What keeps the policies fresh; None while the guard is not running."""
         return self._publisher
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the `max_in_flight` places, for the length of a `with`. Raises WireError (503) when all are taken."""
+        if self._in_flight >= self.limits.max_in_flight:
+            raise WireError(503, "overloaded", "Too many requests are being served; try again shortly.")
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
 
     @property
     def ended(self) -> list[str]:

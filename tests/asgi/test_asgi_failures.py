@@ -218,6 +218,25 @@ async def test_a_full_house_is_503_with_retry_after_and_is_counted(caplog: pytes
         assert (await proxy.ask()).status_code == 200
 
 
+async def test_the_list_of_models_counts_as_a_request_in_flight() -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def upstream(scope: Any, receive: Any, send: Any) -> None:
+        reached.set()
+        await go_on.wait()
+        await EmbeddedUpstream()(scope, receive, send)
+
+    async with proxied(config(server={"max_in_flight": 1}), upstream=upstream) as proxy:
+        asking = asyncio.create_task(proxy.client.get("/v1/models"))
+        await reached.wait()
+        for ask in (proxy.ask, lambda: proxy.client.get("/v1/models")):
+            refused = await asyncio.wait_for(ask(), 2)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        go_on.set()
+        assert (await asking).status_code == 200
+        assert (await proxy.ask()).status_code == 200
+
+
 async def test_a_body_whose_length_is_a_lie_is_bounded_by_what_arrives() -> None:
     async def endless() -> Any:
         for _ in range(100):

@@ -244,6 +244,20 @@ async def test_an_upstream_that_goes_on_after_the_answer_is_whole_is_closed_befo
         assert asyncio.all_tasks() <= before
 
 
+async def test_a_query_stays_here() -> None:
+    queries: list[bytes] = []
+    answer = Answering([completion("x")])
+
+    async def upstream(scope: dict[str, bytes], receive: object, send: object) -> None:
+        queries.append(scope["query_string"])
+        await answer(scope, receive, send)
+
+    async with proxied(upstream=upstream) as proxy:
+        assert (await proxy.client.post(CHAT + "?model=other", json={"model": "m", "messages": HI})).status_code == 200
+        assert (await proxy.client.get("/v1/models?limit=1")).status_code == 200
+    assert queries == [b"", b""]
+
+
 async def test_request_ids_are_taken_over_when_plain_and_made_when_not() -> None:
     upstream = Answering(
         [completion("x")],
