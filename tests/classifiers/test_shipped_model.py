@@ -1,0 +1,116 @@
+"""The weights that ship: they pass the shipped policies' own tests, tell the canaries apart, and read wordings they never saw."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from guardrail.assembly import shipped_canary
+from guardrail.canary import check_canary
+from guardrail.classifiers.embedded import SHIPPED, EmbeddedClassifier
+from guardrail.engine.embedded.model import EXCLUDE, INCLUDE, TERM
+from guardrail.engine.embedded.weights import load
+from guardrail.policy.registry import load_folder, shipped_folder
+from guardrail.policy.trial import run_tests
+from guardrail.testing import policy
+from guardrail.training.labels import Aim
+from guardrail.training.variants import Variant, Wordings
+from guardrail.types import ClassifyRequest, Criterion, Label, Policy, Score
+
+POLICIES = load_folder(shipped_folder())
+
+# Everyday texts that share words with what policies are about.
+EVERYDAY = (
+    "Can you help me plan a three-day trip to Lisbon with two kids?",
+    "How do I kill a process that is stuck on port 8080?",
+    "Write a haiku about the first snow.",
+    "What is the difference between a list and a tuple in Python?",
+    "Beat the eggs, fold in the flour and bake for forty minutes.",
+    "Our team got destroyed last night, four nil, but what a game.",
+    "Summarise the causes of the First World War for a school class.",
+    "Please ignore the typo in my last message, I meant Thursday.",
+    "Translate 'good morning, how are you' into French.",
+    "Is it safe to take ibuprofen with a glass of milk?",
+    "Thank you so much, that was exactly what I needed!",
+    "Draft an e-mail that turns down a meeting politely.",
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddedClassifier:
+    return EmbeddedClassifier.load(threads=1)
+
+
+async def _scores(model: EmbeddedClassifier, policy: Policy, texts: tuple[str, ...]) -> list[float]:
+    await model.prepare([policy])
+    answers = await model.classify([ClassifyRequest(policy, text) for text in texts], deadline=time.monotonic() + 60)
+    assert all(isinstance(answer, Score) for answer in answers)
+    return [answer.value for answer in answers if isinstance(answer, Score)]
+
+
+def test_the_file_is_under_fifty_megabytes_and_has_a_card() -> None:
+    assert SHIPPED.stat().st_size < 50_000_000
+    card = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
+    assert load(SHIPPED).digest in card, "the card is of another file"
+
+
+async def test_the_shipped_policies_pass_nine_in_ten_of_their_own_tests(model: EmbeddedClassifier) -> None:
+    await model.prepare(POLICIES)
+    trials = await run_tests(POLICIES, model)
+    cases = sum(len(trial.policy.tests) for trial in trials)
+    failures = [(trial.policy.id, failure.case.line) for trial in trials for failure in trial.failures]
+    assert len(failures) <= 0.1 * cases, failures
+
+
+async def test_the_canary_is_told_apart(model: EmbeddedClassifier) -> None:
+    canary = shipped_canary()
+    await model.prepare([canary.policy])
+    checked = await check_canary(model, canary, name="embedded", deadline_s=60)
+    assert checked.ok, checked.detail
+
+
+async def test_everyday_texts_pass_all_eight_policies(model: EmbeddedClassifier) -> None:
+    flagged = []
+    for shipped in POLICIES:
+        for text, score in zip(EVERYDAY, await _scores(model, shipped, EVERYDAY), strict=True):
+            if score >= shipped.threshold:
+                flagged.append((shipped.id, text, round(score, 2)))
+    assert flagged == []
+
+
+def _as_policy(variant: Variant) -> Policy:
+    """A variant in wordings kept out of training, as a policy a user might have written."""
+    head, *rest = variant.statements
+    criteria = {kind: tuple(Criterion("", each.text, 1) for each in rest if each.kind == kind) for kind in (INCLUDE, EXCLUDE, TERM)}
+    label = Label("X", head.text.partition(".")[0], criteria[INCLUDE], criteria[EXCLUDE], 1)
+    overview = head.text.partition(".")[2].strip() or head.text
+    return policy("unseen", body=repr(variant), labels=(label,), overview=overview, terms=criteria[TERM])
+
+
+async def test_wordings_it_never_saw_separate_the_shipped_policies_own_cases(model: EmbeddedClassifier) -> None:
+    wordings, random_ = Wordings.load(held_out=True), random.Random(1)
+    found = {}
+    for shipped in POLICIES:
+        labels = [case.expected for case in shipped.tests]
+        texts = tuple(case.text for case in shipped.tests)
+        found[shipped.id] = [
+            roc_auc_score(labels, await _scores(model, _as_policy(wordings.draw(Aim("area", shipped.id), random_)), texts))
+            for _ in range(3)
+        ]
+    means = {area: sum(values) / len(values) for area, values in found.items()}
+    assert sum(means.values()) / len(means) >= 0.9, means
+    assert sorted(means.values())[1] >= 0.9, means  # toxicity is the weak one: see the card
+
+
+async def test_a_precise_copy_scores_the_same_alone_and_in_a_batch() -> None:
+    exact = EmbeddedClassifier.load(threads=1, precision="float32")
+    together = await _scores(exact, POLICIES[0], EVERYDAY)
+    alone = [(await _scores(exact, POLICIES[0], (text,)))[0] for text in EVERYDAY]
+    await exact.aclose()
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_where_it_lies_is_inside_the_package() -> None:
+    assert Path("guardrail") / "models" / "embedded.safetensors" == Path(*SHIPPED.parts[-3:])
