@@ -98,6 +98,8 @@ class GuardResponder:
         route = table.match(local_path(scope), request.model, self._tenant)
         if route is None:
             raise WireError(404, "model_not_found", "No route serves this model.", param="model")
+        if route.input:
+            _ = request.parts  # what cannot be taken apart is refused before anything is called
         if self._span is not None:
             self._span.routed(route, self._tenant, self._request_id)
         return Exchange(self._request_id, self._tenant, route, request, body, service.judgement, self._started)
@@ -106,7 +108,9 @@ class GuardResponder:
         if exchange.route.timing == "parallel" and exchange.route.input:
             await self._beside(exchange)
             return
-        refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.request.parts))
+        refusal = None
+        if exchange.route.input:
+            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.request.parts))
         if refusal is not None:
             await self._outlet.reply(refusal, exchange.headers())
             return
@@ -185,12 +189,13 @@ class GuardResponder:
         watching = asyncio.create_task(self._watch())
         try:
             await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
-            if self._outlet.complete:  # what the app still does in the background is its own, within bounds
+            if self._outlet.complete and not serving.done():  # what the app still does in the background is its own, within bounds
                 await asyncio.wait((serving,), timeout=BACKGROUND_S)
             if serving.done():
                 await serving
         finally:
-            await _stop(serving, watching)
+            watching.cancel()  # it only waits, so it is gone at once
+            await _stop(serving)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

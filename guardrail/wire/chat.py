@@ -5,7 +5,8 @@ request of that application), `metadata`, `stop` and identifiers, which no model
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Part
@@ -99,18 +100,29 @@ CHOICE_FIELDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChatRequest:
-    """What the guard needs to know of a request. `choices` is `n`; `parts` is everything in it that an upstream could read as text.
+    """What the guard needs to know of a request. `choices` is `n`.
 
-    `include_usage`: the client asked for a usage frame at the end of a stream.
+    `include_usage`: the client asked for a usage frame at the end of a stream. `document` is the JSON as it came.
     """
 
     model: str
     stream: bool
     choices: int
     include_usage: bool
-    parts: tuple[Part, ...]
+    document: Mapping[str, object] = field(repr=False)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything in it that an upstream could read as text, found when first asked for: a route may judge no prompts.
+
+        Raises WireError (400) for messages that are none, or too many.
+        """
+        try:
+            return _request_parts(self.document)
+        except TooManyPartsError as error:
+            raise WireError(400, "too_many_parts", f"The request holds {error}.", param="messages") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +149,7 @@ def parse_request(body: bytes) -> ChatRequest:
     model = document.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_LENGTH:
         raise WireError(400, "invalid_model", f"model must be a string of 1 to {MAX_MODEL_LENGTH} characters.", param="model")
-    try:
-        parts = _request_parts(document)
-    except TooManyPartsError as error:
-        raise WireError(400, "too_many_parts", f"The request holds {error}.", param="messages") from None
-    return ChatRequest(model, _flag(document, "stream"), _choices(document), _include_usage(document), parts)
+    return ChatRequest(model, _flag(document, "stream"), _choices(document), _include_usage(document), document)
 
 
 def parse_answer(body: bytes) -> ChatAnswer:

@@ -21,7 +21,7 @@ def texts(messages=None, **fields):
 
 def refused(raw):
     with pytest.raises(WireError) as caught:
-        parse_request(raw)
+        _ = parse_request(raw).parts
     assert caught.value.status == 400
     return caught.value
 
