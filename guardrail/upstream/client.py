@@ -14,6 +14,7 @@ from guardrail.upstream.bounded import bounded, joined
 from guardrail.upstream.headers import forwarded, returned
 from guardrail.upstream.retry import FIRST_PAUSE_S, connect_retry, may_retry
 
+MOST_PATHS = 16  # addresses kept ready
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,;=-]+)+/?(?:\?[^#\s]*)?")
 
 
@@ -36,6 +37,7 @@ class UpstreamClient:
         self._api_key = api_key
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or Limits()
+        self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
@@ -89,9 +91,14 @@ class UpstreamClient:
 
     def _url(self, path: str) -> URL:
         """The address under the root, and under nothing else: a path with dot segments, doubled slashes or escapes is refused."""
+        if path in self._urls:
+            return self._urls[path]
         if not _PATH.fullmatch(path) or any(segment in {".", ".."} for segment in path.partition("?")[0].split("/")):
             raise UpstreamError("malformed", "the path to the upstream is not a plain path")
-        return URL(self._root + (path.removeprefix("/v1") if path.startswith("/v1/") else path), encoded=True)
+        url = URL(self._root + (path.removeprefix("/v1") if path.startswith("/v1/") else path), encoded=True)
+        if len(self._urls) < MOST_PATHS:
+            self._urls[path] = url
+        return url
 
 
 class _HttpAnswer:

@@ -16,7 +16,7 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "accept-encoding", "expect", "cookie"}
-_NOT_RETURNED = _HOP_BY_HOP | {"content-length", "content-encoding", "set-cookie", "date", "server", "alt-svc"}
+_NOT_RETURNED = _HOP_BY_HOP | {"content-encoding", "set-cookie", "date", "server", "alt-svc"}
 _CREDENTIALS = frozenset({"authorization", "api-key", "x-api-key"})
 
 
@@ -36,6 +36,8 @@ def forwarded(headers: Headers, api_key: str | None) -> list[tuple[str, str]]:
 def returned(headers: Headers) -> tuple[tuple[str, str], ...]:
     """Answer headers for the client: lower case, end to end. An upstream cannot speak in the guard's name either."""
     dropped = _NOT_RETURNED | _named_by_connection(headers)
+    if any(name.lower() == "content-encoding" for name, _ in headers):
+        dropped |= {"content-length"}  # the length of what was decoded is another
     return tuple(
         (name.lower(), value) for name, value in headers if name.lower() not in dropped and not name.lower().startswith("x-guardrail-")
     )

@@ -105,7 +105,14 @@ async def test_a_configured_key_replaces_every_credential_of_the_client(serve, c
 async def test_answer_headers_lose_hop_by_hop_cookies_and_the_guards_name(serve, client):
     extra = {"set-cookie": "a=b", "x-guardrail-decision": "allow", "x-request-id": "r", "keep-alive": "9", "content-type": "text/x"}
     _, headers, _ = await fetch(client(await serve(responding(lambda: Response(b"ok", headers=extra)))))
-    assert headers == {"x-request-id": "r", "content-type": "text/x"}
+    assert headers == {"x-request-id": "r", "content-type": "text/x", "content-length": "2"}
+
+
+async def test_the_length_of_an_encoded_answer_is_not_passed_on(serve, client):
+    packed = gzip.compress(b"hello")
+    _, headers, body = await fetch(client(await serve(responding(lambda: Response(packed, headers={"content-encoding": "gzip"})))))
+    assert body == b"hello"
+    assert headers.keys() & {"content-length", "content-encoding"} == set()
 
 
 async def test_cookies_are_not_kept_between_requests(serve, client):
