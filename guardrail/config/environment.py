@@ -3,7 +3,6 @@
 | variable | meaning |
 |---|---|
 | the name in an upstream's `api_key_env` | that upstream's API key |
-| GUARDRAIL_ADMIN_KEY | key of the status and administration endpoints, for surfaces that ask for one |
 | GUARDRAIL_DATA | folder of labelled evaluation data |
 | OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT | whether telemetry may carry content |
 
@@ -15,15 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-
-_CAPTURE = MappingProxyType(
-    {
-        "true": frozenset({"span", "event"}),
-        "span_only": frozenset({"span"}),
-        "event_only": frozenset({"event"}),
-        "span_and_event": frozenset({"span", "event"}),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +27,10 @@ class Environment:
         return self.variables.get(name, "").strip() or None
 
     @property
-    def admin_key(self) -> str | None:
-        """The key of the administration endpoints, None where it is not set."""
-        return self.secret("GUARDRAIL_ADMIN_KEY")
-
-    @property
     def data_folder(self) -> Path | None:
         """The folder of evaluation data, None where it is not set."""
         folder = self.secret("GUARDRAIL_DATA")
         return Path(folder) if folder else None
-
-    @property
-    def captured_content(self) -> frozenset[str]:
-        """Where telemetry may carry content: `span`, `event`, both or (the default, and for a word it does not know) neither."""
-        return _CAPTURE.get((self.secret("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT") or "").lower(), frozenset())
 
 
 def process_environment() -> Environment:
