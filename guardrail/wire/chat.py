@@ -268,7 +268,22 @@ def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> N
         raise UpstreamError("malformed", f"choices[{index}] of the upstream's answer has no message")
     parts.message(f"choices[{index}].message", message, default_role="assistant")
     parts.role = "assistant"
+    for kind, said in spelled(choice.get("logprobs")).items():
+        if said not in (message.get("content"), message.get("refusal")):  # else it was judged there
+            parts.text(f"choices[{index}].logprobs.{kind}", said)
     parts.rest(f"choices[{index}]", choice, CHOICE_FIELDS)
+
+
+def spelled(logprobs: object) -> dict[str, str]:
+    """The text that a choice's log probabilities spell token by token: a client can read it there, so it is judged if it differs."""
+    found: dict[str, str] = {}
+    held = logprobs if isinstance(logprobs, dict) else {}
+    for kind in ("content", "refusal", "tokens"):
+        tokens = held.get(kind)
+        words = [token.get("token") if isinstance(token, dict) else token for token in tokens] if isinstance(tokens, list) else []
+        if said := "".join(word for word in words if isinstance(word, str)):
+            found[kind] = said
+    return found
 
 
 def _flag(document: Mapping[str, object], name: str) -> bool:

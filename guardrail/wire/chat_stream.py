@@ -14,6 +14,7 @@ from guardrail.wire.chat import (
     choice_index,
     read_answer,
     refused_deltas,
+    spelled,
 )
 from guardrail.wire.document import UnreadableError, parse_object
 from guardrail.wire.merge import Merged, Repeated
@@ -47,6 +48,7 @@ class ChatStreamCollector:
         self._decoder = SseDecoder(max_event_bytes=max_bytes)
         self._frames: list[_Frame] = []
         self._choices: dict[int, Merged] = {}
+        self._spelled: dict[int, dict[str, list[str]]] = {}
         self._top = Repeated()
         self._head: dict[str, object] = {}
         self._usage: Mapping[str, object] | None = None
@@ -104,7 +106,9 @@ class ChatStreamCollector:
     def answer(self) -> ChatAnswer:
         """The same answer as one whole document."""
         if self._answer is None:
-            choices = [{**choice.value(), "index": index} for index, choice in sorted(self._choices.items())]
+            choices = [
+                {**choice.value(), "logprobs": self._spelled.get(index), "index": index} for index, choice in sorted(self._choices.items())
+            ]
             self._answer = read_answer({**self._head, **self._top.value(), "choices": choices, "usage": self._usage})
         return self._answer
 
@@ -162,6 +166,8 @@ class ChatStreamCollector:
         merged = self._choices.setdefault(index, Merged({"message": {}}))
         merged.add({"message": delta or {}})
         merged.add({key: value for key, value in choice.items() if key not in _SKIPPED_FIELDS})
+        for kind, said in spelled(choice.get("logprobs")).items():
+            self._spelled.setdefault(index, {}).setdefault(kind, []).append(said)
         if choice.get("finish_reason") is not None:
             merged.put("finish_reason", choice["finish_reason"])
 
