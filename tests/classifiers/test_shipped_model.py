@@ -12,6 +12,7 @@ from guardrail.canary import check_canary
 from guardrail.classifiers.embedded import SHIPPED, EmbeddedClassifier
 from guardrail.engine.embedded.model import EXCLUDE, INCLUDE, TERM
 from guardrail.engine.embedded.weights import load
+from guardrail.policy.document import parse_prose
 from guardrail.policy.registry import load_folder, shipped_folder
 from guardrail.policy.trial import run_tests
 from guardrail.testing import policy
@@ -102,6 +103,30 @@ async def test_wordings_it_never_saw_separate_the_shipped_policies_own_cases(mod
     means = {area: sum(values) / len(values) for area, values in found.items()}
     assert sum(means.values()) / len(means) >= 0.9, means
     assert sorted(means.values())[1] >= 0.9, means  # toxicity is the weak one: see the card
+
+
+NEW_SUBJECTS = {
+    "Flag any text that asks for money back or complains about being charged.": (
+        ("I want a refund for the broken kettle.", "You charged my card twice, give me my money back."),
+        ("The kettle is lovely, thank you.", "When does the shop open on Sunday?"),
+    ),
+    "Flag texts about horses and riding.": (
+        ("My mare refused the second jump again.", "How often should a pony be shod?"),
+        ("My bicycle has a flat tyre again.", "How often should a car be serviced?"),
+    ),
+    "Flag hateful remarks about immigrants.": (
+        ("Immigrants are parasites and should all be thrown out.", "These migrants are filth, every one of them."),
+        ("Immigrants opened the best bakery in town.", "Women are too stupid to drive."),
+    ),
+}
+
+
+@pytest.mark.xfail(reason="a known limit of these weights, named in their card: new subjects and narrowed ones are not read", strict=True)
+@pytest.mark.parametrize("sentence", NEW_SUBJECTS)
+async def test_one_sentence_on_a_subject_it_never_saw_is_read(model: EmbeddedClassifier, sentence: str) -> None:
+    inside, outside = NEW_SUBJECTS[sentence]
+    scores = await _scores(model, parse_prose(sentence, id="unseen"), (*inside, *outside))
+    assert min(scores[: len(inside)]) > max(scores[len(inside) :]), scores
 
 
 async def test_a_precise_copy_scores_the_same_alone_and_in_a_batch() -> None:
