@@ -1,7 +1,6 @@
 """Scoring with resident policies: any mix of texts and policies in short passes, so that a long text never holds up a short one."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,16 +121,14 @@ class Scorer:
         """What a finished reading found, in the order it was asked."""
         return [Found(self._probability(logit), span) for logit, span in reading.best]
 
-    def score(self, asked: Sequence[tuple[str, Policy]], *, deadline: float = math.inf) -> list[Found]:
-        """The probability for each (text, policy), in order; raises TimeoutError once `time.monotonic()` passes `deadline`.
+    def score(self, asked: Sequence[tuple[str, Policy]]) -> list[Found]:
+        """The probability for each (text, policy), in order, in one go.
 
         A text is read once however many policies are asked about it; a text longer than a window is read window by window and
         its highest window counts.
         """
         reading = self.begin(asked)
         while not reading.finished:
-            if time.monotonic() > deadline:
-                raise TimeoutError
             self.advance([reading])
         return self.answers(reading)
 
