@@ -14,6 +14,7 @@ from guardrail.escalation import Answer, Ask, flow
 from guardrail.events import DecisionMade, EventFanout
 from guardrail.interfaces import Classifier
 from guardrail.types import Check, ClassifyRequest, Decision, Mode, Part, Policy, Route, Score, Stage, Verdict
+from guardrail.windows import Partial, windowed
 
 logger = logging.getLogger("guardrail")
 
@@ -48,17 +49,18 @@ class Guard:
     ) -> Decision:
         """Judge one stage of an exchange (or one text) and emit one `DecisionMade`.
 
-        All parts and all checks go to the classifier as one batch. A classifier that raises, hangs beyond `route.deadline_s`
-        (seconds), answers too few or gives something that is no score yields error verdicts, which `route.on_error` turns into
-        a block or a recorded pass; it never raises for that. A lone surrogate, which no classifier can encode, is judged and recorded
-        as `?`. Cancelling the caller cancels the judging.
+        All parts and all checks go to the classifier as one batch; a text that is too long for it is judged in overlapping windows.
+        A classifier that raises, hangs beyond `route.deadline_s` (seconds), answers too few or gives something that is no score yields
+        error verdicts, which `route.on_error` turns into a block or a recorded pass; it never raises for that. A lone surrogate, which
+        no classifier can encode, is judged and recorded as `?`. Cancelling the caller cancels the judging.
         """
         started = time.monotonic()
         origin = origin or Origin()
         parts = (Part("text", _encodable(parts)),) if isinstance(parts, str) else tuple(_clean(part) for part in parts)
         checks = route.checks(stage)
         unreadable = tuple(part for part in parts if part.text is None) if checks else ()
-        verdicts = await self._judge([part for part in parts if part.text and part.text.strip()], checks, route, started)
+        judged = [part for part in parts if part.text and part.text.strip()]
+        verdicts = await self._judge(judged, route, _Turn(stage, tenant, deadline=started + route.deadline_s))
         outcome = decide(
             verdicts,
             unscannable=unreadable,
@@ -80,8 +82,9 @@ class Guard:
         self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, parts))
         return decision
 
-    async def _judge(self, parts: Sequence[Part], checks: Sequence[Check], route: Route, started: float) -> tuple[Verdict, ...]:
+    async def _judge(self, parts: Sequence[Part], route: Route, turn: "_Turn") -> tuple[Verdict, ...]:
         """One verdict for each (part, check), in that order; equal questions are asked once."""
+        checks = route.checks(turn.stage)
         if not parts or not checks:
             return ()
         rows: dict[str, int] = {}
@@ -94,23 +97,39 @@ class Guard:
         async for part in _paced(parts, len(checks)):
             text = part.text or ""
             if rows.setdefault(text, len(requests)) == len(requests):
-                requests += [ClassifyRequest(policy, text) for policy in policies]
-        answers = await self._drive(requests, route, deadline=started + route.deadline_s)
+                requests += [ClassifyRequest(policy, text, stage=turn.stage, tenant=turn.tenant) for policy in policies]
+        answers = await self._drive(requests, route, deadline=turn.deadline)
         verdicts: list[Verdict] = []
         async for part in _paced(parts, len(checks)):
             row = rows[part.text or ""]
             verdicts += [_verdict(part, check, answers[row + columns[check.policy.digest]], route.classifier) for check in checks]
         return tuple(verdicts)
 
-    async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer]:
+    async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer | Partial]:
         steps = flow(requests, classifier=route.classifier, escalation=route.escalation)
+        partial: dict[tuple[str, str], Partial] = {}
         try:
             ask = next(steps)
             while True:
-                ask = steps.send(await self._ask(ask, deadline=deadline))
+                ask = steps.send(await self._whole(ask, partial, deadline=deadline))
         except StopIteration as stop:
             answers: list[Answer] = stop.value
-            return answers
+        known = [(answer, partial.get((request.policy.digest, request.text))) for answer, request in zip(answers, requests, strict=True)]
+        return [part if part is not None and answer is part.error else answer for answer, part in known]
+
+    async def _whole(self, ask: Ask, partial: dict[tuple[str, str], Partial], *, deadline: float) -> list[Answer]:
+        """One classifier's answers, texts that it finds too long judged in windows. What remains in part unjudged goes to `partial`."""
+        steps = windowed(ask.requests, await self._ask(ask, deadline=deadline))
+        try:
+            windows = next(steps)
+            while True:
+                windows = steps.send(await self._ask(Ask(ask.classifier, windows), deadline=deadline))
+        except StopIteration as stop:
+            found: list[Answer | Partial] = stop.value
+        for place, answer in enumerate(found):
+            if isinstance(answer, Partial):
+                partial[ask.requests[place].policy.digest, ask.requests[place].text] = answer
+        return [answer.error if isinstance(answer, Partial) else answer for answer in found]
 
     async def _ask(self, ask: Ask, *, deadline: float) -> list[Answer]:
         """One classifier call turned into one answer a request, whatever happens in there."""
@@ -128,6 +147,15 @@ class Guard:
         if not done:
             return _failed(ask, ClassifierError("timeout", f"classifier {ask.classifier!r} did not answer before the deadline"))
         return _answers(ask, task)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Whose texts are judged, and until when (`time.monotonic()`)."""
+
+    stage: Stage
+    tenant: str
+    deadline: float
 
 
 async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:
@@ -190,21 +218,26 @@ def _drain(task: "asyncio.Future[list[Answer]]") -> None:
         task.exception()
 
 
-def _verdict(part: Part, check: Check, answer: Answer, classifier: str) -> Verdict:
+def _verdict(part: Part, check: Check, answer: Answer | Partial, classifier: str) -> Verdict:
     policy = check.policy
-    scored = isinstance(answer, Score)
+    if isinstance(answer, Partial):  # what was read settles it only when that alone violates
+        violates = answer.score is not None and answer.score.value >= check.threshold
+        answer = answer.score if violates and answer.score is not None else answer.error
+    score, error = (answer, None) if isinstance(answer, Score) else (None, answer)
     return Verdict(
         policy_id=policy.id,
         policy_version=policy.version,
         policy_digest=policy.digest,
         threshold=check.threshold,
         part=part.path,
-        classifier=answer.classifier if isinstance(answer, Score) else classifier,
-        score=answer.value if isinstance(answer, Score) else None,
-        error=None if scored else answer.code,  # type: ignore[union-attr]
-        span=answer.span if isinstance(answer, Score) else None,
-        criterion=answer.criterion if isinstance(answer, Score) else None,
+        classifier=score.classifier if score else classifier,
+        score=score.value if score else None,
+        error=error.code if error else None,
+        span=score.span if score else None,
+        criterion=score.criterion if score else None,
         choice=part.choice,
         action=check.action,
         mode=check.mode,
+        flags=score.flags if score else (),
+        provenance=score.provenance if score else None,
     )

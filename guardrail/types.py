@@ -137,11 +137,33 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class ClassifyRequest:
-    """One question to a classifier: does `text` violate `policy`? `context` is what came before it, where a classifier can use it."""
+    """One question to a classifier: does `text` violate `policy`? `context` is what came before it, where a classifier can use it.
+
+    `stage` and `tenant` say whose turn it is where many wait; they never change a score.
+    """
 
     policy: Policy
     text: str
     context: str | None = None
+    stage: Stage = Stage.INPUT
+    tenant: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a score needs to be computed again, bit for bit where `bucket` is the same.
+
+    `template`, `tokenizer`, `model`, `adapter` are versions or digests, `dtype` names the weights' and the arithmetic's, `bucket` is the
+    number of tokens the pass was padded to, `outside` the probability mass that the model gave to neither answer.
+    """
+
+    template: str
+    tokenizer: str
+    model: str
+    adapter: str
+    dtype: str
+    bucket: int
+    outside: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +171,8 @@ class Score:
     """Calibrated probability in [0, 1] that the text violates the policy.
 
     `span` is the window of the text that scored highest, `criterion` the name of the criterion that drove the score where the
-    classifier knows it, `classifier` its id with the weights' digest, so that a verdict can be replayed.
+    classifier knows it, `classifier` its id with the weights' digest, so that a verdict can be replayed. `flags` are codes of what was
+    odd about the text (`header_lookalike`: it imitates the headers of the prompt it was put into).
     Raises ValueError on a value that is not a probability: a guess never becomes a score.
     """
 
@@ -157,6 +180,8 @@ class Score:
     classifier: str
     span: Span | None = None
     criterion: str | None = None
+    flags: tuple[str, ...] = ()
+    provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and 0.0 <= self.value <= 1.0):
@@ -217,7 +242,8 @@ class Route:
 class Verdict:
     """What one policy says of one part: a score or an error, never both, never neither.
 
-    Raises ValueError when that does not hold. `criterion` and `span` explain the score where the classifier can.
+    Raises ValueError when that does not hold. `criterion` and `span` explain the score where the classifier can; `flags` and
+    `provenance` are the score's.
     """
 
     policy_id: str
@@ -233,6 +259,8 @@ class Verdict:
     choice: int | None = None
     action: Action = Action.BLOCK
     mode: Mode = Mode.ENFORCE
+    flags: tuple[str, ...] = ()
+    provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.error is None):

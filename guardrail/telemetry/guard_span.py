@@ -11,7 +11,7 @@ from guardrail.telemetry.capture import Capture, cut, messages_json
 from guardrail.telemetry.names import GuardNames
 from guardrail.telemetry.scope import Scope
 from guardrail.telemetry.summary import error_code, findings, short, words
-from guardrail.types import Action, Decision, Part, Route, Stage, Verdict
+from guardrail.types import Action, Decision, Part, Provenance, Route, Stage, Verdict
 
 MAX_EVENTS: Final = 64
 
@@ -89,6 +89,8 @@ class GuardSpan(Scope):
             (names.PART, short(verdict.part)),
             (names.CLASSIFIER, verdict.classifier),
             (names.ERROR_TYPE, None if judged else error_code(verdict.error)),
+            (names.FLAGS, verdict.flags or None),
+            *_origin(verdict.provenance),
             (spelling.component, self._route.classifier),
             (spelling.provider, names.GUARD_PROVIDER),
             (spelling.source, spelling.sources[self._stage]),
@@ -109,6 +111,12 @@ class GuardSpan(Scope):
 def named(*pairs: tuple[str | None, AttributeValue | None]) -> dict[str, AttributeValue]:
     """The pairs that have both a name in this spelling and a value."""
     return {name: value for name, value in pairs if name is not None and value is not None}
+
+
+def _origin(provenance: Provenance | None) -> tuple[tuple[str, AttributeValue], ...]:
+    if provenance is None:
+        return ()
+    return (names.TEMPLATE, provenance.template), (names.BUCKET, provenance.bucket), (names.OUTSIDE, provenance.outside)
 
 
 def _text_of(verdict: Verdict, parts: Iterable[Part]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Final
 from guardrail.events import CanaryChecked, DecisionMade, Event, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
 from guardrail.telemetry import names
 from guardrail.telemetry.summary import error_code, short, words
-from guardrail.types import Verdict
+from guardrail.types import Provenance, Verdict
 
 MAX_VERDICTS: Final = 64
 MAX_LISTED: Final = 20
@@ -20,7 +20,10 @@ MAX_LISTED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class VerdictFields:
-    """One verdict. `action` is what the policy asks for, `mode` whether that is enforced; exactly one of `score` and `error` is set."""
+    """One verdict. `action` is what the policy asks for, `mode` whether that is enforced; exactly one of `score` and `error` is set.
+
+    `provenance` is what replaying the score needs, where the classifier says it.
+    """
 
     policy: str
     version: str
@@ -35,6 +38,8 @@ class VerdictFields:
     mode: str
     criterion: str | None
     classifier: str
+    flags: tuple[str, ...] = ()
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +135,13 @@ class AuditLog:
             self._logger.log(level, message, extra={"fields": _plain(fields)})
 
 
-def _plain(record: Fields | VerdictFields) -> dict[str, object]:
+def _plain(record: Fields | VerdictFields | Provenance) -> dict[str, object]:
     # dataclasses.asdict copies every value deeply, which cost more than the rest of the line.
     plain = {name: getattr(record, name) for name in record.__slots__}
     if isinstance(record, DecisionFields):
         plain["verdicts"] = [_plain(verdict) for verdict in record.verdicts]
+    if isinstance(record, VerdictFields):
+        plain["provenance"] = record.provenance and _plain(record.provenance)
     return plain
 
 
@@ -215,6 +222,8 @@ def _verdicts(verdicts: Sequence[Verdict]) -> tuple[VerdictFields, ...]:
             mode=verdict.mode.value,
             criterion=None if verdict.criterion is None else short(verdict.criterion),
             classifier=verdict.classifier,
+            flags=verdict.flags,
+            provenance=verdict.provenance,
         )
         for verdict in telling
     )

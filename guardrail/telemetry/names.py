@@ -86,6 +86,10 @@ SCORE: Final = "guardrail.score"
 THRESHOLD: Final = "guardrail.threshold"
 CRITERION: Final = "guardrail.criterion"
 PART: Final = "guardrail.part"
+FLAGS: Final = "guardrail.flags"  # codes of what was odd about the judged text
+BUCKET: Final = "guardrail.classifier.bucket"  # tokens of the pass: the same one gives the same bits
+OUTSIDE: Final = "guardrail.classifier.outside_mass"  # probability given to neither answer
+TEMPLATE: Final = "guardrail.classifier.template"
 CODE: Final = "guardrail.code"
 
 # Metrics

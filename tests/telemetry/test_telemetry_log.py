@@ -11,7 +11,7 @@ from guardrail.errors import Finding
 from guardrail.events import CanaryChecked, DecisionMade, EventFanout, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
 from guardrail.telemetry.log import AuditLog
 from guardrail.telemetry.log_format import configure_logging
-from guardrail.types import Action, Mode, Part, Stage
+from guardrail.types import Action, Mode, Part, Provenance, Stage
 
 
 @pytest.fixture
@@ -28,6 +28,23 @@ def stream() -> Iterator[io.StringIO]:
 
 def lines(stream: io.StringIO) -> list[dict]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_what_replaying_a_score_needs_is_in_the_line_and_the_span(stream, spans, route, decided, verdict):
+    provenance = Provenance("A", "sha256:01", "sha256:02", "sha256:03", "bfloat16", 256, 0.001)
+    decision = decided(verdict(flags=("header_lookalike",), provenance=provenance), action=Action.BLOCK)
+    with spans.tracing().guard(route, Stage.INPUT) as guard:
+        guard.decided(decision)
+        AuditLog().emit(DecisionMade(decision, "r-1", "gpt-4o", "chat", True, ()))
+    (told,) = lines(stream)[0]["verdicts"]
+    assert told["flags"] == ["header_lookalike"]
+    assert told["provenance"] == {
+        "template": "A", "tokenizer": "sha256:01", "model": "sha256:02", "adapter": "sha256:03", "dtype": "bfloat16",
+        "bucket": 256, "outside": 0.001,
+    }  # fmt: skip
+    (event,) = guard.span.events
+    assert event.attributes["guardrail.flags"] == ("header_lookalike",)
+    assert event.attributes["guardrail.classifier.bucket"] == 256
 
 
 def test_a_decision_is_one_line_with_exactly_these_fields(stream, spans, route, decided, verdict):
@@ -88,6 +105,8 @@ def test_a_decision_is_one_line_with_exactly_these_fields(stream, spans, route, 
                 "mode": mode,
                 "criterion": criterion,
                 "classifier": "embedded@sha256:bb",
+                "flags": [],
+                "provenance": None,
             }
             for policy, score, error, action, mode, criterion in (
                 ("harassment", 0.9, None, "redact", "enforce", "Insult"),

@@ -65,27 +65,21 @@ def execute(runner: Runner, rows: Sequence[Row]) -> list[Read | None]:
 
     All pages are reserved before anything is computed. Raises OutOfPages, or whatever the runner raised; then every span is as it was.
     """
-    _reserve(rows)
-    try:
-        planned = plan(rows)
-        computed = runner.forward(planned)
-    except BaseException:
-        _give_back(rows)
-        raise
-    for row in rows:
-        if row.into is not None and row.keep:
-            row.into.append(row.tokens[: row.keep])
-    return _reads(planned, computed)
-
-
-def _reserve(rows: Sequence[Row]) -> None:
+    done = False
     try:
         for row in rows:
             if row.into is not None and row.keep:
                 row.into.reserve(row.into.length + row.keep)
-    except BaseException:
-        _give_back(rows)
-        raise
+        planned = plan(rows)
+        computed = runner.forward(planned)
+        done = True
+    finally:
+        if not done:
+            _give_back(rows)
+    for row in rows:
+        if row.into is not None and row.keep:
+            row.into.append(row.tokens[: row.keep])
+    return _reads(planned, computed)
 
 
 def _give_back(rows: Sequence[Row]) -> None:
