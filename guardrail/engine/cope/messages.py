@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from guardrail.engine.cope.runner import Read
 from guardrail.errors import ClassifierError
 
 
@@ -47,6 +46,17 @@ class Ask:
     stream: str | None = None
     keep: int = 0
     probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One row's answer: final logits of "0" and "1", logsumexp over the vocabulary, the bucket, probe scores of its kept tokens."""
+
+    zero: float
+    one: float
+    log_total: float
+    bucket: int
+    probe: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardrail.engine.cope.kv import KVPool
+from guardrail.engine.cope.messages import Read as Read
 from guardrail.engine.cope.rows import Plan, Row, plan
 
 
@@ -47,17 +48,6 @@ class Runner(Protocol):
     def forward(self, planned: Plan) -> Computed:
         """Run the pass and write kept keys and values to their (already reserved) slots. Changes no span's books."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One row's answer: final logits of "0" and "1", logsumexp over the vocabulary, the bucket, probe scores of its kept tokens."""
-
-    zero: float
-    one: float
-    log_total: float
-    bucket: int
-    probe: tuple[float, ...] = ()
 
 
 def execute(runner: Runner, rows: Sequence[Row]) -> list[Read | None]:
