@@ -1,7 +1,7 @@
 """The seam between the guard and whatever scores. (The observers' seam, `EventSink`, stands beside the events it carries.)"""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from guardrail.errors import ClassifierError
 from guardrail.types import ClassifyRequest, Policy, Score
@@ -29,4 +29,37 @@ class Classifier(Protocol):
 
     async def aclose(self) -> None:
         """Free threads, memory and connections. Idempotent."""
+        ...
+
+
+class Session(Protocol):
+    """One growing text under fixed policies. For one task at a time."""
+
+    async def extend(self, text: str, *, deadline: float, final: bool = False) -> list[Score | ClassifierError] | None:
+        """Append `text`; one score or error for each policy, of everything so far, when a check is due, else None.
+
+        With `final` a check is always made. A check that failed leaves the text appended: the next one covers it.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give back what was kept for it. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class SupportsSessions(Protocol):
+    """A classifier that judges a growing text for less than judging the whole of it again."""
+
+    def session(self, policies: Sequence[Policy], *, tenant: str = "*") -> Session:
+        """Begin with no text. The policies must have been prepared."""
+        ...
+
+
+@runtime_checkable
+class SupportsHealth(Protocol):
+    """A classifier that knows at any moment whether it can serve, between one known pair and the next."""
+
+    def outage(self) -> str | None:
+        """Why it cannot serve now, in a sentence; None when it can. Never blocks."""
         ...

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from guardrail.canary import Canary, check_canary
 from guardrail.events import CanaryChecked, EventFanout
-from guardrail.interfaces import Classifier
+from guardrail.interfaces import Classifier, SupportsHealth
 
 INTERVAL_S = 30.0
 
@@ -31,13 +31,18 @@ class Canaries:
 
     @property
     def last(self) -> Mapping[str, CanaryChecked]:
-        """What each classifier answered last."""
-        return self._last
+        """What each classifier answered last; what it says of itself comes first, where it says that it cannot serve."""
+        return MappingProxyType({name: self._now(name, answer) for name, answer in self._last.items()})
 
     @property
     def ok(self) -> bool:
-        """Whether every classifier told its pair apart."""
-        return all(answer.ok for answer in self._last.values())
+        """Whether every classifier told its pair apart and can serve now."""
+        return all(answer.ok for answer in self.last.values())
+
+    def _now(self, name: str, answer: CanaryChecked) -> CanaryChecked:
+        classifier = self._classifiers.get(name)
+        outage = classifier.outage() if isinstance(classifier, SupportsHealth) else None
+        return answer if outage is None else CanaryChecked(name, ok=False, detail=outage)
 
     async def ask(self) -> None:
         """Ask each classifier once."""

@@ -8,7 +8,8 @@ from guardrail.asgi.service import GuardService
 
 
 def health_routes(service: GuardService) -> list[Route]:
-    """Both paths. `/readyz` is 503 while the guard is not running or no longer kept fresh, and while a classifier fails its known pair."""
+    """Both paths. `/readyz` is 503 while the guard is not running or no longer kept fresh, while a classifier fails its known pair
+    or says that it cannot serve."""
 
     async def healthz(request: Request) -> Response:
         del request

@@ -130,6 +130,22 @@ async def test_a_classifier_may_bring_its_own_pair_or_none() -> None:
     assert narrow.requests == []
 
 
+async def test_readiness_ends_at_once_when_a_classifier_says_that_it_cannot_serve() -> None:
+    class Honest(ScriptedClassifier):
+        said: str | None = None
+
+        def outage(self) -> str | None:
+            return self.said
+
+    classifier = Honest()
+    canaries = Canaries({"engine": classifier}, {"engine": None}, EventFanout())
+    before = canaries.ok
+    classifier.said = "the engine died"
+    assert (before, canaries.ok, canaries.last["engine"].detail) == (True, False, "the engine died")
+    classifier.said = None
+    assert canaries.ok
+
+
 async def test_readyz_is_503_while_a_classifier_says_the_same_to_everything() -> None:
     from starlette.applications import Starlette
     from starlette.testclient import TestClient
