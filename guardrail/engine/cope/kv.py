@@ -1,6 +1,7 @@
 """Where keys and values live: one tensor taken at start, cut into reference-counted pages, and runs of tokens laid out over pages."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,6 +26,12 @@ class KVShape:
     layers: int
     heads: int
     head_dim: int
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """What a transformers model's configuration asks for."""
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(layers=config.num_hidden_layers, heads=config.num_key_value_heads, head_dim=head_dim)
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
         """Keys and values of every layer."""
