@@ -1,5 +1,6 @@
 """Where keys and values live: one tensor taken at start, cut into reference-counted pages, and runs of tokens laid out over pages."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,24 +39,19 @@ class KVShape:
         return self.layers * 2 * self.heads * self.head_dim * dtype.itemsize
 
 
-class KVPool:
-    """`kv[layer, 0 key or 1 value, head, slot, dimension]`; slot = page * PAGE + place in the page. Nothing is allocated after start.
+class PageBook:
+    """Who owns which page: a page belongs to nobody (reference count 0) or to one or more owners. Not thread-safe.
 
-    A page belongs to nobody (reference count 0) or to one or more spans. Not thread-safe: the engine's thread owns it.
-    Raises ValueError when the budget does not hold two pages.
+    `stamps[page]` names what a page holds: a new number each time it comes to a new owner, never used twice, so that two places
+    with one stamp hold one content once nobody writes to either any more. Who copies a page may carry its stamp over.
     """
 
-    def __init__(
-        self, shape: KVShape, *, budget_bytes: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> None:
-        self.shape = shape
-        self.page_bytes = shape.bytes_per_token(dtype) * PAGE
-        self.pages = budget_bytes // self.page_bytes
-        if self.pages < 2:
-            raise ValueError(f"a KV budget of {budget_bytes} bytes holds {self.pages} pages of {self.page_bytes}; give it two at least")
-        self.kv = torch.zeros(shape.layers, 2, shape.heads, self.pages * PAGE, shape.head_dim, dtype=dtype, device=device)
-        self._references = np.zeros(self.pages, np.int32)
-        self._free = self.pages
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+        self.stamps = np.zeros(pages, np.int64)
+        self._references = np.zeros(pages, np.int32)
+        self._free = pages
+        self._stamp = 1
 
     @property
     def free_pages(self) -> int:
@@ -64,7 +60,7 @@ class KVPool:
 
     @property
     def used_pages(self) -> int:
-        """Pages that belong to at least one span."""
+        """Pages that belong to at least one owner."""
         return self.pages - self._free
 
     def allocate(self, count: int) -> NDArray[np.int64]:
@@ -81,6 +77,8 @@ class KVPool:
         pages: NDArray[np.int64] = free[:count].copy()
         self._references[pages] = 1
         self._free -= count
+        self.stamps[pages] = np.arange(self._stamp, self._stamp + count)
+        self._stamp += count
         return pages
 
     def share(self, pages: NDArray[np.int64]) -> None:
@@ -90,8 +88,18 @@ class KVPool:
         self._references[pages] += 1
 
     def owners(self, page: int) -> int:
-        """How many spans own a page."""
+        """How many own a page."""
         return int(self._references[page])
+
+    def ownership(self) -> NDArray[np.int32]:
+        """How many own each page: a copy, to work out with what giving pages back would free."""
+        return self._references.copy()
+
+    def holding(self, stamps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Owned pages that hold what the first of `stamps` name, in order, up to the first that no page holds."""
+        place = {int(self.stamps[page]): int(page) for page in np.flatnonzero(self._references > 0)}
+        found = itertools.takewhile(lambda page: page is not None, (place.get(int(stamp)) for stamp in stamps))
+        return np.array(list(found), np.int64)
 
     def release(self, pages: NDArray[np.int64]) -> None:
         """One owner less. Raises ValueError for a page that nobody owns."""
@@ -99,6 +107,29 @@ class KVPool:
             raise ValueError("a page was released that nobody owns")
         self._references[pages] -= 1
         self._free += int((self._references[pages] == 0).sum())
+
+
+class KVPool(PageBook):
+    """`kv[layer, 0 key or 1 value, head, slot, dimension]`; slot = page * PAGE + place in the page. Nothing is allocated after start.
+
+    A page belongs to nobody or to one or more spans. Not thread-safe: the engine's thread owns it.
+    Raises ValueError when the budget does not hold two pages.
+    """
+
+    def __init__(
+        self, shape: KVShape, *, budget_bytes: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape = shape
+        self.page_bytes = shape.bytes_per_token(dtype) * PAGE
+        super().__init__(budget_bytes // self.page_bytes)
+        if self.pages < 2:
+            raise ValueError(f"a KV budget of {budget_bytes} bytes holds {self.pages} pages of {self.page_bytes}; give it two at least")
+        self.kv = torch.zeros(shape.layers, 2, shape.heads, self.pages * PAGE, shape.head_dim, dtype=dtype, device=device)
+
+    def blocks(self) -> torch.Tensor:
+        """The same memory by page: `[page, layer, 0 key or 1 value, head, place, dimension]`, a view."""
+        layers, two, heads, _, dimensions = self.kv.shape
+        return self.kv.view(layers, two, heads, self.pages, PAGE, dimensions).permute(3, 0, 1, 2, 4, 5)
 
 
 class KVSpan:
@@ -128,12 +159,19 @@ class KVSpan:
         return max(0, -(-length // PAGE) - len(self.pages))
 
     def reserve(self, length: int) -> None:
-        """Own pages for `length` tokens. Raises OutOfPages, and then nothing has changed."""
+        """Own pages for `length` tokens. Raises OutOfPages, and then nothing has changed.
+
+        Raises ValueError when the first new token would land in a page that others own too: their keys would be overwritten.
+        """
+        if length > self.length and self.length % PAGE and self.pool.owners(int(self.pages[self.length // PAGE])) > 1:
+            raise ValueError("a span cannot grow inside a page that it shares")
         if missing := self.pages_for(length):
             self._set(np.concatenate([self.pages, self.pool.allocate(missing)]))
 
     def append(self, tokens: NDArray[np.int32]) -> None:
-        """Count `tokens` as resident: their keys and values have been written into reserved slots."""
+        """Count `tokens` as resident: their keys and values have been written into reserved slots. Raises ValueError if not reserved."""
+        if self.pages_for(self.length + len(tokens)):
+            raise ValueError(f"{len(tokens)} tokens behind {self.length} do not fit the {len(self.pages)} pages that were reserved")
         self.tokens = np.concatenate([self.tokens, np.asarray(tokens, np.int32)])
         self.length = len(self.tokens)
 
@@ -141,18 +179,25 @@ class KVSpan:
         """Start, while empty, with the first `length` tokens of another span; whole pages only. Raises ValueError otherwise."""
         if self.length or len(self.pages) or length % PAGE or length > other.length or self.first != other.first:
             raise ValueError("only an empty span shares a head, of whole pages, at the same positions")
-        pages = other.pages[: length // PAGE].copy()
+        self.adopt(other.pages[: length // PAGE], other.tokens[:length])
+
+    def adopt(self, pages: NDArray[np.int64], tokens: NDArray[np.int32]) -> None:
+        """Start, while empty, with owned pages that hold `tokens`, which fill them to the last place. Raises ValueError otherwise."""
+        if self.length or len(self.pages) or len(tokens) != len(pages) * PAGE:
+            raise ValueError("only an empty span adopts pages, and only full ones")
         self.pool.share(pages)
-        self._set(pages)
-        self.tokens = other.tokens[:length].copy()
-        self.length = length
+        self._set(pages.copy())
+        self.tokens = np.array(tokens, np.int32)
+        self.length = len(tokens)
 
     def truncate(self, length: int) -> None:
         """Forget tokens from `length` on, and give pages back that hold nothing (reserved ones too).
 
         The last page kept must not be shared if anything is to be written into it: a span only ever shares whole pages of its
-        head, so truncating below a shared head raises ValueError.
+        head, so truncating below a shared head raises ValueError, and so does a negative length.
         """
+        if length < 0:
+            raise ValueError(f"a span cannot be cut to {length} tokens")
         keep = -(-length // PAGE)
         if length % PAGE and length < self.length and self.pool.owners(self.pages[keep - 1]) > 1:
             raise ValueError("a span cannot be cut inside a page that it shares")
