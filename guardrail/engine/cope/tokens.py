@@ -145,6 +145,10 @@ class PromptTokens:
             raise self._too_long(None if resident is None else len(resident), len(tokens))
         return RowTokens(tokens, keep, header_lookalikes(content))
 
+    def count(self, text: str) -> int:
+        """How many tokens a piece of text takes by itself: a measure of how much was added, not a part of any prompt."""
+        return len(self._spelling.ids(text))
+
     def room(self, body: str) -> int:
         """How many tokens of content fit beside a policy, a few for the seam aside: what windows are cut to."""
         return self.longest - len(self.prefix(body)) - self._least - 4
