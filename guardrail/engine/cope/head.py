@@ -26,9 +26,9 @@ class AnswerHead:
         if probe is not None and len(probe.weight) != width:
             raise ValueError(f"a stream probe of {len(probe.weight)} weights does not fit hidden states of {width}")
         self.probe = probe
-        self._rows = rows.detach().float()
-        self._vocabulary = vocabulary.detach()
-        self._softcap = softcap
+        self.rows = rows.detach().float()
+        self.vocabulary = vocabulary.detach()
+        self.softcap = softcap
         self._probe_weight = None if probe is None else torch.from_numpy(probe.weight).to(vocabulary.device)
 
     @classmethod
@@ -41,7 +41,7 @@ class AnswerHead:
     def __call__(self, hidden: Tensor, reads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """`hidden` [T, N] after the final norm, `reads` [R] places in it -> logits [R, 2], log_total [R], probe [T] or None; all fp32."""
         states = hidden.index_select(0, reads)
-        logits = self._capped(states.float() @ self._rows.T)
+        logits = self._capped(states.float() @ self.rows.T)
         # The vocabulary's logits carry the model's rounding, the two do not: the whole is never less than its two best known parts.
         log_total = torch.maximum(self._log_total(states), logits.logsumexp(-1))
         return logits, log_total, self.probe_scores(hidden)
@@ -56,8 +56,8 @@ class AnswerHead:
         if len(states) == 0:
             return states.new_zeros(0, dtype=torch.float32)
         step = max(256, _CHUNK // len(states))
-        totals = [self._capped(F.linear(states, rows).float()).logsumexp(-1) for rows in torch.split(self._vocabulary, step)]
+        totals = [self._capped(F.linear(states, rows).float()).logsumexp(-1) for rows in torch.split(self.vocabulary, step)]
         return torch.stack(totals).logsumexp(0)
 
     def _capped(self, logits: Tensor) -> Tensor:
-        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
