@@ -33,12 +33,14 @@ from guardrail.config.backends import (
     EmbeddedUpstream,
     LiteLLMUpstream,
     OpenAIUpstream,
+    RemoteClassifier,
     UpstreamConfig,
 )
 from guardrail.config.check import check, require
 from guardrail.config.environment import Environment, process_environment
 from guardrail.config.load import load
 from guardrail.config.models import Config
+from guardrail.config.remote import LabelClassifier
 from guardrail.errors import ConfigError, GuardrailError
 from guardrail.events import EventFanout, EventSink
 from guardrail.interfaces import Classifier
@@ -52,6 +54,12 @@ from guardrail.telemetry.tracing import Tracing
 from guardrail.upstream.answer import Limits, Timeouts, Upstream
 
 EMBEDDED_CLASSIFIER = "guardrail.classifiers.embedded:EmbeddedClassifier"
+REMOTE_CLASSIFIERS = {
+    "vllm": "guardrail.classifiers.remote.opening:open_vllm",
+    "completions": "guardrail.classifiers.remote.opening:open_completions",
+    "label": "guardrail.classifiers.remote.opening:open_label",
+}
+REMOTE_TOKENIZER = "guardrail.classifiers.remote.tokenizer:load_token_ids"
 UPSTREAMS = {
     "openai": "guardrail.upstream.client:UpstreamClient",
     "embedded": "guardrail.upstream.in_process:InProcessUpstream",
@@ -168,7 +176,8 @@ def _loaded(config: Config | str | Path | None) -> Config:
 def _service(config: Config, endpoints: Mapping[str, Endpoint], overrides: Overrides) -> GuardService:
     given = overrides.classifiers or {}
     openers: dict[str, Opener] = {
-        name: partial(_borrow, given[name]) if name in given else partial(_open, section) for name, section in config.classifiers.items()
+        name: partial(_borrow, given[name]) if name in given else partial(_open, section, config.source.folder)
+        for name, section in config.classifiers.items()
     }
     canary = None if given else shipped_canary()
     return GuardService(config, Backends(openers, canary, endpoints), _observers(config, overrides.sinks))
@@ -210,10 +219,13 @@ def _exports(environment: Environment, signal: str) -> bool:
 
 
 @asynccontextmanager
-async def _open(section: ClassifierConfig) -> AsyncIterator[Classifier]:
+async def _open(section: ClassifierConfig, folder: Path = Path()) -> AsyncIterator[Classifier]:
+    """`folder`: what the section's relative paths are relative to."""
     made: Any
     if isinstance(section, EmbeddedClassifier):
         made = await asyncio.to_thread(lambda: resolve(EMBEDDED_CLASSIFIER).load(threads=section.threads))  # imports torch
+    elif isinstance(section, RemoteClassifier):
+        made = await _remote(section, folder, process_environment())
     else:
         made = resolve(section.factory)(section.options)
     classifier: Classifier = made
@@ -221,6 +233,18 @@ async def _open(section: ClassifierConfig) -> AsyncIterator[Classifier]:
         yield classifier
     finally:
         await classifier.aclose()
+
+
+async def _remote(section: RemoteClassifier, folder: Path, environment: Environment) -> Any:
+    """A classifier whose model runs on a server. Its API key is read from the environment here and nowhere else."""
+    key = environment.secret(section.api_key_env) if section.api_key_env else None
+    tokens: Any = None
+    if not isinstance(section, LabelClassifier) and section.tokenizer is not None:
+        beside = folder / section.tokenizer
+        place = str(beside) if beside.is_dir() else section.tokenizer
+        load_token_ids = await asyncio.to_thread(resolve, REMOTE_TOKENIZER)  # imports transformers
+        tokens = await asyncio.to_thread(load_token_ids, place, section.template, section.longest_tokens)
+    return resolve(REMOTE_CLASSIFIERS[section.kind])(section, key, tokens)
 
 
 @asynccontextmanager

@@ -154,7 +154,8 @@ class Provenance:
     """What a score needs to be computed again, bit for bit where `bucket` is the same.
 
     `template`, `tokenizer`, `model`, `adapter` are versions or digests, `dtype` names the weights' and the arithmetic's, `bucket` is the
-    number of tokens the pass was padded to, `outside` the probability mass that the model gave to neither answer.
+    number of tokens the pass was padded to, `outside` the probability mass that the model gave to neither answer. Empty, 0 and None stand
+    for what a server does not tell.
     """
 
     template: str
@@ -163,7 +164,7 @@ class Provenance:
     adapter: str
     dtype: str
     bucket: int
-    outside: float
+    outside: float | None
 
 
 @dataclass(frozen=True, slots=True)

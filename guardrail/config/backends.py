@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from guardrail.config.fields import HttpUrl, ImportString, Section, Variable
+from guardrail.config.remote import CompletionsClassifier, LabelClassifier, VllmClassifier
 
 _API_KEY = "Name of the environment variable that holds the upstream's API key. Never the key."
 _READ = "Longest silence of the upstream, in seconds."
@@ -63,4 +64,5 @@ class CustomClassifier(Section):
 
 
 UpstreamConfig = Annotated[OpenAIUpstream | EmbeddedUpstream | LiteLLMUpstream, Field(discriminator="kind")]
-ClassifierConfig = Annotated[EmbeddedClassifier | CustomClassifier, Field(discriminator="kind")]
+RemoteClassifier = VllmClassifier | CompletionsClassifier | LabelClassifier
+ClassifierConfig = Annotated[EmbeddedClassifier | CustomClassifier | RemoteClassifier, Field(discriminator="kind")]

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from guardrail.config.backends import CustomClassifier, LiteLLMUpstream, OpenAIUpstream
+from guardrail.config.backends import CustomClassifier, LiteLLMUpstream, OpenAIUpstream, RemoteClassifier
 from guardrail.config.catalog import PolicySource
 from guardrail.config.codes import Code
 from guardrail.config.environment import Environment, process_environment
@@ -103,6 +103,9 @@ def _package_findings(config: Config) -> Iterator[Finding]:
             if not _installed(package):
                 message = f"classifier {name!r}: no package {package!r} is installed; install it, or correct the factory"
                 yield config.source.finding(("classifiers", name, "factory"), Code.MISSING_PACKAGE, message)
+        elif getattr(classifier, "tokenizer", None) and not _installed("transformers"):
+            message = f"classifier {name!r} needs transformers for its tokenizer; run: pip install 'guardrail[cope]'"
+            yield config.source.finding(("classifiers", name, "tokenizer"), Code.MISSING_PACKAGE, message)
 
 
 def _installed(package: str) -> bool:
@@ -119,6 +122,11 @@ def _variable_findings(config: Config, environment: Environment) -> Iterator[Fin
         if variable and environment.secret(variable) is None:
             message = f"upstream {name!r}: the environment variable {variable} is not set; set it before the proxy starts"
             yield config.source.finding(("upstreams", name, "api_key_env"), Code.MISSING_VARIABLE, message, warning=True)
+    for name, classifier in config.classifiers.items():
+        variable = classifier.api_key_env if isinstance(classifier, RemoteClassifier) else None
+        if variable and environment.secret(variable) is None:
+            message = f"classifier {name!r}: the environment variable {variable} is not set; set it before the proxy starts"
+            yield config.source.finding(("classifiers", name, "api_key_env"), Code.MISSING_VARIABLE, message, warning=True)
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:

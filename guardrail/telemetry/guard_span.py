@@ -113,10 +113,10 @@ def named(*pairs: tuple[str | None, AttributeValue | None]) -> dict[str, Attribu
     return {name: value for name, value in pairs if name is not None and value is not None}
 
 
-def _origin(provenance: Provenance | None) -> tuple[tuple[str, AttributeValue], ...]:
+def _origin(provenance: Provenance | None) -> tuple[tuple[str, AttributeValue | None], ...]:
     if provenance is None:
         return ()
-    return (names.TEMPLATE, provenance.template), (names.BUCKET, provenance.bucket), (names.OUTSIDE, provenance.outside)
+    return (names.TEMPLATE, provenance.template or None), (names.BUCKET, provenance.bucket or None), (names.OUTSIDE, provenance.outside)
 
 
 def _text_of(verdict: Verdict, parts: Iterable[Part]) -> str | None:
