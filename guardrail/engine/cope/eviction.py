@@ -11,41 +11,35 @@ from numpy.typing import NDArray
 from guardrail.engine.cope.kv import KVPool, KVSpan
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Ready:
-    """A resident policy and the tenants whose policy it is (`*`: shared by all)."""
+    """A resident policy, the tenants whose policy it is (`*`: shared by all), and when it was last used (ticks of the store's clock)."""
 
     key: str
     span: KVSpan
     tenants: AbstractSet[str]
+    used: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class IdleStream:
-    """A growing answer whose last step has been answered, and the resident policy that its KV relies on (and pins)."""
+@dataclass(slots=True, eq=False)
+class StreamKV:
+    """A growing answer's KV, the resident policy that it relies on (and pins), and when it was last used."""
 
     span: KVSpan
     prefix: KVSpan
+    used: int
 
 
-class IdleStreams(Protocol):
+class StreamKeeper(Protocol):
     """Who keeps streams, as the one who makes room sees it."""
 
-    def idle(self) -> Sequence[IdleStream]:
-        """What may be dropped, the longest unused first."""
+    def idle(self) -> Sequence[StreamKV]:
+        """What may be dropped: no step of it is under way."""
         ...
 
-    def drop(self, stream: IdleStream) -> None:
+    def drop(self, stream: StreamKV) -> None:
         """Give its pages back and unpin its policy."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """Who leaves."""
-
-    prefixes: tuple[Ready, ...]
-    streams: tuple[IdleStream, ...]
 
 
 class Floors:
@@ -83,74 +77,68 @@ class Floors:
         """Pages that a tenant's resident policies own (0 for one without a floor: nobody counts)."""
         return int(np.count_nonzero(self._owned[tenant])) if tenant in self._owned else 0
 
-    def protect(self, ready: Ready, *, tenant: str) -> bool:
-        """May `tenant` not evict this policy? True when another tenant, whose policy it is, would fall below its floor."""
-        for owner in self._floors.keys() & ready.tenants:
+    def protect(self, ready: Ready, *, against: AbstractSet[str]) -> bool:
+        """Would evicting this policy for these tenants take another one, whose policy it is, below its floor?"""
+        for owner in (self._floors.keys() & ready.tenants) - against:
             owned = self._owned[owner]
-            left = np.count_nonzero(owned) - int((owned[ready.span.pages] == 1).sum())
-            if owner != tenant and left < self._floors[owner]:
+            if np.count_nonzero(owned) - int((owned[ready.span.pages] == 1).sum()) < self._floors[owner]:
                 return True
         return False
 
 
 class Clearing:
-    """One search for room on behalf of `tenant`."""
+    """One search for room on behalf of `tenants`."""
 
-    def __init__(self, pool: KVPool, floors: Floors, tenant: str) -> None:
+    def __init__(self, pool: KVPool, floors: Floors, tenants: AbstractSet[str]) -> None:
         self._owners = pool.ownership()
         self._floors = floors.copy()
-        self._tenant = tenant
+        self._tenants = tenants
         self._freed = 0
-        self._prefixes: list[Ready] = []
-        self._streams: list[IdleStream] = []
+        self._leaving: list[Ready | StreamKV] = []
+        self._pins: dict[int, int] = {}
 
-    def choose(self, missing: int, ready: Sequence[Ready], idle: Sequence[IdleStream]) -> Leaving | None:
-        """Who leaves so that `missing` pages become free; None when not even all who may leave free as many.
+    def choose(self, missing: int, ready: Iterable[Ready], idle: Iterable[StreamKV]) -> list[Ready | StreamKV] | None:
+        """Who leaves, in order, so that `missing` pages become free; None when not even all who may leave free as many.
 
-        `ready` and `idle` in the order in which they should leave. Policies that nobody relies on go first (they come back by copy),
-        then idle streams, each with its policy if nobody else relies on that. Whoever turns out not to be needed stays.
+        The least recently used first, policies that nobody relies on and idle streams alike: to bring a policy back from host memory takes
+        about as long as to run a stream's content again. A policy may follow the last stream that pinned it. Who turns out not to be
+        needed stays (the more recently used first), as one whose pages are all shared.
         """
-        for policy in ready:
-            if self._freed < missing and not policy.span.pins:
-                self._evict(policy)
-        policies = {id(policy.span): policy for policy in ready}
-        relied_on: dict[int, int] = {}
-        for stream in idle:
+        pinned: dict[int, Ready] = {}
+        everyone: list[Ready | StreamKV] = [*ready, *idle]
+        for who in sorted(everyone, key=lambda one: one.used):
             if self._freed >= missing:
                 break
-            self._take(stream.span)
-            self._streams.append(stream)
-            pins = relied_on[id(stream.prefix)] = relied_on.get(id(stream.prefix), stream.prefix.pins) - 1
-            if self._freed < missing and not pins and id(stream.prefix) in policies:
-                self._evict(policies[id(stream.prefix)])
+            if isinstance(who, StreamKV):
+                self._take(who)
+                prefix = id(who.prefix)
+                self._pins[prefix] = self._pins.get(prefix, who.prefix.pins) - 1
+                if not self._pins[prefix] and prefix in pinned and self._freed < missing:
+                    self._evict(pinned[prefix])
+            elif self._pins.get(id(who.span), who.span.pins):
+                pinned[id(who.span)] = who
+            else:
+                self._evict(who)
         if self._freed < missing:
             return None
         self._spare(missing)
-        return Leaving(tuple(self._prefixes), tuple(self._streams))
+        return self._leaving
 
     def _evict(self, policy: Ready) -> None:
-        if not self._floors.protect(policy, tenant=self._tenant):
+        if not self._floors.protect(policy, against=self._tenants):
             self._floors.remove(policy.tenants, policy.span.pages)
-            self._take(policy.span)
-            self._prefixes.append(policy)
+            self._take(policy)
 
-    def _take(self, span: KVSpan) -> None:
-        self._owners[span.pages] -= 1
-        self._freed += int((self._owners[span.pages] == 0).sum())
+    def _take(self, who: Ready | StreamKV) -> None:
+        self._owners[who.span.pages] -= 1
+        self._freed += int((self._owners[who.span.pages] == 0).sum())
+        self._leaving.append(who)
 
     def _spare(self, missing: int) -> None:
-        leaving = {id(policy.span) for policy in self._prefixes}
-        for stream in reversed(self._streams.copy()):
-            if id(stream.prefix) not in leaving and self._untake(stream.span, missing):
-                self._streams.remove(stream)
-        for policy in reversed(self._prefixes.copy()):
-            if self._untake(policy.span, missing):
-                self._prefixes.remove(policy)
-
-    def _untake(self, span: KVSpan, missing: int) -> bool:
-        freed = int((self._owners[span.pages] == 0).sum())
-        if self._freed - freed < missing:
-            return False
-        self._owners[span.pages] += 1
-        self._freed -= freed
-        return True
+        for who in reversed(self._leaving.copy()):
+            freed = int((self._owners[who.span.pages] == 0).sum())
+            relied_on = isinstance(who, StreamKV) and any(other.span is who.prefix for other in self._leaving)
+            if self._freed - freed >= missing and not relied_on:
+                self._owners[who.span.pages] += 1
+                self._freed -= freed
+                self._leaving.remove(who)

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from guardrail.engine.cope.eviction import Clearing, Floors, IdleStreams, Ready
+from guardrail.engine.cope.eviction import Clearing, Floors, Ready, StreamKeeper
 from guardrail.engine.cope.filling import Filling
 from guardrail.engine.cope.host_tier import HostTier
 from guardrail.engine.cope.kv import PAGE, KVPool, KVSpan, OutOfPages
@@ -75,9 +76,10 @@ class PrefixStore:
         self._floors = Floors(pool, floors)
         self._most_known = most_known
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._ready: OrderedDict[str, Ready] = OrderedDict()
+        self._ready: dict[str, Ready] = {}
         self._filling: dict[str, Filling] = {}
-        self._streams: IdleStreams | None = None
+        self._streams: StreamKeeper | None = None
+        self._clock = itertools.count()
         self._evictions = self._reloads = self._shared_tokens = 0
 
     @property
@@ -96,9 +98,13 @@ class PrefixStore:
             offloaded_bytes=self._tier.bytes_of(offloaded),
         )
 
-    def yields_to(self, streams: IdleStreams) -> None:
-        """From now on idle streams of this keeper are dropped where evicting policies does not make room enough."""
+    def yields_to(self, streams: StreamKeeper) -> None:
+        """From now on idle streams of this keeper leave like policies do where room is needed."""
         self._streams = streams
+
+    def tick(self) -> int:
+        """The time, in uses: what was used later has the higher number."""
+        return next(self._clock)
 
     def state(self, key: str) -> State:
         """Where a policy stands."""
@@ -148,7 +154,7 @@ class PrefixStore:
             return None
         if "*" not in ready.tenants:
             self._belongs(key, tenant)
-        self._ready.move_to_end(key)
+        ready.used = self.tick()
         self._known.move_to_end(key)
         ready.span.pins += 1
         return ready.span
@@ -183,22 +189,24 @@ class PrefixStore:
         return filling
 
     def make_room(self, pages: int, *, tenant: str) -> None:
-        """Have `pages` pages free: the least recently used policies that nobody relies on move to host memory, then idle streams go.
-
-        Raises OutOfPages when that is not enough, and then nobody has left.
+        """Have `pages` pages free on behalf of a tenant: the least recently used of policies that nobody relies on (they move to host
+        memory) and of idle streams leave. Raises OutOfPages when that is not enough, and then nobody has left.
         """
+        self._make_room(pages, {tenant})
+
+    def _make_room(self, pages: int, tenants: AbstractSet[str]) -> None:
         missing = pages - self.pool.free_pages
         if missing <= 0:
             return
         idle = self._streams.idle() if self._streams else ()
-        leaving = Clearing(self.pool, self._floors, tenant).choose(missing, list(self._ready.values()), idle)
+        leaving = Clearing(self.pool, self._floors, tenants).choose(missing, self._ready.values(), idle)
         if leaving is None:
             raise OutOfPages(pages, self.pool.free_pages)
-        for stream in leaving.streams:
-            if self._streams:
-                self._streams.drop(stream)
-        for ready in leaving.prefixes:
-            self._evict(ready)
+        for who in leaving:
+            if isinstance(who, Ready):
+                self._evict(who)
+            elif self._streams:
+                self._streams.drop(who)
 
     def _evict(self, ready: Ready) -> None:
         self._tier.put(ready.key, ready.span)
@@ -216,7 +224,7 @@ class PrefixStore:
         del self._filling[key]
         if filling.done:
             known = self._known[key]
-            self._ready[key] = Ready(key, filling.span, known.tenants)
+            self._ready[key] = Ready(key, filling.span, known.tenants, self.tick())
             self._floors.add(known.tenants, filling.span.pages)
             self._shared_tokens += filling.shared
 
@@ -270,13 +278,8 @@ class PrefixStore:
         span.append(filling.tokens[span.length : length])
 
     def _reserve(self, key: str, span: KVSpan, length: int) -> None:
-        self.make_room(span.pages_for(length), tenant=self._pays(key))
+        self._make_room(span.pages_for(length), self._known[key].tenants)
         span.reserve(length)
-
-    def _pays(self, key: str) -> str:
-        """The tenant on whose behalf a policy is filled: its own, or all."""
-        tenants = self._known[key].tenants
-        return next(iter(tenants)) if len(tenants) == 1 else "*"
 
     def _belongs(self, key: str, tenant: str) -> None:
         known = self._known[key]

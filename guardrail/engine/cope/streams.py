@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from guardrail.engine.cope.eviction import IdleStream
+from guardrail.engine.cope.eviction import StreamKV
 from guardrail.engine.cope.kv import PAGE, KVPool, KVSpan, OutOfPages
 from guardrail.engine.cope.messages import Ask
 from guardrail.engine.cope.prefixes import PrefixStore, common_length
@@ -29,7 +29,7 @@ class StreamCounters:
 class _Stream:
     """`kv` is None while nothing is resident, and then nothing is pinned. `flying` counts rows handed out and not settled yet."""
 
-    kv: IdleStream | None = None
+    kv: StreamKV | None = None
     flying: int = 0
     longest: int = 0
     spoiled: bool = False
@@ -51,7 +51,7 @@ class StreamStore:
         self._most = most_streams
         self._streams: OrderedDict[tuple[str, str], _Stream] = OrderedDict()
         self._prefixes_of: dict[str, set[str]] = {}
-        self._resident: OrderedDict[int, _Stream] = OrderedDict()  # by the identity of its span, the longest unused first
+        self._resident: dict[int, _Stream] = {}  # by the identity of its span
         self._fallbacks = self._dropped = self._tokens_run = self._tokens_streamed = 0
         prefixes.yields_to(self)
 
@@ -111,11 +111,12 @@ class StreamStore:
                 self._give_up(state)
                 self._erase(stream, prefix)
 
-    def idle(self) -> Sequence[IdleStream]:
-        """Streams with KV whose last step is settled, the longest unused first."""
-        return [stream.kv for stream in self._resident.values() if stream.kv is not None and not stream.flying]
+    def idle(self) -> Sequence[StreamKV]:
+        """KV of the streams whose last step is settled, the longest unused first."""
+        idle = [stream.kv for stream in self._resident.values() if stream.kv is not None and not stream.flying]
+        return sorted(idle, key=lambda kv: kv.used)
 
-    def drop(self, stream: IdleStream) -> None:
+    def drop(self, stream: StreamKV) -> None:
         """Give an idle stream's pages back and unpin its policy; its next step builds its KV anew."""
         self._give_up(self._resident[id(stream.span)])
         self._dropped += 1
@@ -124,8 +125,6 @@ class StreamStore:
         stream = self._streams.setdefault((name, prefix), _Stream())
         self._prefixes_of.setdefault(name, set()).add(prefix)
         self._streams.move_to_end((name, prefix))
-        if stream.kv is not None:
-            self._resident.move_to_end(id(stream.kv.span))
         if len(self._streams) > self._most:
             oldest = next((names for names, other in self._streams.items() if not other.flying and other is not stream), None)
             if oldest is not None:
@@ -137,10 +136,11 @@ class StreamStore:
         if stream.kv is not None and stream.kv.prefix is not prefix:
             self._give_up(stream)  # its policy left and came back elsewhere; what it pinned is not what this step reads
         span = self._begin(stream, prefix)
-        same = min(common_length(span.tokens, ask.tokens[: ask.keep]), len(ask.tokens) - 1)
+        wanted = min(ask.keep, len(ask.tokens))
+        same = min(common_length(span.tokens, ask.tokens[:wanted]), len(ask.tokens) - 1)  # something must run for the answer
         span.truncate(same)
-        self._grow(span, ask.keep, ask.tenant)
-        keep = min(ask.keep, len(span.pages) * PAGE) - same
+        self._grow(span, wanted, ask.tenant)
+        keep = min(wanted, len(span.pages) * PAGE) - same
         if not len(span.pages):
             self._give_up(stream)
         chain = (prefix, span) if same else (prefix,)
@@ -148,9 +148,10 @@ class StreamStore:
 
     def _begin(self, stream: _Stream, prefix: KVSpan) -> KVSpan:
         if stream.kv is None:
-            stream.kv = IdleStream(KVSpan(self._pool, first=prefix.length), prefix)
+            stream.kv = StreamKV(KVSpan(self._pool, first=prefix.length), prefix, 0)
             prefix.pins += 1
             self._resident[id(stream.kv.span)] = stream
+        stream.kv.used = self._prefixes.tick()
         return stream.kv.span
 
     def _grow(self, span: KVSpan, length: int, tenant: str) -> None:
