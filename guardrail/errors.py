@@ -82,3 +82,7 @@ class WireError(GuardrailError):
 
 class ModelFileError(GuardrailError):
     """A weights file is missing, altered or of another format; the message says what to do."""
+
+
+class DoesNotFitError(GuardrailError):
+    """Something needs more memory or disk than there is; the message names both amounts and what to do."""
