@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from guardrail.engine.cope.kv import KVPool
+from guardrail.engine.cope.onednn import linear
 from guardrail.engine.cope.rows import Plan
-from guardrail.engine.cope.tiles import Block, Cut, Tiling, blocks, kept
+from guardrail.engine.cope.tiles import Block, Cut, Tiling, all_queries, blocks, kept, read_queries
 
 _LARGEST_CAP = 64.0  # e^64 * 8,192 keys * values of thousands still fit fp32
 _LOWEST = -1e30  # the running maximum before any key was seen; finite, so that differences with it are defined
-_CPU_TILES = Tiling(queries=128, keys=512)
-_GPU_TILES = Tiling(queries=2048, keys=4096)
+_CPU_TILES = Tiling(queries=128, pairs=1 << 16, fewest=512)
+_GPU_TILES = Tiling(queries=2048, pairs=1 << 23, fewest=4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class PackedAttention:
         self._device = pool.kv.device
         self._tiling = tiling or (_CPU_TILES if self._device.type == "cpu" else _GPU_TILES)
         self._length = int(planned.positions.max()) + 1
-        self._blocks: dict[int | None, tuple[Block, ...]] = {}
+        self._blocks: dict[tuple[int | None, bool], tuple[Block, ...]] = {}
         self._kept = kept(planned, self._device)
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -50,25 +51,27 @@ class PackedAttention:
             self._pool.kv[layer, 0][:, slots] = key[:, places].to(self._pool.kv.dtype)
             self._pool.kv[layer, 1][:, slots] = value[:, places].to(self._pool.kv.dtype)
 
-    def attend(self, layer: int, query: Tensor, own: tuple[Tensor, Tensor], scoring: Scoring) -> Tensor:
-        """[T, heads, head_dim] fp32 from query [heads, T, head_dim] and the pass' own keys and values, [kv heads, T, head_dim] each."""
-        heads, tokens, size = query.shape
-        # Query heads that share a key head become neighbouring queries: any run of tokens is one matrix for each key head.
-        grouped = query.float().view(own[0].shape[0], -1, tokens, size).transpose(1, 2)
-        merged: _Merged = _Capped(grouped, scoring) if _max_free(scoring) else _Running(grouped, scoring)
+    def attend(self, layer: int, query: Tensor, own: tuple[Tensor, Tensor], scoring: Scoring, *, reading: bool = False) -> Tensor:
+        """[Q, heads * head_dim] fp32 from query [kv heads, Q, heads of each, head_dim] and the pass' own keys and values, [kv heads, T,
+        head_dim] each. The queries are all tokens in packed order, or with `reading` those at which answers are read.
+        """
+        # Query heads that share a key head lie side by side in `query`: any run of tokens is one matrix for each key head.
+        merged: _Merged = _Capped(query.float(), scoring) if _max_free(scoring) else _Running(query.float(), scoring)
         resident = (self._pool.kv[layer, 0], self._pool.kv[layer, 1])
-        for block in self._laid_out(scoring.window):
+        for block in self._laid_out(scoring.window, reading):
             keys, values = (_take(tensor, block.keys) for tensor in (own if block.own else resident))
             for cut in block.cuts:
                 merged.add(cut, keys, values)
-        return merged.result().permute(1, 0, 2, 3).reshape(tokens, heads, size)
+        return merged.result().transpose(0, 1).reshape(query.shape[1], -1)
 
-    def _laid_out(self, window: int | None) -> tuple[Block, ...]:
+    def _laid_out(self, window: int | None, reading: bool) -> tuple[Block, ...]:
         if window is not None and window >= self._length:
             window = None  # nothing is far enough away to be hidden: all layers share one layout
-        if window not in self._blocks:
-            self._blocks[window] = blocks(self._plan, window=window, tiling=self._tiling, device=self._device)
-        return self._blocks[window]
+        if (window, reading) not in self._blocks:
+            queries = read_queries(self._plan) if reading else all_queries(self._plan)
+            found = blocks(self._plan, queries, window=window, tiling=self._tiling, device=self._device)
+            self._blocks[window, reading] = found
+        return self._blocks[window, reading]
 
 
 def _max_free(scoring: Scoring) -> bool:
@@ -88,30 +91,33 @@ class _Merged(Protocol):
         ...
 
     def result(self) -> Tensor:
-        """[kv heads, T, groups, head_dim]."""
+        """Shaped like the queries."""
         ...
 
 
 class _Capped:
-    """No maximum: partial results are summed. `tanh` is written with `sigmoid`, and `exp` as `exp2`, which this path runs several times
-    faster on a CPU: exp(cap * tanh(x)) = 2^(2 cap log2(e) sigmoid(2x) - cap log2(e))."""
+    """No maximum: partial results are summed. `tanh` is written with `sigmoid` and `exp` as `exp2`, which torch runs several times faster
+    on a CPU: exp(cap * tanh(x)) = 2^(2 cap log2(e) sigmoid(2x) - cap log2(e)).
+    """
 
     def __init__(self, queries: Tensor, scoring: Scoring) -> None:
         assert scoring.softcap is not None  # chosen by `_max_free`
         self._queries = queries * (2.0 * scoring.scale / scoring.softcap)
         self._cap = scoring.softcap * math.log2(math.e)
+        self._lowest = torch.tensor(-self._cap)  # on the CPU: torch takes it as a plain number on any device
         self._sums = torch.zeros_like(self._queries)
         self._weights = queries.new_zeros(queries.shape[:3])
 
     def add(self, cut: Cut, keys: Tensor, values: Tensor) -> None:
-        heads, size = keys.shape[0], keys.shape[2]
-        queries = self._queries[:, cut.start : cut.stop]
-        weights = torch.bmm(queries.reshape(heads, -1, size), keys.transpose(1, 2))
-        weights.sigmoid_().mul_(2.0 * self._cap).sub_(self._cap).exp2_()
-        if cut.hidden is not None:
-            weights.view(*queries.shape[:3], -1).masked_fill_(cut.hidden, 0.0)
-        self._weights[:, cut.start : cut.stop] += weights.sum(-1).view(queries.shape[:3])
-        self._sums[:, cut.start : cut.stop] += torch.bmm(weights, values).view(queries.shape)
+        # Head by head: a head's scores stay in a core's cache from one operation to the next.
+        for head in range(keys.shape[0]):
+            queries = self._queries[head, cut.start : cut.stop]
+            weights = linear(queries.view(-1, queries.shape[-1]), keys[head])
+            torch.add(self._lowest, weights.sigmoid_(), alpha=2.0 * self._cap, out=weights).exp2_()
+            if cut.hidden is not None:
+                weights.view(*queries.shape[:2], -1).masked_fill_(cut.hidden, 0.0)
+            self._weights[head, cut.start : cut.stop] += weights.sum(-1).view(queries.shape[:2])
+            self._sums[head, cut.start : cut.stop] += linear(weights, values[head].t()).view(queries.shape)
 
     def result(self) -> Tensor:
         return self._sums.div_(self._weights.unsqueeze(-1))

@@ -3,9 +3,9 @@
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from guardrail.engine.cope.onednn import linear
 from guardrail.engine.cope.probe import ProbeWeights
 
 _CHUNK = 1 << 20  # logits held at a time: 4 MiB in fp32
@@ -38,13 +38,16 @@ class AnswerHead:
         softcap = getattr(model.config, "final_logit_softcapping", None)
         return cls(vocabulary[[zero, one]], vocabulary, softcap, probe)
 
-    def __call__(self, hidden: Tensor, reads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """`hidden` [T, N] after the final norm, `reads` [R] places in it -> logits [R, 2], log_total [R], probe [T] or None; all fp32."""
+    def __call__(self, hidden: Tensor, reads: Tensor, *, probed: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`hidden` [T, N] after the final norm, `reads` [R] places in it -> logits [R, 2], log_total [R], probe [T]; all fp32.
+
+        The probe's scores are None without a probe, or where the caller does not want them.
+        """
         states = hidden.index_select(0, reads)
         logits = self._capped(states.float() @ self.rows.T)
         # The vocabulary's logits carry the model's rounding, the two do not: the whole is never less than its two best known parts.
         log_total = torch.maximum(self._log_total(states), logits.logsumexp(-1))
-        return logits, log_total, self.probe_scores(hidden)
+        return logits, log_total, self.probe_scores(hidden) if probed else None
 
     def probe_scores(self, hidden: Tensor) -> Tensor | None:
         """[T] fp32 for hidden [T, N], or None without a probe."""
@@ -56,7 +59,7 @@ class AnswerHead:
         if len(states) == 0:
             return states.new_zeros(0, dtype=torch.float32)
         step = max(256, _CHUNK // len(states))
-        totals = [self._capped(F.linear(states, rows).float()).logsumexp(-1) for rows in torch.split(self.vocabulary, step)]
+        totals = [self._capped(linear(states, rows).float()).logsumexp(-1) for rows in torch.split(self.vocabulary, step)]
         return torch.stack(totals).logsumexp(0)
 
     def _capped(self, logits: Tensor) -> Tensor:

@@ -71,8 +71,10 @@ def _attention(module: Any, *tensors: Tensor | None, packed: PackedAttention, **
     layer = module.layer_idx
     scoring = Scoring(settings["scaling"], settings.get("softcap"), settings.get("sliding_window"))
     packed.store(layer, key[0], value[0])
-    attended = packed.attend(layer, query[0], (key[0], value[0]), scoring)
-    return attended.to(query.dtype).unsqueeze(0), None
+    _, heads, tokens, size = query.shape
+    grouped = query[0].view(key.shape[1], -1, tokens, size).transpose(1, 2).contiguous()
+    attended = packed.attend(layer, grouped, (key[0].contiguous(), value[0].contiguous()), scoring)
+    return attended.view(1, tokens, heads, size).to(query.dtype), None
 
 
 AttentionInterface.register(_NAME, _attention)

@@ -14,10 +14,38 @@ from guardrail.engine.cope.rows import Plan, Row
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Most tokens of one tile: small enough for its scores to stay in cache, large enough for matrix products to run well."""
+    """Bounds of one tile: `queries` tokens, and keys so that queries times keys is about `pairs`, `fewest` keys at least.
+
+    Small enough for a tile's scores to stay in cache, large enough for matrix products to run well.
+    """
 
     queries: int
-    keys: int
+    pairs: int
+    fewest: int
+
+    def keys(self, queries: int) -> int:
+        """Most keys of one tile that many queries see."""
+        return max(self.fewest, self.pairs // min(queries, self.queries))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """Tokens of a pass that attend: those of row i are [starts[i], starts[i + 1]); `positions` in their sequences."""
+
+    starts: NDArray[np.int64]
+    positions: NDArray[np.int64]
+
+
+def all_queries(planned: Plan) -> Queries:
+    """Every token of the pass."""
+    return Queries(planned.starts, planned.positions)
+
+
+def read_queries(planned: Plan) -> Queries:
+    """Only the tokens at which answers are read: all that the last layer needs."""
+    reading = np.zeros(len(planned.rows) + 1, np.int64)
+    reading[1:][list(planned.read_rows)] = 1
+    return Queries(np.cumsum(reading), planned.positions[planned.reads])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,9 +74,10 @@ class Kept:
     slots: slice | Tensor
 
 
-def blocks(planned: Plan, *, window: int | None, tiling: Tiling, device: torch.device) -> tuple[Block, ...]:
+def blocks(planned: Plan, queries: Queries, *, window: int | None, tiling: Tiling, device: torch.device) -> tuple[Block, ...]:
     """Every pair of a query and a key that it sees, exactly once. Key k is seen from position q iff q - window < k <= q."""
-    return tuple(_blocks(planned, _Cutter(planned.positions, window, tiling, device)))
+    cutter = _Cutter(queries.positions, window, tiling, device)
+    return tuple(_blocks(planned, queries.starts, cutter))
 
 
 def kept(planned: Plan, device: torch.device) -> Kept | None:
@@ -81,8 +110,11 @@ class _Cutter:
 
     def cut(self, queries: tuple[int, int], first: int, keys: NDArray[np.int64], *, own: bool) -> Iterator[Block]:
         """Blocks of `keys` (slots or packed places), the first of which stands at position `first`, seen from packed queries."""
-        for low in range(0, len(keys), self.tiling.keys):
-            high = min(low + self.tiling.keys, len(keys))
+        if queries[0] == queries[1]:
+            return
+        most = self.tiling.keys(queries[1] - queries[0])
+        for low in range(0, len(keys), most):
+            high = min(low + most, len(keys))
             starts = range(queries[0], queries[1], self.tiling.queries)
             cuts = [self._cut(start, min(start + self.tiling.queries, queries[1]), first + low, first + high) for start in starts]
             if seen := tuple(cut for cut in cuts if cut is not None):
@@ -101,17 +133,18 @@ class _Cutter:
         return Cut(start, stop, torch.from_numpy(hidden[:, None]).to(self.device))
 
 
-def _blocks(planned: Plan, cutter: _Cutter) -> Iterator[Block]:
+def _blocks(planned: Plan, starts: NDArray[np.int64], cutter: _Cutter) -> Iterator[Block]:
     for group in planned.groups:
         if group.span is not None and group.span.length:
-            yield from cutter.cut((group.start, group.stop), 0, _resident(group.span), own=False)
+            yield from cutter.cut((int(starts[group.first]), int(starts[group.last])), 0, _resident(group.span), own=False)
         for number in range(group.first, group.last):
-            row, queries = planned.rows[number], (int(planned.starts[number]), int(planned.starts[number + 1]))
+            row, queries = planned.rows[number], (int(starts[number]), int(starts[number + 1]))
             position = row.chain[0].length if row.chain else 0
             for span in row.chain[1:]:
                 yield from cutter.cut(queries, position, _resident(span), own=False)
                 position += span.length
-            yield from cutter.cut(queries, position, np.arange(*queries), own=True)
+            places = np.arange(int(planned.starts[number]), int(planned.starts[number + 1]))
+            yield from cutter.cut(queries, position, places, own=True)
 
 
 def _resident(span: KVSpan) -> NDArray[np.int64]:
