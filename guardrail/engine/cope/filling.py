@@ -66,7 +66,10 @@ class Filling:
             self._end(self)
 
     def cancel(self) -> None:
-        """Give every page back; the policy is cold again. Does nothing once it is done. Idempotent."""
+        """Give every page back; the policy is cold again. A row that is out should not be run any more, and if it is, `settle`.
+
+        Does nothing once it is done. Idempotent.
+        """
         if not self.done and not self.cancelled:
             self.cancelled = True
             self.span.drop()

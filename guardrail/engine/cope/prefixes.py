@@ -59,7 +59,7 @@ class PrefixStore:
     """Spans of policies by digest key. Not thread-safe: the engine's thread owns it, and the pool.
 
     `host_bytes` of host memory keep what had to leave the device. `floors` (bytes by tenant; `*` is the tenant of shared policies) are
-    what other tenants' use does not evict. At most `most_known` policies' ids are remembered beside the resident ones.
+    what other tenants' use does not evict. At most `most_known` policies' ids outlive the next `register` beside the resident ones.
     Raises ValueError when the floors promise more than the pool has.
     """
 
@@ -230,8 +230,8 @@ class PrefixStore:
 
     def _find_head(self, key: str, filling: Filling) -> None:
         """Give an empty span what need not be computed: all, from host memory, or the head it has in common with an older version."""
-        if filling.span.length:
-            return
+        if len(filling.span.pages):
+            return  # under way, or reserved for a pass that was never run
         if key in self._tier:
             self._bring_back(key, filling, len(filling.tokens), of=key)
             self._reloads += 1
