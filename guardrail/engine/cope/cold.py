@@ -74,11 +74,14 @@ class ColdPrefixes(Generic[W]):
             cold.tokens = max(0, cold.tokens - tokens)
             self._filled[cold.tenant] += tokens
 
-    def block(self, key: str, until: float) -> None:
-        """There was no room for it: not before `until`. Nothing, when nobody waits for it any more."""
-        if cold := self._cold.get(key):
-            cold.blocked_until = until
-            self._settled = False
+    def block(self, key: str, until: float) -> list[W]:
+        """There was no room for it: not before `until`. Who waits for it."""
+        cold = self._cold.get(key)
+        if cold is None:
+            return []
+        cold.blocked_until = until
+        self._settled = False
+        return [work for work in cold.works if not work.gone]
 
     def wanted(self, key: str) -> bool:
         """Does anybody still wait for it?"""

@@ -144,8 +144,8 @@ class Scheduler(Generic[W]):
             self._push(work, now)
 
     def cancel(self, work: W) -> None:
-        """Nobody wants it any more. Idempotent."""
-        if not work.gone:
+        """Nobody wants it any more. Idempotent, and nothing for one that was never submitted."""
+        if work.place not in (Place.NEW, Place.GONE):
             self._leave(work)
 
     def late(self, now: float) -> list[W]:
@@ -224,15 +224,15 @@ class Scheduler(Generic[W]):
         """So many more tokens of a prefix are resident, though not yet all."""
         self._cold.filled(prefix, tokens)
 
-    def block(self, prefix: str, until: float) -> None:
-        """There was no room for a prefix: it is not tried before `until`."""
-        self._cold.block(prefix, until)
+    def block(self, prefix: str, until: float) -> list[W]:
+        """There was no room for a prefix: it is not tried before `until`. Who waits for it."""
+        return self._cold.block(prefix, until)
 
     def warm(self, prefix: str, now: float) -> list[W]:
         """A prefix is resident: who waited for it may run, and is returned; works without tokens are to be told, and `done`."""
         works = self._cold.pop(prefix)
         for work in works:
-            work.place = Place.NEW
+            work.place = Place.RUNNING
             if work.tokens:
                 self._push(work, now)
         return works

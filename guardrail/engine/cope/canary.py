@@ -1,0 +1,68 @@
+"""A fixed row under a fixed prefix, judged again and again: a score that has moved says that an engine is broken though it answers."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guardrail.engine.cope.answer import probability
+from guardrail.engine.cope.faults import EngineFault
+from guardrail.engine.cope.messages import Ask, Prefix, Priority, Told
+from guardrail.errors import ClassifierError
+
+TENANT = "canary"
+_PREFIX_TOKENS, _ROW_TOKENS = 70, 24  # two pages, the second not full
+
+
+class Canary:
+    """Due every `every_s` seconds, and whenever the engine has reason to doubt itself. Scores may differ by `tolerance`."""
+
+    def __init__(self, vocabulary: int, *, every_s: float, tolerance: float) -> None:
+        ids = np.random.default_rng(7).integers(0, vocabulary, _PREFIX_TOKENS + _ROW_TOKENS, dtype=np.int32)
+        self.prefix = Prefix("canary", ids[:_PREFIX_TOKENS], tenant=TENANT)
+        self._row: NDArray[np.int32] = ids[_PREFIX_TOKENS:]
+        self._every_s = every_s
+        self._tolerance = tolerance
+        self._next = -math.inf
+        self._out = False
+        self.expected: float | None = None
+        """Its score at the start; None until it was judged once."""
+
+    def due(self, now: float) -> Ask | None:
+        """The question, when it is time for it and it is not out yet. The first one, and one that a doubt calls for, go first."""
+        if self._out or now < self._next:
+            return None
+        doubted = self._next == -math.inf
+        self._out, self._next = True, now + self._every_s
+        if doubted:
+            return self.ask(math.inf)
+        return self.ask(now + max(10.0, self._every_s), Priority.BACKGROUND)
+
+    def ask(self, deadline: float, priority: Priority = Priority.INPUT) -> Ask:
+        """The question itself."""
+        return Ask(self.prefix.key, self._row, deadline, priority, TENANT)
+
+    def doubt(self) -> None:
+        """Judge it before anything else."""
+        self._next = -math.inf
+
+    def judge(self, outcome: Told | ClassifierError | None) -> None:
+        """What became of it. Raises EngineFault when it could not be scored, or scored otherwise than at the start.
+
+        Being late says nothing about the engine but that others went first.
+        """
+        self._out = False
+        if isinstance(outcome, ClassifierError) and outcome.code in ("timeout", "overloaded"):
+            return
+        if not isinstance(outcome, Told):
+            raise EngineFault(f"the canary could not be scored: {outcome}")
+        try:
+            score = probability(outcome.read, most_outside=1.0)
+        except ClassifierError as error:
+            raise EngineFault(f"the canary could not be scored: {error}") from error
+        if self.expected is None:
+            self.expected = score
+        elif abs(score - self.expected) > self._tolerance:
+            raise EngineFault(
+                f"the canary's score is {score:.4f} and was {self.expected:.4f} at the start; the engine is not to be trusted"
+            )
