@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,6 +16,15 @@ class Projection(Protocol):
 
     def __call__(self, inputs: Tensor, /) -> Tensor:
         """Apply it."""
+        ...
+
+
+@runtime_checkable
+class ScaledProjection(Projection, Protocol):
+    """A projection over e4m3 weights: whatever makes its input may hand it over in e4m3 already, without a pass of its own for that."""
+
+    def scaled(self, inputs: Tensor, scales: Tensor, /) -> Tensor:
+        """Apply it to `inputs` [T, in] e4m3 times `scales` [T] fp32, one a token (its largest magnitude / 448)."""
         ...
 
 
