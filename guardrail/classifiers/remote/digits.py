@@ -16,6 +16,7 @@ BOUNDED = "digit_bounded"
 """The flag of a score that rests on a bound."""
 
 _ROUNDING = 0.01  # by which probabilities of lower precision may add up to more than one
+_NO_DOUBT = 1e-6
 
 Digit = Literal["0", "1"]
 
@@ -80,7 +81,7 @@ def read(shown: Shown, strictness: Strictness) -> Answered:
         hidden = max(0.0, 1 - seen) if shown.merged else 0.0
         answered = answer(zero, one, strictness)
         low, high = one / (one + zero + hidden), (one + hidden) / (one + hidden + zero)
-        return _within(Answered(answered.value, answered.outside, hidden > 0), low, high, strictness)
+        return _within(Answered(answered.value, answered.outside, bounded=high - low > _NO_DOUBT), low, high, strictness)
     if least == 0:
         raise ClassifierError("malformed", "a digit is missing and the least likely token shown has no probability, so nothing bounds it")
     if one is not None:
