@@ -1,6 +1,5 @@
 """The servers that `guardrail bench proxy` compares, each in a process of its own."""
 
-import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -124,9 +123,4 @@ def _work(name: str, upstream: str, listener: socket.socket) -> None:
 async def _serve(app: Any, listener: socket.socket) -> None:
     lifespan = app.router.lifespan_context(app) if isinstance(app, Starlette) else contextlib.nullcontext()
     async with lifespan, listening(app, listener):
-        waiting = asyncio.ensure_future(until_signalled())
-        parent = multiprocessing.parent_process()
-        if parent is not None:  # who measures may be killed: do not outlive it
-            asyncio.get_running_loop().add_reader(parent.sentinel, waiting.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await waiting
+        await until_signalled()

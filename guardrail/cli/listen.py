@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -77,9 +78,12 @@ async def listening(app: Any, listener: socket.socket) -> AsyncIterator[Server]:
 
 
 async def until_signalled() -> None:
-    """Return on SIGINT or SIGTERM."""
+    """Return on SIGINT or SIGTERM; in a process that another one started, also when that one is no more."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    if (parent := multiprocessing.parent_process()) is not None:
+        with contextlib.suppress(NotImplementedError):  # Windows
+            loop.add_reader(parent.sentinel, stop.set)
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt instead
             loop.add_signal_handler(number, stop.set)

@@ -4,12 +4,9 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
-import multiprocessing
-import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,14 @@ from starlette.applications import Starlette
 
 from guardrail.assembly import build_app, check_policies, resolve
 from guardrail.cli.listen import address, bind, listening, until_signalled
+from guardrail.cli.workers import Ready, Work, keep_working
 from guardrail.config.load import load
 from guardrail.config.models import Config
 from guardrail.errors import GuardrailError
 from guardrail.telemetry.log_format import configure_logging
 
 MAX_WORKERS = 64
+BACKLOG = 2048
 
 
 @click.command()
@@ -33,7 +32,11 @@ MAX_WORKERS = 64
 @click.option("--host", help="Address to listen on (default: the configuration's, else 127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on (default: the configuration's, else 8080).")
 @click.option(
-    "--workers", type=click.IntRange(1, MAX_WORKERS), default=1, show_default=True, help="Processes; each holds its own classifiers."
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    help="Processes that serve requests; each holds its own classifiers, but for a CoPE engine, which they share.",
 )
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]), help="Of the ordinary log."
@@ -44,37 +47,39 @@ def serve(path: Path | None, host: str | None, port: int | None, workers: int, l
     host = host or config.server.host
     listener = bind(host, config.server.port if port is None else port)
     configure_logging(sys.stderr, log_level)
+    announce = functools.partial(_announce, config, host, address(listener), workers)
     if workers == 1:
-        app = build_app(config)
-        run(_serve(app, listener, functools.partial(_announce, config, host, address(listener), workers)))
+        run(_serve(build_app(config), listener, announce))
         return
     check_policies(config)
-    _announce(config, host, address(listener), workers)
-    _supervise(functools.partial(_work, path, log_level, listener), workers)
+    with asyncio.Runner() as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(_until_ended(_parent(functools.partial(_work, path, log_level, listener), workers, listener, announce)))
 
 
-def _work(path: Path | None, log_level: str, listener: socket.socket) -> None:
+def _work(path: Path | None, log_level: str, listener: socket.socket, ready: Ready) -> None:
     """One of several worker processes."""
     configure_logging(sys.stderr, log_level)
-    run(_serve(build_app(path), listener, lambda: None))
+    run(_serve_beside_others(build_app(path), listener, ready))
 
 
-def _supervise(work: Callable[[], None], workers: int) -> None:
-    """Run the workers until a signal, or until one of them ends: then end them all, and leave restarting to whoever started us."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    processes = [multiprocessing.get_context("spawn").Process(target=work) for _ in range(workers)]
-    try:
-        for process in processes:
-            process.start()
-        wait([process.sentinel for process in processes])
-        raise GuardrailError("a worker process ended, so all were stopped; the lines before this one say why")
-    except KeyboardInterrupt:
-        return
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+async def _parent(work: Work, workers: int, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """What the workers share, and the workers, until cancelled."""
+
+    def opened() -> None:
+        listener.listen(BACKLOG)  # so that whoever reads the announcement finds the port open
+        announce()
+
+    await keep_working(work, workers, opened)
+
+
+async def _until_ended(work: Coroutine[Any, Any, None]) -> None:
+    """Run it until a signal comes, then let it end in order."""
+    task, signalled = asyncio.ensure_future(work), asyncio.ensure_future(until_signalled())
+    await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -90,6 +95,13 @@ async def _serve(app: Starlette, listener: socket.socket, announce: Callable[[],
     async with app.router.lifespan_context(app), listening(app, listener):
         announce()
         await until_signalled()
+
+
+async def _serve_beside_others(app: Starlette, listener: socket.socket, ready: Ready) -> None:
+    async with app.router.lifespan_context(app):
+        await asyncio.to_thread(ready)
+        async with listening(app, listener):
+            await until_signalled()
 
 
 def _announce(config: Config, host: str, url: str, workers: int) -> None:
