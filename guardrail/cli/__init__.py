@@ -19,6 +19,7 @@ COMMANDS = {
     "check": ("guardrail.cli.check:check", "Judge one text."),
     "policy": ("guardrail.cli.policy:policy", "Write, lint and test policies."),
     "config": ("guardrail.cli.config:config", "Check a configuration and print its schema."),
+    "model": ("guardrail.cli.model:model", "Make and check the models of CoPE classifiers."),
     "train": ("guardrail.cli.train:train", "Train the embedded classifier."),
     "bench": ("guardrail.cli.bench:bench", "Measure accuracy and overhead."),
 }

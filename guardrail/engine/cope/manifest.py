@@ -78,6 +78,8 @@ class Manifest:
     @property
     def digest(self) -> str:
         """`sha256:` over the digests of configuration and weights: the same for the same model wherever it lies."""
+        if not self.files:  # made up for a folder that had none
+            return self.base.digest
         return of_records({name: record.sha256 for name, record in self.files.items() if _is_model(name)})
 
     @property

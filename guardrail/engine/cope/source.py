@@ -39,7 +39,12 @@ class Source:
     def shards(self) -> tuple[Path, ...]:
         """The files with a model's weights, in order. Raises ModelFileError when there are none, or not all, or only pickles."""
         index = self.folder / INDEX
-        return self._present(sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [SINGLE])
+        if not index.is_file():
+            return self._present([SINGLE])
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise ModelFileError(f"{index} names no weights; download or copy it again")
+        return self._present(sorted({str(name) for name in places.values()}))
 
     def adapter(self) -> Path:
         """The file with an adapter's weights. Raises ModelFileError when there is none."""
