@@ -9,6 +9,7 @@ from guardrail.events import CanaryChecked, EventFanout
 from guardrail.interfaces import Classifier, SupportsHealth
 
 INTERVAL_S = 30.0
+RETRY_S = 5.0  # while a pair is not told apart: a classifier that is well again must not wait long until it counts as that
 
 
 class Canaries:
@@ -53,9 +54,10 @@ class Canaries:
             self._events.emit(answer)
 
     async def keep_asking(self) -> None:
-        """Ask again after each interval, until cancelled."""
+        """Ask again after each interval, sooner while a classifier fails, until cancelled."""
         while True:
-            await asyncio.sleep(self._interval_s)
+            failing = not all(answer.ok for answer in self._last.values())
+            await asyncio.sleep(min(self._interval_s, RETRY_S) if failing else self._interval_s)
             await self.ask()
 
 

@@ -115,6 +115,18 @@ async def test_a_canary_that_goes_wrong_fails_readiness_until_it_is_right_again(
     assert [event.ok for event in sink.of(CanaryChecked)][:2] == [True, False]
 
 
+async def test_a_classifier_that_fails_is_asked_again_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guardrail.asgi.canaries.RETRY_S", 0.01)
+    classifier = ScriptedClassifier({"*": contains("attack")}, fault=RuntimeError("gone"))
+    canaries = Canaries({"scripted": classifier}, {"scripted": pair()}, EventFanout(), interval_s=1000)
+    await canaries.ask()
+    assert not canaries.ok
+    classifier.fault = None
+    asking = asyncio.create_task(canaries.keep_asking())
+    await until(lambda: canaries.ok)
+    asking.cancel()
+
+
 async def test_a_classifier_may_bring_its_own_pair_or_none() -> None:
     class Narrow(ScriptedClassifier):
         canary: Canary | None = pair()

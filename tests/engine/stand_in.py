@@ -1,10 +1,12 @@
 """An engine that scores by arithmetic on token ids: it keeps the Protocol's promises and needs no torch. Also a process of its own."""
 
 import asyncio
+import gc
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 
@@ -107,6 +109,17 @@ async def opened(settings: EngineSettings) -> StandIn:
         raise GuardrailError("there is no model `missing`; run `guardrail model merge`")
     print("what is printed here must not be taken for a report")
     return StandIn()
+
+
+@asynccontextmanager
+async def no_defects() -> AsyncIterator[None]:
+    """What goes wrong inside a callback is only logged by asyncio; here it fails the test."""
+    found: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
+    yield
+    gc.collect()  # futures whose exception nobody saw complain when they go
+    await asyncio.sleep(0)
+    assert found == []
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import stand_in
-from stand_in import FATAL, HANGING, STUCK, tokens, told
+from stand_in import FATAL, HANGING, STUCK, no_defects, tokens, told
 
 from guardrail.engine.cope.messages import Ask, Prefix
 from guardrail.engine.cope.process.client import Patience, SocketEngine
@@ -46,6 +46,12 @@ asyncio.run(main())
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture(autouse=True)
+async def sound() -> AsyncIterator[None]:
+    async with no_defects():
+        yield
 
 
 @pytest.fixture

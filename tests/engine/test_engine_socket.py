@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from stand_in import INFO, POISON, STUCK, StandIn, tokens, told
+from stand_in import INFO, POISON, STUCK, StandIn, no_defects, tokens, told
 
 from guardrail.engine.cope.messages import Ask, EngineInfo, Prefix
 from guardrail.engine.cope.process import dialogue
@@ -24,6 +24,12 @@ from guardrail.errors import ClassifierError, GuardrailError
 
 PREFIX = Prefix("p", tokens(3, 1, 4))
 OTHER = Prefix("q", tokens(1, 5, 9))
+
+
+@pytest.fixture(autouse=True)
+async def sound() -> AsyncIterator[None]:
+    async with no_defects():
+        yield
 
 
 @pytest.fixture
@@ -228,7 +234,6 @@ async def test_garbage_ends_its_own_connection_with_one_sentence(path: Path, sai
 async def test_an_engine_that_talks_garbage_is_left_with_a_sentence(path: Path) -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        await writer.drain()
         writer.close()
 
     async with await asyncio.start_unix_server(babble, str(path)):
@@ -366,3 +371,24 @@ async def test_another_user_is_refused_even_where_permissions_would_let_him(path
         assert said.stdout == "0\n"
         async with client(path) as through:
             assert through.health().alive
+
+
+def test_it_works_on_the_workers_event_loop_too(path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def exchange() -> None:
+        async with no_defects():
+            first, second = StandIn(), StandIn()
+            async with EngineServer(first, path) as server, client(path) as through:
+                await through.prepare([PREFIX], deadline=time.monotonic() + 9)
+                assert await through.ask([ask(5)]) == [told(PREFIX.tokens, [5])]
+                waiting = asyncio.create_task(through.ask([ask(STUCK)]))
+                await first.arrived.wait()
+                await server.__aexit__(None, None, None)
+                assert [answer.code for answer in await waiting] == ["crash"]
+                async with EngineServer(second, path), asyncio.timeout(10):
+                    await through.up()
+                    assert await through.ask([ask(5)]) == [told(PREFIX.tokens, [5])]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(exchange())

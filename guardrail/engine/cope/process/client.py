@@ -175,16 +175,16 @@ class SocketEngine:
         while True:
             connection: Connection = await attempts(self._connect)
             self._connection = connection
-            self._settled.set()
+            if connection.link.open:
+                self._settled.set()
             logger.info("connected to the engine at %s; %d policies prepared", self._path, len(self._prefixes))
-            reason = await connection.over
-            self._settled.clear()
+            reason = await asyncio.shield(connection.over)
             self._end(reason)
             logger.warning("the engine at %s is gone: %s", self._path, reason)
 
     async def _connect(self) -> Connection:
         with contextlib.ExitStack() as stack:
-            connection = await Connection.open(self._path, bounds=self._bounds)
+            connection = await Connection.open(self._path, bounds=self._bounds, left=self._settled.clear)
             stack.callback(connection.close, "it is of no use")
             if self._info is not None and connection.info != self._info:
                 raise ClassifierError("crash", f"it came back as {connection.info}, and not as {self._info}; restart the workers too")

@@ -17,9 +17,9 @@ from guardrail.errors import ClassifierError
 
 
 class Connection:
-    """Made by `open`. `over` is done, with the reason, when it has ended; then everybody who waited has an error."""
+    """Made by `open`. When it ends `left` is called, everybody who waits has an error, and `over` is done, with the reason."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, left: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self.link = Link(self._receive, self._lost, bounds=bounds)
         self.over: asyncio.Future[str] = loop.create_future()
@@ -29,12 +29,13 @@ class Connection:
         self._greeting: asyncio.Future[EngineInfo] = loop.create_future()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
+        self._left = left
         self._fault = ""
 
     @classmethod
-    async def open(cls, path: Path, *, bounds: Bounds) -> "Connection":
+    async def open(cls, path: Path, *, bounds: Bounds, left: Callable[[], None]) -> "Connection":
         """Connect and exchange greetings. Raises OSError when nobody listens, ClassifierError (crash) when nobody answers rightly."""
-        connection = cls(bounds)
+        connection = cls(bounds, left)
         await asyncio.get_running_loop().create_unix_connection(lambda: connection.link, str(path))
         with contextlib.ExitStack() as stack:
             stack.callback(connection.close, "the engine's greeting did not come")
@@ -123,6 +124,7 @@ class Connection:
 
     def _lost(self, reason: str) -> None:
         reason = f"the engine ended the connection: {self._fault}" if self._fault else reason
+        self._left()
         for future in [*self._waiting.values(), self._greeting]:
             if not future.done():
                 future.set_exception(ClassifierError("crash", f"the engine's process is gone: {reason}"))
