@@ -23,17 +23,18 @@ class Canary:
         self._row: NDArray[np.int32] = ids[_PREFIX_TOKENS:]
         self._every_s = every_s
         self._tolerance = tolerance
-        self._next = -math.inf
         self._out = False
+        self.next = -math.inf
+        """When it is due again."""
         self.expected: float | None = None
         """Its score at the start; None until it was judged once."""
 
     def due(self, now: float) -> Ask | None:
         """The question, when it is time for it and it is not out yet. The first one, and one that a doubt calls for, go first."""
-        if self._out or now < self._next:
+        if self._out or now < self.next:
             return None
-        doubted = self._next == -math.inf
-        self._out, self._next = True, now + self._every_s
+        doubted = self.next == -math.inf
+        self._out, self.next = True, now + self._every_s
         if doubted:
             return self.ask(math.inf)
         return self.ask(now + max(10.0, self._every_s), Priority.BACKGROUND)
@@ -44,7 +45,7 @@ class Canary:
 
     def doubt(self) -> None:
         """Judge it before anything else."""
-        self._next = -math.inf
+        self.next = -math.inf
 
     def judge(self, outcome: Told | ClassifierError | None) -> None:
         """What became of it. Raises EngineFault when it could not be scored, or scored otherwise than at the start.

@@ -95,6 +95,8 @@ class LocalEngine:
             for number, prefix in enumerate(prefixes)
         ]
         with self._waiting(call, jobs):
+            for prefix in prefixes:
+                self._loop.lengths.setdefault(prefix.key, len(prefix.tokens))  # from now on questions may wait for it
             self._loop.post(partial(self._loop.prepare, prefixes, jobs))
             for outcome in await call.answered:
                 if isinstance(outcome, ClassifierError):

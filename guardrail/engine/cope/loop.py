@@ -121,6 +121,8 @@ class EngineLoop:
             try:
                 self._parts.prefixes.register(prefix)
             except ClassifierError as error:
+                if not self._parts.prefixes.known(prefix.key):
+                    self.lengths.pop(prefix.key, None)
                 self._end(job, error)
                 continue
             self.lengths[prefix.key] = len(prefix.tokens)
@@ -148,7 +150,7 @@ class EngineLoop:
 
     def _rest(self, now: float, *, idle: bool) -> None:
         wake_at = self._scheduler.wake_at()
-        until = now + _IDLE_S if wake_at is None else min(now + _IDLE_S, wake_at)
+        until = min(now + _IDLE_S, max(now, self._canary.next), math.inf if wake_at is None else wake_at)
         with contextlib.suppress(queue.Empty):
             self._mailbox.get(timeout=max(_PAUSE_S, until - time.monotonic()) if idle else _PAUSE_S)()
 
