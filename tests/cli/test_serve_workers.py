@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from guardrail.policy.registry import shipped_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,8 +144,16 @@ def test_a_worker_that_dies_is_replaced_and_the_others_serve_meanwhile(tmp_path:
         assert all(ended(process) for process in everyone)
 
 
-def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
-    with served(configured(tmp_path), workers=2) as server:
+def test_workers_with_the_embedded_classifier_judge_and_end_with_who_started_them(tmp_path: Path) -> None:
+    if not any((ROOT / "guardrail" / "models").glob("*.safetensors")):
+        pytest.skip("the embedded classifier's weights are not in this checkout")
+    config = tmp_path / "guardrail.yaml"
+    config.write_text("policies: {shipped: false, folder: policies}\n")
+    (tmp_path / "policies").mkdir()
+    shutil.copy(shipped_folder() / "toxicity.md", tmp_path / "policies")
+    with served(config, workers=2) as server:
+        assert server.ready()["ready"] is True
+        assert [server.judged(text) for text in ("good morning", "You are a worthless idiot, and everybody despises you.")] == [200, 400]
         workers = server.children()
         server.process.kill()
         assert all(ended(process) for process in workers)
