@@ -145,6 +145,16 @@ def test_a_shared_policy_has_the_floor_of_all():
     assert states(store, "shared", "a") == "ready cold"
 
 
+def test_a_shared_policy_is_nobodys_own_however_often_a_tenant_uses_it():
+    store = store_of(4, floors={"b": 2})
+    store.register(Prefix("shared", ids(2 * PAGE)))
+    fill(store, "shared")
+    store.release(store.acquire("shared", "b"))
+    resident(store, c=2)
+    store.make_room(2, tenant="c")
+    assert states(store, "shared", "c") == "cold ready"
+
+
 def test_a_policy_of_two_tenants_counts_for_the_floors_of_both():
     store = store_of(6, floors={"a": 2, "b": 2})
     tokens = ids(2 * PAGE)
@@ -214,6 +224,14 @@ def test_a_full_host_tier_lets_the_oldest_go_and_refuses_nothing():
     for key in "bd":
         assert store.fill(key).done
         assert holds(store._ready[key].span)
+
+
+def test_the_copy_of_what_came_back_leaves_before_one_that_is_nowhere_else():
+    store = store_of(6, host=9)
+    resident(store, a=3, b=3, c=3, d=3)
+    assert store.fill("b").done  # for which c has left; host memory is full with a, b and c
+    resident(store, e=3)  # for which d leaves, and a copy
+    assert store.fill("a").done
 
 
 def test_a_policy_larger_than_the_host_tier_is_computed_again():
@@ -381,6 +399,38 @@ def test_a_filling_without_room_waits_and_holds_nothing():
     assert store.fill("b").row(64) is None
     assert store.fill("b").done
     assert holds(store.acquire("b", "*"))
+
+
+def test_a_policy_that_waits_for_room_to_come_back_holds_not_even_what_is_on_the_device():
+    store = store_of(8, host=8)
+    tokens = ids(4 * PAGE)
+    store.register(Prefix("old", tokens))
+    fill(store, "old")
+    store.register(Prefix("new", np.r_[tokens[: 3 * PAGE], ids(10)], base="old"))
+    fill(store, "new")
+    pinned = [store.acquire("new", "*")]
+    store.make_room(4, tenant="*")
+    resident(store, other=4)
+    pinned.append(store.acquire("other", "*"))
+    assert not store.fill("old").done
+    assert owned_as_booked(store.pool, pinned)
+    store.release(pinned.pop())
+    assert store.fill("old").row(10) is None
+    assert store.counters.reloads == 1
+
+
+def test_a_row_that_was_never_run_is_given_again_even_if_an_older_version_came_meanwhile():
+    store = store_of(12)
+    tokens = ids(3 * PAGE)
+    store.register(Prefix("old", tokens))
+    store.register(Prefix("new", np.r_[tokens, ids(10)], base="old"))
+    filling = store.fill("new")
+    first = filling.row(50)
+    filling.settle()
+    fill(store, "old")
+    assert filling.row(50).keep == first.keep == 50
+    assert fill(store, "new").done
+    assert owned_as_booked(store.pool, [ready.span for ready in store._ready.values()])
 
 
 def test_two_fillings_never_wait_for_each_other():

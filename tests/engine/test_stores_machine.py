@@ -220,7 +220,8 @@ class Stores(RuleBasedStateMachine):
     def budgets_hold(self):
         assert self.streams.counters.bytes <= BUDGET * self.pool.page_bytes
         assert self.prefixes._tier.nbytes <= HOST * self.pool.page_bytes
-        assert self.prefixes._tier.nbytes == self.prefixes._tier.bytes_of(self.prefixes._tier)
+        copies = self.prefixes._tier._copies.values()
+        assert self.prefixes._tier.nbytes == len({int(page) for pages in copies for page in pages}) * self.pool.page_bytes
 
     @invariant()
     def nobody_else_evicts_below_a_floor(self):
@@ -231,6 +232,11 @@ class Stores(RuleBasedStateMachine):
             for owner in (owners & FLOORS.keys()) - self.asker:
                 left = {int(page) for one in ready.values() if owner in one.tenants for page in one.span.pages}
                 assert len(left) >= FLOORS[owner]
+
+    @invariant()
+    def what_is_counted_is_what_is_there(self):
+        pages = {int(page) for one in self.prefixes._ready.values() for page in one.span.pages}
+        assert self.prefixes.counters.resident_bytes == len(pages) * self.pool.page_bytes
 
     @invariant()
     def the_floors_books_are_the_spans(self):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,12 +13,13 @@ from guardrail.engine.cope.rows import Row
 from guardrail.engine.cope.runner import execute
 from guardrail.engine.cope.streams import StreamStore
 
-RANDOM = np.random.default_rng(1)
+_UNUSED = itertools.count(10)
 TAIL = np.array([7, 8, 9, 8, 5, 6, 7, 8, 9], np.int32)  # stands for the answer header
 
 
 def ids(count: int) -> np.ndarray:
-    return RANDOM.integers(10, 500, count, dtype=np.int32)
+    """Of which none has been seen before: what differs differs from the first token on."""
+    return np.fromiter(itertools.islice(_UNUSED, count), np.int32, count)
 
 
 class Desk:
@@ -208,6 +211,13 @@ def test_a_policy_leaves_with_the_last_stream_that_pinned_it():
     assert desk.sound()
 
 
+def test_a_stream_does_not_outlast_its_policy_even_where_its_own_pages_are_not_needed():
+    desk = Desk(4, 2)
+    desk.step("s", ids(20))  # one page behind two, one is free
+    desk.prefixes.make_room(3, tenant="*")
+    assert (desk.streams.counters.streams, desk.prefixes.resident("p"), desk.pool.used_pages) == (0, False, 0)
+
+
 def test_a_policy_used_later_than_a_stream_outlasts_it():
     desk = Desk(7, 2)
     desk.step("s", ids(50), "p")
@@ -267,6 +277,16 @@ def test_a_step_that_was_never_run_gives_its_pages_back():
     assert desk.pool.used_pages == 6
     desk.settle("s", row)
     assert (desk.pool.used_pages, desk.streams.counters.streams) == (2, 0)
+
+
+def test_a_later_step_that_was_never_run_keeps_what_was_there():
+    desk, content = Desk(12, 6), ids(200)
+    desk.step("s", content[:50])
+    row = desk.row("s", content)
+    assert desk.pool.used_pages == 6
+    desk.settle("s", row)
+    assert desk.pool.used_pages == 3
+    assert len(desk.step("s", content).tokens) == 150 + len(TAIL)
 
 
 def test_kv_that_gave_no_number_is_not_used_again():

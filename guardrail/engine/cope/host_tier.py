@@ -1,7 +1,7 @@
 """Host memory for policies that had to leave the device: copied out once, copied back instead of computed again."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -43,10 +43,6 @@ class HostTier:
         """Bytes in use; what several copies share is counted once."""
         return self._book.used_pages * self.page_bytes
 
-    def bytes_of(self, keys: Iterable[str]) -> int:
-        """Bytes of these copies; what they share is counted once."""
-        return len({int(page) for key in keys for page in self._copies[key]}) * self.page_bytes
-
     def stamps(self, key: str) -> NDArray[np.int64]:
         """What the pages of a copy hold, by the pool's stamps. Raises KeyError for a key that is not here."""
         stamps: NDArray[np.int64] = self._book.stamps[self._copies[key]]
@@ -58,14 +54,14 @@ class HostTier:
             self._copies.move_to_end(key)
             return True
         wanted = self._stamps[span.pages]
-        pages, missing = self._place(wanted)
-        while missing > self._book.free_pages:
+        pages = self._book.holding(wanted)
+        while np.count_nonzero(pages < 0) > self._book.free_pages:
             if not self._drop_oldest():
                 return False
-            pages, missing = self._place(wanted)
+            pages = self._book.holding(wanted)
         absent = pages < 0
         self._book.share(pages[~absent])
-        pages[absent] = self._book.allocate(missing)
+        pages[absent] = self._book.allocate(int(np.count_nonzero(absent)))
         self._book.stamps[pages] = wanted
         for here, there in zip(pages[absent], span.pages[absent], strict=True):
             self._page(here).copy_(self._device[there], non_blocking=True)
@@ -97,14 +93,6 @@ class HostTier:
             yield
         finally:
             self._held.discard(key)
-
-    def _place(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-        """Where each of the wanted stamps lies (-1: nowhere), and how many lie nowhere."""
-        pages = np.full(len(wanted), -1, np.int64)
-        lying = {int(self._book.stamps[page]): int(page) for page in np.flatnonzero(self._book.ownership() > 0)}
-        for place, stamp in enumerate(wanted):
-            pages[place] = lying.get(int(stamp), -1)
-        return pages, int((pages < 0).sum())
 
     def _drop_oldest(self) -> bool:
         oldest = next((key for key in self._copies if key not in self._held), None)

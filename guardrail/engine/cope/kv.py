@@ -1,6 +1,5 @@
 """Where keys and values live: one tensor taken at start, cut into reference-counted pages, and runs of tokens laid out over pages."""
 
-import itertools
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -96,10 +95,10 @@ class PageBook:
         return self._references.copy()
 
     def holding(self, stamps: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Owned pages that hold what the first of `stamps` name, in order, up to the first that no page holds."""
-        place = {int(self.stamps[page]): int(page) for page in np.flatnonzero(self._references > 0)}
-        found = itertools.takewhile(lambda page: page is not None, (place.get(int(stamp)) for stamp in stamps))
-        return np.array(list(found), np.int64)
+        """The owned page that holds what each of `stamps` names; -1 where none does."""
+        near = np.flatnonzero(np.isin(self.stamps, stamps) & (self._references > 0))
+        place = dict(zip(self.stamps[near].tolist(), near.tolist(), strict=True))
+        return np.array([place.get(stamp, -1) for stamp in stamps.tolist()], np.int64)
 
     def release(self, pages: NDArray[np.int64]) -> None:
         """One owner less. Raises ValueError for a page that nobody owns."""

@@ -36,7 +36,8 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PrefixCounters:
     """`evictions`, `reloads` (from host memory) and `shared_tokens` (not computed because an older version's were) since the start;
-    the rest is now. Bytes count whole pages, each once; `offloaded` are in host memory and not resident.
+    the rest is now. Bytes count whole pages, each once. `offloaded` are in host memory and not resident; `offloaded_bytes` is what
+    host memory holds, copies of resident ones included.
     """
 
     evictions: int
@@ -74,6 +75,7 @@ class PrefixStore:
         self.pool = pool
         self._tier = HostTier(pool, host_bytes)
         self._floors = Floors(pool, floors)
+        self._resident = np.zeros(pool.pages, np.int32)  # how many resident policies own each page
         self._most_known = most_known
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._ready: dict[str, Ready] = {}
@@ -85,17 +87,14 @@ class PrefixStore:
     @property
     def counters(self) -> PrefixCounters:
         """A snapshot."""
-        spans = [ready.span.pages for ready in self._ready.values()]
-        pages = len(np.unique(np.concatenate(spans))) if spans else 0
-        offloaded = [key for key in self._tier if key not in self._ready]
         return PrefixCounters(
             evictions=self._evictions,
             reloads=self._reloads,
             shared_tokens=self._shared_tokens,
             resident=len(self._ready),
-            resident_bytes=pages * self.pool.page_bytes,
-            offloaded=len(offloaded),
-            offloaded_bytes=self._tier.bytes_of(offloaded),
+            resident_bytes=int(np.count_nonzero(self._resident)) * self.pool.page_bytes,
+            offloaded=sum(key not in self._ready for key in self._tier),
+            offloaded_bytes=self._tier.nbytes,
         )
 
     def yields_to(self, streams: StreamKeeper) -> None:
@@ -211,6 +210,7 @@ class PrefixStore:
     def _evict(self, ready: Ready) -> None:
         self._tier.put(ready.key, ready.span)
         self._floors.remove(ready.tenants, ready.span.pages)
+        self._resident[ready.span.pages] -= 1
         ready.span.drop()
         del self._ready[ready.key]
         self._evictions += 1
@@ -226,6 +226,7 @@ class PrefixStore:
             known = self._known[key]
             self._ready[key] = Ready(key, filling.span, known.tenants, self.tick())
             self._floors.add(known.tenants, filling.span.pages)
+            self._resident[filling.span.pages] += 1
             self._shared_tokens += filling.shared
 
     def _find_head(self, key: str, filling: Filling) -> None:
@@ -268,6 +269,7 @@ class PrefixStore:
         span = filling.span
         with self._tier.held(of):
             there = self.pool.holding(self._tier.stamps(of)[: length // PAGE])
+            there = there[: int(np.argmin(np.append(there, -1)))]  # a span shares a head, and nothing behind a gap
             span.adopt(there, filling.tokens[: len(there) * PAGE])
             try:
                 self._reserve(key, span, len(filling.tokens))
