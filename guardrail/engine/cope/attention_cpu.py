@@ -19,7 +19,7 @@ from guardrail.engine.cope.tiles import Block, Cut, Tiling, all_queries, blocks,
 
 _LARGEST_CAP = 64.0  # e^64 * 8,192 keys * values of thousands still fit fp32
 _LOWEST = -1e30  # the running maximum before any key was seen; finite, so that differences with it are defined
-_CPU_TILES = Tiling(queries=128, pairs=1 << 16, fewest=512)
+_CPU_TILES = Tiling(queries=256, pairs=1 << 17, fewest=512)
 _GPU_TILES = Tiling(queries=2048, pairs=1 << 23, fewest=4096)
 
 
@@ -109,15 +109,19 @@ class _Capped:
         self._weights = queries.new_zeros(queries.shape[:3])
 
     def add(self, cut: Cut, keys: Tensor, values: Tensor) -> None:
+        tokens = slice(cut.start, cut.stop)
+        _, count, groups, size = (queries := self._queries[:, tokens]).shape
+        places = zip(
+            queries.unbind(), keys.unbind(), values.unbind(), self._weights[:, tokens].unbind(), self._sums[:, tokens].unbind(), strict=True
+        )
         # Head by head: a head's scores stay in a core's cache from one operation to the next.
-        for head in range(keys.shape[0]):
-            queries = self._queries[head, cut.start : cut.stop]
-            weights = linear(queries.view(-1, queries.shape[-1]), keys[head])
+        for query, key, value, total, found in places:
+            weights = linear(query.view(-1, size), key)
             torch.add(self._lowest, weights.sigmoid_(), alpha=2.0 * self._cap, out=weights).exp2_()
             if cut.hidden is not None:
-                weights.view(*queries.shape[:2], -1).masked_fill_(cut.hidden, 0.0)
-            self._weights[head, cut.start : cut.stop] += weights.sum(-1).view(queries.shape[:2])
-            self._sums[head, cut.start : cut.stop] += linear(weights, values[head].t()).view(queries.shape)
+                weights.view(count, groups, -1).masked_fill_(cut.hidden, 0.0)
+            total.add_(weights.sum(-1).view(count, groups))
+            found.add_(linear(weights, value.t()).view(count, groups, size))
 
     def result(self) -> Tensor:
         return self._sums.div_(self._weights.unsqueeze(-1))

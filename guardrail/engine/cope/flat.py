@@ -4,6 +4,7 @@ In fp32 products go through oneDNN (see `onednn`), the gate's activation inside 
 between one product and the next.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +19,7 @@ from guardrail.engine.cope.packed_weights import DenseProjection, PackedLayer, P
 from guardrail.engine.cope.rows import Plan
 from guardrail.engine.cope.runner import Computed
 
-_PIECE = 256  # tokens that pass through the projections together
+_PIECE = 256  # most tokens that pass through the projections together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,16 +91,14 @@ class FlatRunner:
             if len(reads) == 0:
                 return hidden
         query = turn.apply(query).view(-1, weights.kv_heads, groups, weights.head_dim).transpose(0, 1).contiguous()
-        attended = attention.attend(number, query, (key, value), layer.scoring, reading=reads is not None)
-        pieces = zip(torch.split(attended.to(hidden.dtype), _PIECE), torch.split(hidden, _PIECE), strict=True)
-        return torch.cat([self._after(layer, found, before) for found, before in pieces])
+        attended = attention.attend(number, query, (key, value), layer.scoring, reading=reads is not None).to(hidden.dtype)
+        return _in_pieces(lambda found, before: self._after(layer, found, before), attended, hidden)
 
     def _heads(self, hidden: Tensor, layer: _Layer) -> tuple[Tensor, Tensor, Tensor]:
         weights = self._weights
-        found = torch.cat([layer.qkv(self._norm(piece, layer.before_attention)) for piece in torch.split(hidden, _PIECE)])
-        query, key, value = torch.split(
-            found.view(len(found), -1, weights.head_dim), [weights.heads, weights.kv_heads, weights.kv_heads], dim=1
-        )
+        found = _in_pieces(lambda piece: layer.qkv(self._norm(piece, layer.before_attention)), hidden)
+        sizes = [weights.heads, weights.kv_heads, weights.kv_heads]
+        query, key, value = torch.split(found.view(len(found), -1, weights.head_dim), sizes, dim=1)
         return query, key, value
 
     def _after(self, layer: _Layer, attended: Tensor, hidden: Tensor) -> Tensor:
@@ -148,6 +147,14 @@ class _Turns:
             self._cos, self._sin = angles.cos(), angles.sin()
         cos, sin = (table.index_select(0, positions).to(dtype).unsqueeze(1) for table in (self._cos, self._sin))
         return _Turn(cos, sin)
+
+
+def _in_pieces(compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`compute` on equal pieces of tensors [T, ...], and its results behind one another."""
+    count = -(-len(inputs[0]) // _PIECE)
+    if count <= 1:
+        return compute(*inputs)
+    return torch.cat([compute(*pieces) for pieces in zip(*(torch.tensor_split(tensor, count) for tensor in inputs), strict=True)])
 
 
 def _relaid(layer: PackedLayer, *, relay: bool) -> _Layer:

@@ -9,7 +9,6 @@ from guardrail.engine.cope.onednn import linear
 from guardrail.engine.cope.probe import ProbeWeights
 
 _CHUNK = 1 << 20  # logits held at a time: 4 MiB in fp32
-_LARGEST_CAP = 64.0  # e^64 * a vocabulary of 256,000 still fits fp32
 
 
 class AnswerHead:
@@ -59,8 +58,14 @@ class AnswerHead:
         if len(states) == 0:
             return states.new_zeros(0, dtype=torch.float32)
         step = max(256, _CHUNK // len(states))
-        totals = [self._capped(linear(states, rows).float()).logsumexp(-1) for rows in torch.split(self.vocabulary, step)]
+        totals = [self._roughly_capped(linear(states, rows).float()).logsumexp(-1) for rows in torch.split(self.vocabulary, step)]
         return torch.stack(totals).logsumexp(0)
 
     def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def _roughly_capped(self, logits: Tensor) -> Tensor:
+        """tanh(x) = 2 sigmoid(2x) - 1, right to about 1e-5: several times faster on a CPU, and good enough for a sum over a vocabulary."""
+        if self.softcap is None:
+            return logits
+        return torch.sigmoid(logits * (2.0 / self.softcap)).mul_(2.0 * self.softcap).sub_(self.softcap)
