@@ -1,5 +1,6 @@
 """`guardrail model`: make, check and describe the model folder that a `kind: cope` classifier runs."""
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ def model() -> None:
 @click.option("--template", type=click.Choice(sorted(TEMPLATES)), default="A", show_default=True, help="Whose prompts it was trained on.")
 def merge_command(base: str, adapter: str, output: Path, dtype: str, template: str) -> None:
     """Merge an adapter into its base model, in fp32, and save it with digests. An interrupted merge goes on where it stopped."""
+    plan = MergePlan(locate(base), locate(adapter), output, dtype, template)
     with _bar("merging") as advance:
         done = 0
 
@@ -45,7 +47,7 @@ def merge_command(base: str, adapter: str, output: Path, dtype: str, template: s
             advance(step.done - done, step.total)
             done = step.done
 
-        manifest = merge(MergePlan(locate(base), locate(adapter), output, dtype, template), report)
+        manifest = merge(plan, report)
     Console().print(_deltas(manifest.deltas))
     click.echo(f"{output}: {gib(manifest.bytes)} in {manifest.dtype}, {manifest.digest}")
     click.echo(f"Next: guardrail model verify {output}")
@@ -59,12 +61,14 @@ def merge_command(base: str, adapter: str, output: Path, dtype: str, template: s
 @click.option("--quick", is_flag=True, help="Leave out what needs base and adapter.")
 def verify_command(folder: Path, base: str | None, adapter: str | None, device: str, quick: bool) -> None:
     """Check a merged model: files, template, tokenizer, weights and scores against base and adapter. Exits 1 when one fails."""
-    failed = False
+    total = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     with _bar("digests") as advance:
-        total = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-        for checked in verify(Subject(folder, base, adapter, device), quick=quick, report=lambda count: advance(count, total)):
-            click.echo(f"{'ok' if checked.passed else 'FAILED':7}{checked.name}: {checked.detail}")
-            failed |= not checked.passed
+        checks = verify(Subject(folder, base, adapter, device), quick=quick, report=lambda count: advance(count, total))
+        first = next(checks)
+    failed = False
+    for checked in itertools.chain([first], checks):
+        click.echo(f"{'ok' if checked.passed else 'FAILED':7}{checked.name}: {checked.detail}")
+        failed |= not checked.passed
     sys.exit(1 if failed else 0)
 
 
@@ -110,7 +114,8 @@ def _rooms(found: Facts) -> Table:
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn(what), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 
         def advance(count: int, total: int) -> None:

@@ -22,6 +22,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 from transformers.models.gemma.tokenization_gemma import GemmaTokenizer
 
+from guardrail.engine.cope.merge import MergePlan, merge
+from guardrail.engine.cope.source import locate
+
+torch.set_num_threads(1)  # tiny products are slower on two
+
 TEXT = """The library opens at nine and closes at six. Readers may borrow up to five books for three weeks.
 Please keep your voice low in the reading room, and return every book to the shelf where you found it.
 In spring the garden behind the station is full of tulips; in autumn the paths are covered with leaves.
@@ -176,6 +181,13 @@ def _adapter() -> Path:
 @cache
 def _merged() -> Path:
     folder = _session_folder() / "merged"
+    merge(MergePlan(locate(_base()), locate(_adapter()), folder))
+    return folder
+
+
+@cache
+def _plain() -> Path:
+    folder = _session_folder() / "plain"
     base = Gemma2ForCausalLM.from_pretrained(_base(), dtype=torch.float32, attn_implementation="eager")
     with quiet():
         merged = PeftModel.from_pretrained(base, _adapter()).merge_and_unload()
@@ -199,5 +211,10 @@ def tiny_adapter(folder: Path) -> Path:
 
 
 def tiny_checkpoint(folder: Path) -> Path:
-    """A copy of base and adapter merged, with the base's tokenizer, in `folder`/model."""
+    """A copy of base and adapter as `guardrail model merge` makes one of them (bf16, with a manifest), in `folder`/model."""
     return _copy(_merged(), folder, "model")
+
+
+def plain_checkpoint(folder: Path) -> Path:
+    """A copy of base and adapter merged and saved by peft and transformers, without a manifest, in `folder`/plain."""
+    return _copy(_plain(), folder, "plain")

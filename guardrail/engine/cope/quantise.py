@@ -70,30 +70,34 @@ class Int8Projection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fp8Projection:
-    """[T, in] -> [T, out]: e4m3 weight [out, in] and inputs, fp32 sums. `scale` [out] fp32.
+    """[T, in] -> [T, out] in `dtype`: e4m3 weight [out, in] and inputs, fp32 sums. `scale` [out] fp32.
 
     On CUDA torch's scaled product runs it; elsewhere the same rounded numbers are multiplied in fp32, which is for tests.
     """
 
     weight: Tensor
     scale: Tensor
+    dtype: torch.dtype
 
     @classmethod
-    def of(cls, weight: Tensor) -> "Fp8Projection":
-        """Quantise a weight [out, in]. Raises ValueError for a shape that the GPU's product does not take."""
+    def of(cls, weight: Tensor, dtype: torch.dtype | None = None) -> "Fp8Projection":
+        """Quantise a weight [out, in], for a model in `dtype` (its own). Raises ValueError for a shape that the GPU does not take."""
         if weight.shape[0] % 16 or weight.shape[1] % 16:
             raise ValueError(f"an fp8 product needs a weight whose sides are multiples of 16, not {tuple(weight.shape)}")
         rounded, scale = fp8_rows(weight.detach())
-        return cls(rounded, scale)
+        return cls(rounded, scale, dtype or weight.dtype)
 
     def __call__(self, inputs: Tensor, /) -> Tensor:
-        rounded, scale = fp8_rows(inputs)
+        return self.scaled(*fp8_rows(inputs))
+
+    def scaled(self, inputs: Tensor, scales: Tensor, /) -> Tensor:
+        """For inputs [T, in] that are e4m3 already, times `scales` [T] fp32."""
         if inputs.is_cuda:
             found = torch._scaled_mm(  # noqa: SLF001  (its only name)
-                rounded, self.weight.t(), scale_a=scale[:, None], scale_b=self.scale[None, :], out_dtype=torch.bfloat16
+                inputs, self.weight.t(), scale_a=scales[:, None], scale_b=self.scale[None, :], out_dtype=torch.bfloat16
             )
-            return found.to(inputs.dtype)
-        return (rounded.float() @ self.weight.float().t()).mul_(self.scale).mul_(scale[:, None]).to(inputs.dtype)
+            return found.to(self.dtype)
+        return (inputs.float() @ self.weight.float().t()).mul_(self.scale).mul_(scales[:, None]).to(self.dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Fp8Projection":
         return self
@@ -104,9 +108,6 @@ def fp8_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     wide = values.float()
     scale = wide.abs().amax(1).div_(_FP8_MOST).clamp_min_(torch.finfo(torch.float32).tiny)
     return (wide / scale[:, None]).to(torch.float8_e4m3fn), scale
-
-
-_QUANTISERS: Mapping[str, Callable[[Tensor], Projection]] = MappingProxyType({"int8": Int8Projection.of, "fp8": Fp8Projection.of})
 
 
 def quantise_layers(model: Any, kind: Kind, *, exact: Callable[[str], Tensor] | None = None) -> dict[str, Projection]:
@@ -123,7 +124,8 @@ def quantise_layers(model: Any, kind: Kind, *, exact: Callable[[str], Tensor] | 
                 exact(f"model.layers.{number}.{part}.weight").to(linear.weight.device) if exact is not None else linear.weight.detach()
                 for part, linear in zip(parts, linears, strict=True)
             ]
-            projection = _QUANTISERS[kind](torch.cat(weights) if len(weights) > 1 else weights[0])
+            fused = torch.cat(weights) if len(weights) > 1 else weights[0]
+            projection = Int8Projection.of(fused) if kind == "int8" else Fp8Projection.of(fused, model.dtype)
             made[f"layers.{number}.{name}"] = projection
             shared, start = _Shared(projection), 0
             for part, linear in zip(parts, linears, strict=True):

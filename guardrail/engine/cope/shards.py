@@ -5,9 +5,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from guardrail.engine.cope.source import INDEX, SINGLE
 from guardrail.errors import ModelFileError
 
 STATE = "unfinished.json"
+_LONGEST_HEADER = 100_000_000
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 Done = Callable[[int], None]  # told how many more bytes are done
@@ -44,18 +46,33 @@ class Weight:
 
 
 def weights_of(path: Path) -> list[Weight]:
-    """What a safetensors file holds, by its header alone. Raises ModelFileError for a damaged one or a type that no model here has."""
-    found = []
+    """What a safetensors file holds, by its header alone: nothing else is read or mapped.
+
+    Raises ModelFileError for a damaged one or a type that no model here has.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (not a mapping)
-                entry = file.get_slice(name)
-                if entry.get_dtype() not in _DTYPES:
-                    raise ModelFileError(f"{path}: {name} is of type {entry.get_dtype()}; known are {', '.join(_DTYPES)}")
-                found.append(Weight(name, path, math.prod(entry.get_shape()), _DTYPES[entry.get_dtype()]))
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged ({error}); download or copy it again") from error
-    return found
+        header = _header(path)
+        found = [(name, entry["dtype"], math.prod(entry["shape"]), entry["data_offsets"]) for name, entry in header.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path} is damaged ({type(error).__name__}: {error}); download or copy it again") from error
+    strange = [f"{name} is of type {kind}" for name, kind, _, _ in found if kind not in _DTYPES]
+    if strange:
+        raise ModelFileError(f"{path}: {strange[0]}; known are {', '.join(_DTYPES)}")
+    return [Weight(name, path, count, _DTYPES[kind]) for name, kind, count, _ in sorted(found, key=lambda entry: entry[3])]
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Eight bytes of length, then JSON: https://github.com/huggingface/safetensors#format."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise ValueError("its header has no sensible length")
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if path.stat().st_size != end:
+        raise ValueError(f"it has {path.stat().st_size:,} of {end:,} bytes")
+    return header
 
 
 def layout(paths: tuple[Path, ...], dtype: torch.dtype | None, most_bytes: int) -> list[list[Weight]]:

@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -92,11 +92,11 @@ def locate(place: str | Path, *, endpoint: str | None = None, cache: Path | None
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelFileError(
-            f"{name} is not in the hub's cache and {hub.endpoint} cannot be reached: run `hf download {name}` where there is a network, "
-            "or give the folder it lies in"
+            f"{name} is not in the hub's cache and could not be had from {hub.endpoint} ({_reason(error.__cause__ or error)}): run the "
+            f"same command where there is a network, or `hf download {name}` there and give the folder here"
         ) from error
     except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
-        raise ModelFileError(f"{name} could not be downloaded ({_first_line(error)}); run the same command again to go on") from error
+        raise ModelFileError(f"{name} could not be downloaded ({_reason(error)}); run the same command again to go on") from error
     return Source(str(place), Path(path), Path(path).name)
 
 
@@ -105,11 +105,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} cannot be read as JSON ({_first_line(error)})") from error
+        raise ModelFileError(f"{path} cannot be read as JSON ({_reason(error)})") from error
     if not isinstance(document, dict):
         raise ModelFileError(f"{path} is not a JSON object")
     return document
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
