@@ -252,6 +252,16 @@ def test_two_steps_of_one_stream_in_one_pass_are_both_answered_and_only_one_grow
     assert desk.sound()
 
 
+def test_the_pages_of_a_step_stay_its_own_while_it_is_out_whichever_other_one_settles():
+    desk, content = Desk(12, 6), ids(120)
+    rows = [desk.row("s", content), desk.row("s", content)]
+    desk.settle("s", rows[1])  # the whole one
+    assert desk.pool.used_pages == 4
+    execute(desk.runner, rows[:1])
+    desk.settle("s", rows[0])
+    assert len(desk.step("s", content).tokens) == len(TAIL)
+
+
 @pytest.mark.parametrize("resident", [0, 50])
 def test_a_stream_whose_step_failed_goes_on_from_where_it_stood(resident):
     desk, content = Desk(12, 6), ids(200)

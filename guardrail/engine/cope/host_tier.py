@@ -53,6 +53,8 @@ class HostTier:
         if key in self._copies:
             self._copies.move_to_end(key)
             return True
+        if len(span.pages) > self._book.pages:
+            return False  # nobody leaves for what cannot stay
         wanted = self._stamps[span.pages]
         pages = self._book.holding(wanted)
         while np.count_nonzero(pages < 0) > self._book.free_pages:

@@ -141,8 +141,6 @@ class StreamStore:
         span.truncate(same)
         self._grow(span, wanted, ask.tenant)
         keep = min(wanted, len(span.pages) * PAGE) - same
-        if not len(span.pages):
-            self._give_up(stream)
         chain = (prefix, span) if same else (prefix,)
         return Row(ask.tokens[same:], chain, into=span if keep else None, keep=keep, probe=ask.probe)
 
