@@ -2,7 +2,7 @@
 
 | variable | meaning |
 |---|---|
-| the name in an upstream's `api_key_env` | that upstream's API key |
+| the name in an upstream's or classifier's `api_key_env` | its API key |
 | GUARDRAIL_DATA | folder of labelled evaluation data |
 | OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT | whether telemetry may carry content |
 

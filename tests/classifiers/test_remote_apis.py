@@ -1,5 +1,6 @@
 """How each API is asked and how its answer is read."""
 
+import asyncio
 import math
 from typing import Any
 
@@ -250,3 +251,14 @@ async def test_a_servers_name_for_its_model_is_made_fit_for_a_record() -> None:
     assert isinstance(answer, Score)
     assert answer.classifier.startswith("completions:default@a_b__31mxxx")
     assert len(answer.classifier) < 130
+
+
+async def test_closing_while_prompts_are_spelled_gives_every_question_its_error(prompt: PromptTokens) -> None:
+    async with serving(scoring(prompt, 0.6, 0.2)) as server:
+        async with asking(GenerativeScoring(TokenIds(prompt), VllmSettings()), server.url, connections=32) as classifier:
+            call = asyncio.create_task(classifier.classify(questions(*(f"{number} " * 2_000 for number in range(40))), deadline=soon(20)))
+            await asyncio.sleep(0.01)
+            await classifier.aclose()
+            answers = await call
+    assert len(answers) == 40
+    assert {answer.code for answer in answers if isinstance(answer, ClassifierError)} == {"crash"}

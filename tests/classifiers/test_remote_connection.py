@@ -61,6 +61,8 @@ async def test_a_good_answer_is_one_question_with_the_key_in_its_header_alone() 
         (says({}, status=400), "crash"),
         (says({"error": {"type": "exceed_context_size_error"}}, status=400), "too_long"),
         (says({"detail": "This model's maximum context length is 8192 tokens."}, status=400), "too_long"),
+        (says({"message": "The decoder prompt (length 9000) is longer than the maximum model length of 8192."}, status=400), "too_long"),
+        (says({"detail": [{"msg": "Field required", "input": "the context length of a letter"}]}, status=422), "crash"),
         (says({}, status=401), "crash"),
         (says({}, status=402), "crash"),
         (says({}, status=403), "crash"),
@@ -183,17 +185,29 @@ async def test_a_cancelled_caller_leaves_nothing_behind() -> None:
 
 
 async def test_closing_fails_who_waits_and_who_comes_later_and_can_be_repeated() -> None:
-    async with serving(waits(30, GOOD)) as server, asking(LABELS, server.url) as classifier:
-        call = asyncio.create_task(classifier.classify(questions("a"), deadline=soon(20)))
-        while not server.asked:
+    async with serving(waits(30, GOOD)) as server, asking(LABELS, server.url, connections=2) as classifier:
+        calls = [asyncio.create_task(classifier.classify(questions("a", "b"), deadline=soon(20))) for _ in range(3)]
+        while len(server.asked) < 2:  # two are with the server, four wait for a connection
             await asyncio.sleep(0.01)
         await classifier.aclose()
-        (answer,) = await call
-        assert isinstance(answer, ClassifierError)
-        assert answer.code == "crash"
+        answers = [answer for call in await asyncio.gather(*calls) for answer in call]
+        assert [answer.code for answer in answers if isinstance(answer, ClassifierError)] == ["crash"] * 6
         with pytest.raises(ClassifierError):
             await classifier.classify(questions("b"), deadline=soon())
         await classifier.aclose()
+
+
+class CancelledFromBelow(Labels):
+    """As aiohttp does with who waits for a name when its connector is closed."""
+
+    async def score(self, request: Any, server: Any, *, deadline: float) -> Score:
+        raise asyncio.CancelledError
+
+
+async def test_a_question_that_is_cancelled_from_below_is_an_error_of_its_own() -> None:
+    async with asking(CancelledFromBelow(LabelSettings()), "http://127.0.0.1:1") as classifier:
+        answers = await classifier.classify(questions(*"abc"), deadline=soon())
+    assert [answer.code for answer in answers if isinstance(answer, ClassifierError)] == ["crash"] * 3
 
 
 async def test_nobody_listening_is_tried_again_until_somebody_does(unused_tcp_port: int) -> None:

@@ -106,7 +106,8 @@ class RemoteClassifier:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(len(requests), self._server.width)):
                 group.create_task(work())
-        return [answers[place] for place in range(len(requests))]
+        dropped = ClassifierError("crash", f"classifier {self.id} was closed")  # aiohttp cancels who resolves a name when it is closed
+        return [answers.get(place, dropped) for place in range(len(requests))]
 
     async def _answer(self, request: ClassifyRequest, deadline: float) -> Answer:
         if len(request.text) > MOST_CHARACTERS:

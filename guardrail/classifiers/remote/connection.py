@@ -47,7 +47,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._root = endpoint.base_url.rstrip("/")
-        self._places = asyncio.Semaphore(endpoint.connections)
+        self._places = asyncio.Semaphore(endpoint.connections)  # aiohttp's own queue would cancel who waits in it when it is closed
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 

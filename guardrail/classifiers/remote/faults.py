@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from guardrail.errors import ClassifierError
 
 # Spellings of "your prompt does not fit" in vLLM, SGLang and llama.cpp, which all answer it with a 400.
-_TOO_LONG = re.compile(rb"context.length|context.size|maximum.*\btokens|too.(?:long|large)|max_model_len", re.IGNORECASE)
+_TOO_LONG = re.compile(rb"context.length|context.size|model.length|longer.than|too.(?:long|large)", re.IGNORECASE)
 _MEANINGS: Mapping[int, tuple[str, str]] = {
     400: ("crash", "refused the question; compare this classifier's settings with what the server takes"),
     401: ("crash", "refused the API key; check the variable named in api_key_env"),
@@ -47,7 +47,7 @@ def refusal(place: str, status: int, headers: Mapping[str, str], excerpt: bytes)
     if status < 300:
         return TryError("malformed", f"{place} answered with status {status}, which comes with no score")
     code, meaning = _MEANINGS.get(status, ("crash", "failed" if status >= 500 else "refused the question"))
-    if status in (400, 422) and _TOO_LONG.search(excerpt):
+    if status == 400 and _TOO_LONG.search(excerpt):
         code, meaning = "too_long", "says that policy and text do not fit its model together"
     said = headers.get("x-should-retry", "").strip().lower()
     again = said == "true" or (said != "false" and (status == 429 or status >= 500))

@@ -20,11 +20,15 @@ class TokenIds:
 
     async def prompt(self, request: ClassifyRequest) -> tuple[list[int], list[int]]:
         """The ids up to the content and the rest. Raises ClassifierError (too_long) naming both counts."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._encoded, request)
+        try:
+            encoding = asyncio.get_running_loop().run_in_executor(self._worker, self._encoded, request)
+        except RuntimeError:
+            raise ClassifierError("crash", "this classifier is closed") from None
+        return await encoding
 
     def close(self) -> None:
-        """End the thread when it is idle."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        """End the thread once nobody waits for it."""
+        self._worker.shutdown(wait=False)
 
     def _encoded(self, request: ClassifyRequest) -> tuple[list[int], list[int]]:
         prefix = self._tokens.prefix(request.policy.body)
