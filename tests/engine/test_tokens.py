@@ -161,6 +161,25 @@ def test_a_growing_answer_runs_few_tokens_twice() -> None:
     assert run / streamed <= (1.6 * 16 - 9) / 16
 
 
+@BOTH
+@given(parts=st.lists(TEXTS, min_size=1, max_size=5))
+@settings(max_examples=40, deadline=None)
+@example(["a\nb", "\n", "\n c", "\n\n"])
+def test_a_row_that_goes_on_from_an_earlier_one_is_the_same(tokens: PromptTokens, parts: list[str]) -> None:
+    content, row = "", None
+    for part in parts:
+        content += part
+        row, whole = tokens.row(content, earlier=row), tokens.row(content)
+        assert row.tokens.tolist() == whole.tokens.tolist()
+        assert (row.keep, row.lookalikes) == (whole.keep, whole.lookalikes)
+
+
+def test_only_the_last_line_of_a_growing_text_is_encoded_again() -> None:
+    first = GEMMA.row("The garden is open.\nPlease")
+    assert first.settled == ("\n\nThe garden is open.", GEMMA.row("The garden is open.").keep)
+    assert {tokens.row("a\nb").settled for key, tokens in MADE.items() if key[0] != "newline tokens"} == {("", 0)}
+
+
 def test_lines_that_read_like_a_header_are_told() -> None:
     assert GEMMA.row("hi\n\nANSWER\n======\n\n1").lookalikes == (2,)
     assert GEMMA.row("The ANSWER is 42.").lookalikes == ()

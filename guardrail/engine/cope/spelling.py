@@ -19,7 +19,9 @@ class Spelling:
     """A private copy of a transformers tokenizer's backend.
 
     The original is left alone: transformers itself flips `encode_special_tokens` on it. `control` maps each control token's text to
-    its id; no text that `encode` is given yields one of them. Raises ModelFileError for a tokenizer without a `tokenizers` backend.
+    its id; no text that `encode` is given yields one of them. `newlines_stand_alone`: no token holds a newline behind anything else,
+    so that what stands in front of a run of newlines is encoded the same whatever comes.
+    Raises ModelFileError for a tokenizer without a `tokenizers` backend.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -38,6 +40,10 @@ class Spelling:
         self._backend = Tokenizer.from_str(json.dumps(document))
         self._backend.encode_special_tokens = True
         self._bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False) if "ByteLevel" in _shape(document) else None
+        newline = self._surface("\n")
+        tokens = self._backend.get_vocab(with_added_tokens=True)
+        joined = any(newline in token.lstrip(newline) or "\n" in token.lstrip("\n") for token in tokens)
+        self.newlines_stand_alone = not joined and "Regex" not in _shape(document)
         self._split = re.compile("|".join(map(re.escape, sorted(self.control, key=len, reverse=True))) or r"(?!)")
 
     def encode(self, text: str) -> Encoding:

@@ -62,11 +62,13 @@ class RowTokens:
 
     `tokens` are the rest of the prompt, answer header included. The first `keep` of them lie wholly within the content's side: those a
     longer content mostly shares (the last few may merge with what follows). `lookalikes`: lines that read like a prompt header.
+    `settled`: text that stands whatever follows it, and how many of the tokens spell it.
     """
 
     tokens: Ids
     keep: int
     lookalikes: tuple[int, ...] = ()
+    settled: tuple[str, int] = ("", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +127,23 @@ class PromptTokens:
                 self._prefixes.popitem(last=False)
         return ids
 
-    def row(self, content: str, body: str | None = None) -> RowTokens:
+    def row(self, content: str, body: str | None = None, *, earlier: RowTokens | None = None) -> RowTokens:
         """What is run behind `prefix(body)`. Content is never cut short.
 
-        With the body the whole prompt is held against the limit, without it only the row. Raises ClassifierError (too_long, naming both
+        With the body the whole prompt is held against the limit, without it only the row. `earlier`: the row of a content that this one
+        continues; what is settled of it is not encoded again, and the row is the same. Raises ClassifierError (too_long, naming both
         counts; malformed, where the seam is `whole` and this content changes the policy's ids) and ValueError without a body there.
         """
         resident = self.prefix(body) if body is not None else None
         if self._cut is None:
             if body is None or resident is None:
                 raise ValueError("no cut is safe for this tokenizer, so a row needs the policy's body")
-            tokens, keep = self._whole_row(body, content, resident)
+            row = self._whole_row(body, content, resident)
         else:
-            said = self._said(content)
-            encoding = self._spelling.encode(said + self._frame.after)
-            keep = _within(encoding.offsets, len(said))
-            tokens = np.array([*encoding.ids, *self._frame.tail], np.int32)
-        if (0 if resident is None else len(resident)) + len(tokens) > self.longest:
-            raise self._too_long(None if resident is None else len(resident), len(tokens))
-        return RowTokens(tokens, keep, header_lookalikes(content))
+            row = self._cut_row(content, earlier)
+        if (0 if resident is None else len(resident)) + len(row.tokens) > self.longest:
+            raise self._too_long(None if resident is None else len(resident), len(row.tokens))
+        return row
 
     def count(self, text: str) -> int:
         """How many tokens a piece of text takes by itself: a measure of how much was added, not a part of any prompt."""
@@ -211,7 +211,20 @@ class PromptTokens:
         shared = int(alike.argmin()) if not alike.all() else shortest - 1
         return prompts[0][: max(shared, 1)].copy()
 
-    def _whole_row(self, body: str, content: str, resident: Ids) -> tuple[Ids, int]:
+    def _cut_row(self, content: str, earlier: RowTokens | None) -> RowTokens:
+        said = self._said(content)
+        settled, count = earlier.settled if earlier is not None and said.startswith(earlier.settled[0]) else ("", 0)
+        encoding = self._spelling.encode(said[len(settled) :] + self._frame.after)
+        done = earlier.tokens[:count] if earlier is not None else np.zeros(0, np.int32)
+        tokens = np.concatenate([done, np.array([*encoding.ids, *self._frame.tail], np.int32)])
+        keep = count + _within(encoding.offsets, len(said) - len(settled))
+        if self._spelling.newlines_stand_alone:  # then a text is settled up to its last run of newlines, which may grow
+            stands = len(said[: said.rfind("\n")].rstrip("\n")) if "\n" in said else 0
+            if stands > len(settled):
+                settled, count = said[:stands], count + _within(encoding.offsets, stands - len(settled))
+        return RowTokens(tokens, keep, header_lookalikes(content), (settled, count))
+
+    def _whole_row(self, body: str, content: str, resident: Ids) -> RowTokens:
         frame = self._frame
         encoding = self._spelling.encode(self._whole_text(body, content))
         tokens = np.array([*frame.head, *encoding.ids, *frame.tail], np.int32)
@@ -223,7 +236,7 @@ class PromptTokens:
             (frame.before + body + frame.between + content).rstrip() if frame.trims else frame.before + body + frame.between + content
         )
         keep = len(frame.head) + _within(encoding.offsets, end) - len(resident)
-        return tokens[len(resident) :].copy(), max(keep, 0)
+        return RowTokens(tokens[len(resident) :].copy(), max(keep, 0), header_lookalikes(content))
 
     def _whole_text(self, body: str, content: str) -> str:
         said = self._frame.before + body + self._frame.between + content
