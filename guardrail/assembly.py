@@ -12,8 +12,8 @@ import asyncio
 import importlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,14 @@ from guardrail.config.backends import (
     UpstreamConfig,
 )
 from guardrail.config.check import check, require
+from guardrail.config.cope import CopeClassifier
 from guardrail.config.environment import Environment, process_environment
 from guardrail.config.load import load
 from guardrail.config.models import Config
 from guardrail.config.remote import LabelClassifier
+from guardrail.engine.cope.messages import EngineClient
+from guardrail.engine.cope.section import engine_settings
+from guardrail.engine.cope.settings import EngineSettings
 from guardrail.errors import ConfigError, GuardrailError
 from guardrail.events import EventFanout, EventSink
 from guardrail.interfaces import Classifier
@@ -54,6 +58,11 @@ from guardrail.telemetry.tracing import Tracing
 from guardrail.upstream.answer import Limits, Timeouts, Upstream
 
 EMBEDDED_CLASSIFIER = "guardrail.classifiers.embedded:EmbeddedClassifier"
+COPE_CLASSIFIER = "guardrail.classifiers.cope_opening:make_cope"
+COPE_OPTIONS = "guardrail.classifiers.cope_options:CopeOptions"
+ENGINE = "guardrail.engine.cope.build:open_engine"
+ENGINE_KEPT_ALIVE = "guardrail.engine.cope.supervise:SupervisedEngine"
+ENGINE_BEHIND_SOCKET = "guardrail.engine.cope.process.client:open_socket_engine"
 REMOTE_CLASSIFIERS = {
     "vllm": "guardrail.classifiers.remote.opening:open_vllm",
     "completions": "guardrail.classifiers.remote.opening:open_completions",
@@ -114,18 +123,50 @@ def build_app(
     classifiers: Mapping[str, Classifier] | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
     sinks: Sequence[EventSink] = (),
+    engines: Mapping[str, Path] | None = None,
 ) -> Starlette:
-    """The proxy of a configuration as an ASGI app; its lifespan opens and closes everything. Parameters as in `open_guard`."""
+    """The proxy of a configuration as an ASGI app; its lifespan opens and closes everything. Parameters as in `open_guard`.
+
+    `engines`: sockets of CoPE engines that run already, by the name of the classifier that is to use one.
+    """
     loaded = _loaded(config)
     environment = process_environment()
     built = {name: build_upstream(section, environment) for name, section in loaded.upstreams.items()} | dict(upstreams or {})
     endpoints = {name: Endpoint(section.kind, getattr(section, "base_url", None)) for name, section in loaded.upstreams.items()}
-    return make_app(_service(loaded, endpoints, Overrides(classifiers, tuple(sinks))), built)
+    return make_app(_service(loaded, endpoints, Overrides(classifiers, tuple(sinks), engines or {})), built)
 
 
 def check_policies(config: Config) -> None:
     """Read the policies of a configuration and check it against them, as starting it would. Raises PolicyError or ConfigError."""
     require(config, load_sets(sources_of(config)))
+
+
+async def open_engine(settings: EngineSettings, socket: Path | None = None) -> EngineClient:
+    """A CoPE engine: the one behind `socket`, whatever the settings, or one in this process, which is started again when it dies.
+
+    Raises GuardrailError for a model that cannot be loaded, or a socket where nobody answers.
+    """
+    engine: EngineClient
+    if socket is None:
+        keep_alive = await asyncio.to_thread(resolve, ENGINE_KEPT_ALIVE)
+        engine = await keep_alive(partial(load_engine, settings)).open()
+    else:
+        engine = await resolve(ENGINE_BEHIND_SOCKET)(socket)
+    return engine
+
+
+async def load_engine(settings: EngineSettings) -> Any:
+    """A CoPE engine in this process, which nobody starts again when it dies. Imports torch, and takes seconds to minutes.
+
+    Raises GuardrailError for a model that cannot be loaded.
+    """
+    return await (await asyncio.to_thread(resolve, ENGINE))(settings)
+
+
+def engines_of(config: Config) -> dict[str, EngineSettings]:
+    """What the engine of each CoPE classifier of a configuration is started with, by the classifier's name."""
+    folder = config.source.folder
+    return {name: engine_settings(section, folder) for name, section in config.classifiers.items() if isinstance(section, CopeClassifier)}
 
 
 def build_upstream(section: UpstreamConfig, environment: Environment) -> Upstream:
@@ -163,6 +204,7 @@ class Overrides:
 
     classifiers: Mapping[str, Classifier] | None
     sinks: tuple[EventSink, ...]
+    engines: Mapping[str, Path] = field(default_factory=dict)
 
 
 def _loaded(config: Config | str | Path | None) -> Config:
@@ -174,9 +216,9 @@ def _loaded(config: Config | str | Path | None) -> Config:
 
 
 def _service(config: Config, endpoints: Mapping[str, Endpoint], overrides: Overrides) -> GuardService:
-    given = overrides.classifiers or {}
+    given, folder = overrides.classifiers or {}, config.source.folder
     openers: dict[str, Opener] = {
-        name: partial(_borrow, given[name]) if name in given else partial(_open, section, config.source.folder)
+        name: partial(_borrow, given[name]) if name in given else partial(_open, section, folder, overrides.engines.get(name))
         for name, section in config.classifiers.items()
     }
     canary = None if given else shipped_canary()
@@ -219,10 +261,12 @@ def _exports(environment: Environment, signal: str) -> bool:
 
 
 @asynccontextmanager
-async def _open(section: ClassifierConfig, folder: Path = Path()) -> AsyncIterator[Classifier]:
-    """`folder`: what the section's relative paths are relative to."""
+async def _open(section: ClassifierConfig, folder: Path = Path(), engine: Path | None = None) -> AsyncIterator[Classifier]:
+    """`folder`: what the section's relative paths are relative to. `engine`: the socket of a CoPE classifier's engine that runs already."""
     made: Any
-    if isinstance(section, EmbeddedClassifier):
+    if isinstance(section, CopeClassifier):
+        made = await _cope(section, engine_settings(section, folder), engine)
+    elif isinstance(section, EmbeddedClassifier):
         made = await asyncio.to_thread(lambda: resolve(EMBEDDED_CLASSIFIER).load(threads=section.threads))  # imports torch
     elif isinstance(section, RemoteClassifier):
         made = await _remote(section, folder, process_environment())
@@ -233,6 +277,18 @@ async def _open(section: ClassifierConfig, folder: Path = Path()) -> AsyncIterat
         yield classifier
     finally:
         await classifier.aclose()
+
+
+async def _cope(section: CopeClassifier, settings: EngineSettings, socket: Path | None) -> Any:
+    make = await asyncio.to_thread(resolve, COPE_CLASSIFIER)  # imports torch and transformers
+    alarm = section.probe_threshold if section.probe else None
+    options = resolve(COPE_OPTIONS)(most_outside=section.most_outside, probe_threshold=alarm)
+    async with AsyncExitStack() as stack:
+        engine = await open_engine(settings, socket)
+        stack.push_async_callback(engine.aclose)
+        made = await asyncio.to_thread(make, engine, settings.model, options)
+        stack.pop_all()
+    return made
 
 
 async def _remote(section: RemoteClassifier, folder: Path, environment: Environment) -> Any:

@@ -6,16 +6,18 @@ import functools
 import ipaddress
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 from starlette.applications import Starlette
 
-from guardrail.assembly import build_app, check_policies, resolve
+from guardrail.assembly import build_app, check_policies, engines_of, resolve
+from guardrail.cli.engine_process import engines_running
 from guardrail.cli.listen import address, bind, listening, until_signalled
-from guardrail.cli.workers import Ready, Work, keep_working
+from guardrail.cli.workers import Ready, keep_working
 from guardrail.config.load import load
 from guardrail.config.models import Config
 from guardrail.errors import GuardrailError
@@ -53,23 +55,34 @@ def serve(path: Path | None, host: str | None, port: int | None, workers: int, l
         return
     check_policies(config)
     with asyncio.Runner() as runner, contextlib.suppress(KeyboardInterrupt):
-        runner.run(_until_ended(_parent(functools.partial(_work, path, log_level, listener), workers, listener, announce)))
+        runner.run(_until_ended(_parent(config, _Plan(path, log_level, listener, workers), announce)))
 
 
-def _work(path: Path | None, log_level: str, listener: socket.socket, ready: Ready) -> None:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What every worker process is told."""
+
+    config: Path | None
+    log_level: str
+    listener: socket.socket
+    workers: int
+
+
+def _work(plan: _Plan, engines: Mapping[str, Path], ready: Ready) -> None:
     """One of several worker processes."""
-    configure_logging(sys.stderr, log_level)
-    run(_serve_beside_others(build_app(path), listener, ready))
+    configure_logging(sys.stderr, plan.log_level)
+    run(_serve_beside_others(build_app(plan.config, engines=engines), plan.listener, ready))
 
 
-async def _parent(work: Work, workers: int, listener: socket.socket, announce: Callable[[], None]) -> None:
+async def _parent(config: Config, plan: _Plan, announce: Callable[[], None]) -> None:
     """What the workers share, and the workers, until cancelled."""
 
     def opened() -> None:
-        listener.listen(BACKLOG)  # so that whoever reads the announcement finds the port open
+        plan.listener.listen(BACKLOG)  # so that whoever reads the announcement finds the port open
         announce()
 
-    await keep_working(work, workers, opened)
+    async with engines_running(engines_of(config), plan.log_level) as engines:
+        await keep_working(functools.partial(_work, plan, engines), plan.workers, opened)
 
 
 async def _until_ended(work: Coroutine[Any, Any, None]) -> None:

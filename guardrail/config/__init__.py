@@ -12,6 +12,7 @@ from guardrail.config.backends import (
 from guardrail.config.catalog import PolicySource
 from guardrail.config.check import check, require
 from guardrail.config.codes import Code
+from guardrail.config.cope import CopeClassifier
 from guardrail.config.environment import Environment, process_environment
 from guardrail.config.load import load, loads
 from guardrail.config.models import (
@@ -35,6 +36,7 @@ __all__ = [
     "ClassifierConfig",
     "Code",
     "Config",
+    "CopeClassifier",
     "CustomClassifier",
     "EmbeddedClassifier",
     "EmbeddedUpstream",

@@ -7,6 +7,7 @@ from pathlib import Path
 from guardrail.config.backends import CustomClassifier, LiteLLMUpstream, OpenAIUpstream, RemoteClassifier
 from guardrail.config.catalog import PolicySource
 from guardrail.config.codes import Code
+from guardrail.config.cope import CopeClassifier
 from guardrail.config.environment import Environment, process_environment
 from guardrail.config.models import Config
 from guardrail.config.overlap import covering
@@ -103,6 +104,9 @@ def _package_findings(config: Config) -> Iterator[Finding]:
             if not _installed(package):
                 message = f"classifier {name!r}: no package {package!r} is installed; install it, or correct the factory"
                 yield config.source.finding(("classifiers", name, "factory"), Code.MISSING_PACKAGE, message)
+        elif isinstance(classifier, CopeClassifier) and not _installed("transformers"):
+            message = f"classifier {name!r} needs transformers, which is not installed; run: pip install 'guardrail[cope]'"
+            yield config.source.finding(("classifiers", name, "kind"), Code.MISSING_PACKAGE, message)
         elif getattr(classifier, "tokenizer", None) and not _installed("transformers"):
             message = f"classifier {name!r} needs transformers for its tokenizer; run: pip install 'guardrail[cope]'"
             yield config.source.finding(("classifiers", name, "tokenizer"), Code.MISSING_PACKAGE, message)

@@ -13,7 +13,7 @@ class CopeClassifier(Section):
     """A CoPE model (Gemma-2 with a merged adapter, or any causal language model tuned the same way) on this machine's GPU or CPU."""
 
     kind: Literal["cope"] = Field(description="A CoPE model on this machine's GPU or CPU (pip extra `guardrail[cope]`).")
-    model: Folder = Field(description="Folder that `guardrail model merge` wrote, relative to this file.")
+    model: Folder = Field(description="Folder that `guardrail model merge` wrote, relative to this file, or a model of the hub.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: the GPU if there is one.")
     runner: Literal["auto", "reference", "cpu", "cuda", "flex"] = Field(
         default="auto", description="How passes are computed; `auto` takes the fastest that serves this model on this device."
@@ -21,7 +21,6 @@ class CopeClassifier(Section):
     quantise: Literal["none", "int8", "fp8"] = Field(
         default="none", description="Smaller weights (int8 on a CPU, fp8 on a GPU); refused at start when the scores drift too far."
     )
-    template: Literal["A", "B", "wmf", "demo"] = Field(default="A", description="The prompt that the model was tuned with.")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads it may use, on a CPU.")
     kv_gib: GiB | None = Field(
         default=None, description="Memory for policies and growing answers, in GiB; default: what the device has left, less a reserve."
@@ -40,4 +39,7 @@ class CopeClassifier(Section):
     )
     probe: Folder | None = Field(
         default=None, description="Folder with a stream probe's four .npy files, relative to this file: an early warning between checks."
+    )
+    probe_threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="Moving average of the stream probe from which a growing answer is judged at once."
     )

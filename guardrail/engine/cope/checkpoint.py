@@ -89,6 +89,17 @@ def load_checkpoint(
     return LoadedModel(model, tokenizer, tokens, manifest, MappingProxyType(projections), agreement)
 
 
+def load_tokens(place: str | Path) -> PromptTokens:
+    """The prompt tokens of a model whose weights are somewhere else (an engine's own process). Raises ModelFileError."""
+    source = locate(place)
+    manifest = manifests.read(source.folder)
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    longest = min(LONGEST, read_json(source.folder / "config.json").get("max_position_embeddings", LONGEST))
+    tokens = PromptTokens(tokenizer, manifest.template if manifest else "A", longest)
+    tokens.assert_seams()
+    return tokens
+
+
 def needed(weights: list[Weight], dtype: torch.dtype) -> int:
     """Bytes that a model takes while it is loaded: itself, one weight twice, and a reserve."""
     return sum(weight.bytes(dtype) for weight in weights) + max(weight.bytes(dtype) for weight in weights) + _RESERVE
