@@ -14,7 +14,8 @@ from guardrail.engine.cope.cuda.flex import FlexRunner
 from guardrail.engine.cope.cuda.runner import CudaRunner, Limits
 from guardrail.engine.cope.flat import FlatRunner
 from guardrail.engine.cope.kv import KVSpan
-from guardrail.engine.cope.packed_weights import PackedWeights
+from guardrail.engine.cope.packed_weights import PackedWeights, fused_weights
+from guardrail.engine.cope.quantise import Fp8Projection
 from guardrail.engine.cope.reference import ReferenceRunner
 from guardrail.engine.cope.rows import Row, plan
 from guardrail.engine.cope.runner import Runner, execute
@@ -188,6 +189,28 @@ def test_more_reads_than_rows_ever_have_are_still_read(sides: tuple[Side, Side])
     tokens = np.arange(20, 37, dtype=np.int32)[:, None]
     told = [[read.one for read in execute(side.runner, [Row(token, (side.policies[1],)) for token in tokens])] for side in sides]
     assert told[0] == pytest.approx(told[1], abs=1e-4)
+
+
+class FedInE4m3(Fp8Projection):
+    """Only takes inputs that are e4m3 already."""
+
+    def __call__(self, inputs: torch.Tensor, /) -> torch.Tensor:
+        raise AssertionError("the kernels before it make its inputs")
+
+
+def test_fp8_weights_are_fed_by_the_kernels_and_score_as_their_emulation_does(sides: tuple[Side, Side], dice: np.random.Generator):
+    fused = dict(fused_weights(MODEL))
+    told = []
+    for kind in (Fp8Projection, FedInE4m3):
+        weights = PackedWeights.from_gemma2(MODEL, {name: kind.of(weight) for name, weight in fused.items()})
+        runner: Runner = FlatRunner(weights, pool_for(MODEL, 24), head_of(MODEL))
+        if kind is FedInE4m3:
+            runner = CudaRunner(weights, pool_for(MODEL, 24), head_of(MODEL), FEW_SPLITS)
+        told.append((runner, copied(sides[0].policies[0], runner)))
+    content = random_tokens(dice, 12)
+    (emulated,), (found,) = (execute(runner, [Row(content, (policy,))]) for runner, policy in told)
+    assert found.one - found.zero == pytest.approx(emulated.one - emulated.zero, abs=0.02)
+    # Both round to three bits where they may; a number near the middle of two falls to either side, and what follows differs a little.
 
 
 def test_a_pass_that_does_not_fit_is_refused_before_anything_runs(sides: tuple[Side, Side]):

@@ -18,7 +18,7 @@ from guardrail.engine.cope.cuda.launch import Laid
 from guardrail.engine.cope.cuda.worklist import Tiling, kept_slots, most_entries, row_starts, tiling, work_list
 from guardrail.engine.cope.rows import Plan
 
-SIZES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+SIZES = (16, 32, 64, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280, 1536, 2048)
 _COLUMNS = 5  # ids, positions, row starts, slots, reads
 _UNSEEN = 1 << 30  # a padding token's row starts behind every token, so it sees nothing
 

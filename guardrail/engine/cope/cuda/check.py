@@ -95,7 +95,8 @@ def _ask_resident(runner: Runner, prompts: list[NDArray[np.int32]]) -> list[Read
         spans.append(grown)
         first = Row(last[-_QUESTION:-half], (spans[-2],), grown, half, read=False)
         rows = [Row(prompt[-_QUESTION:], (span,)) for prompt, span in zip(prompts[:-1], spans, strict=False)]
-        told = execute(runner, [*rows, first])
+        passes = [[*rows, first]] if _QUESTION * len(prompts) <= runner.most_tokens else [[row] for row in (*rows, first)]
+        told = [read for laid in passes for read in execute(runner, laid)]
         told[-1] = execute(runner, [Row(last[-half:], (spans[-2], grown))])[0]
         return [read for read in told if read is not None]
     finally:

@@ -96,7 +96,7 @@ class Pending:
 class CudaRunner:
     """Runs plans on a GPU over packed weights; on the CPU too, under Triton's interpreter, which is for tests.
 
-    The pool is in the model's dtype, bf16 or fp32. A graph is captured when it is first wanted, or beforehand by `warm`.
+    Weights and pool are in bf16 (under the interpreter in fp32). A graph is captured when it is first wanted, or beforehand by `warm`.
     Raises ValueError for a model that the kernels do not cover.
     """
 
@@ -228,9 +228,13 @@ class CudaRunner:
 
 def _checked(weights: PackedWeights, pool: KVPool, head: AnswerHead) -> tuple[int | None, float]:
     """The model's window and final soft-cap."""
-    dtype, stored = weights.embedding.dtype, pool.kv.dtype
-    if dtype != stored or dtype not in (torch.bfloat16, torch.float32):
-        raise ValueError(f"the GPU runner runs bfloat16 or float32 weights over a pool of the same type, not {dtype} over {stored}")
+    # fp32 tiles do not fit a program's shared memory; the interpreter knows no such limit, but bf16 it computes wrongly.
+    wanted = torch.bfloat16 if pool.kv.is_cuda else torch.float32
+    if weights.embedding.dtype != wanted or pool.kv.dtype != wanted:
+        raise ValueError(
+            f"on this device the GPU runner wants weights and KV in {wanted}, not {weights.embedding.dtype} and {pool.kv.dtype}; the flex "
+            f"and reference runners take others"
+        )
     caps = {head.softcap, *(layer.scoring.softcap for layer in weights.layers)}
     if any(cap is None or cap > _LARGEST_CAP for cap in caps):
         raise ValueError(
