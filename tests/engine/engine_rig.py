@@ -15,8 +15,10 @@ from tiny_models import head_of, pool_for
 
 from guardrail.engine.cope.composing import Parts
 from guardrail.engine.cope.engine import LocalEngine, Vigils
+from guardrail.engine.cope.flat import FlatRunner
 from guardrail.engine.cope.kv import PAGE, KVPool, KVShape
 from guardrail.engine.cope.messages import Ask, EngineInfo, Prefix, Priority
+from guardrail.engine.cope.packed_weights import PackedWeights
 from guardrail.engine.cope.prefixes import PrefixStore
 from guardrail.engine.cope.reference import ReferenceRunner
 from guardrail.engine.cope.rows import Plan
@@ -153,6 +155,8 @@ async def running(parts: Parts, *, vigils: Vigils = QUIET, **named: Any) -> Asyn
             await engine.aclose()
 
 
-def tiny_parts(model: Any, *, pages: int = 256, **named: Any) -> Parts:
-    """The reference runner over a tiny model."""
-    return parts_of(ReferenceRunner(model, pool_for(model, pages), head_of(model)), **named)
+def tiny_parts(model: Any, *, pages: int = 256, flat: bool = False, **named: Any) -> Parts:
+    """The reference runner over a tiny model, or the fast one."""
+    pool, head = pool_for(model, pages), head_of(model)
+    runner: Runner = FlatRunner(PackedWeights.from_gemma2(model), pool, head) if flat else ReferenceRunner(model, pool, head)
+    return parts_of(runner, **named)

@@ -67,7 +67,7 @@ async def test_answers_under_concurrency_are_the_naive_ones(model):
 async def test_eviction_and_cold_policies_under_load_change_no_answer(model):
     """Room for about two of six policies, some of which come back from host memory."""
     generator = np.random.default_rng(2)
-    async with running(tiny_parts(model, pages=14, host_pages=20), batch_tokens=256, prefill_chunk=64) as rig:
+    async with running(tiny_parts(model, pages=14, host_pages=20, flat=True), batch_tokens=256, prefill_chunk=64) as rig:
         await rig.prepare(*(rig.prefix(f"policy {number}", 200 + 40 * number) for number in range(6)))
 
         async def caller(number: int) -> None:

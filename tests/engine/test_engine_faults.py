@@ -278,6 +278,83 @@ async def test_policies_that_come_and_go_under_load():
         assert rig.engine.health().evictions > 40
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_anything_at_once_ends_in_answers_or_errors_and_with_every_page(seed: int):
+    """Long texts, streams, cold policies, poison, callers in a hurry and callers that leave, streams forgotten at any time, and passes
+    that fail now and then, in a pool that is too small for them."""
+    generator = np.random.default_rng(seed)
+    runner = SumRunner(pages=30)
+
+    def before(planned: Plan) -> None:
+        chance = generator.random()
+        if chance < 0.02:
+            raise ValueError("now and then")
+        if chance < 0.04:
+            raise OutOfPages(1, 0)
+
+    async with running(parts_of(runner, host_pages=20, stream_pages=8), batch_tokens=128, prefill_chunk=32) as rig:
+        await rig.prepare(*(rig.prefix(f"{number}", int(generator.integers(20, 300))) for number in range(12)))
+        runner.before = before
+        found = Counter[str]()
+
+        async def caller(number: int) -> None:
+            rolls = np.random.default_rng([seed, number])
+            stream = f"s{number % 5}" if number % 2 else None
+            content = rolls.integers(1, 490, 500)
+            for _ in range(8):
+                keys = [str(key) for key in rolls.integers(12, size=2)]
+                size = int(rolls.choice([3, 30, 90, 200, 450]))
+                tokens = content[:size].copy()
+                if rolls.random() < 0.05:
+                    tokens[-1] = POISON
+                keep = int(rolls.integers(size + 1)) if stream else 0
+                asked = [
+                    ask(key, tokens, stream=stream, keep=keep, tenant=str(number % 3), seconds=float(rolls.choice([0.02, 20, 20, 20])))
+                    for key in keys
+                ]
+                asking = asyncio.create_task(rig.engine.ask(asked))
+                if rolls.random() < 0.15:
+                    await asyncio.sleep(0.01 * rolls.random())
+                    asking.cancel()
+                    await asyncio.wait([asking])
+                    continue
+                told = await asking
+                found.update(codes(told))
+                for one, answer in zip(asked, told, strict=True):
+                    if isinstance(answer, Told):
+                        assert answer.read.one == pytest.approx(score_of([*rig.prefixes[one.prefix], *one.tokens]), abs=1e-5)
+                if stream and rolls.random() < 0.2:
+                    rig.engine.forget(stream)
+
+        await asyncio.gather(*(caller(number) for number in range(24)))
+        for number in range(5):
+            rig.engine.forget(f"s{number}")
+        assert set(found) <= {"told", "crash", "timeout", "overloaded"}
+        assert found["told"] > 150
+        await assert_pages_are_counted(rig)
+
+
+async def test_a_stream_whose_pages_went_to_others_is_run_whole_and_within_the_limit():
+    runner = SumRunner(pages=16)
+    async with running(parts_of(runner, stream_pages=8), batch_tokens=128) as rig:
+        await rig.prepare(rig.prefix("p", 64), rig.prefix("other", 12 * 64))
+        content = np.arange(1, 401)
+        for size in (300, 310):
+            (told,) = await rig.engine.ask([ask("p", content[: size + 5], stream="s", keep=size)])
+        assert isinstance(told, Told)
+        assert told.tokens_run == 15
+        assert codes(await rig.engine.ask([ask("other", [1])])) == {"told": 1}  # there is room for it without the stream only
+        rows = [ask("p", content[:325], stream="s", keep=320), *(ask("other", [number + 1] * 30) for number in range(6))]
+        told, *others = await rig.engine.ask(rows)
+        assert isinstance(told, Told)
+        assert told.tokens_run == 325
+        assert told.read.one == pytest.approx(score_of([*rig.prefixes["p"], *content[:325]]), abs=1e-5)
+        assert codes(others) == {"told": 6}
+        assert max(planned.tokens for planned in runner.passes) <= 128
+        rig.engine.forget("s")
+        await assert_pages_are_counted(rig)
+
+
 async def test_who_finds_no_pages_waits_without_haste_and_is_told_in_the_end():
     runner = SumRunner(pages=8)
     async with running(parts_of(runner, stream_pages=0), batch_tokens=64) as rig:

@@ -1,5 +1,6 @@
 """A fixed row under a fixed prefix, judged again and again: a score that has moved says that an engine is broken though it answers."""
 
+import logging
 import math
 
 import numpy as np
@@ -13,6 +14,8 @@ from guardrail.errors import ClassifierError
 TENANT = "canary"
 _PREFIX_TOKENS, _ROW_TOKENS = 70, 24  # two pages, the second not full
 
+logger = logging.getLogger("guardrail.engine")
+
 
 class Canary:
     """Due every `every_s` seconds, and whenever the engine has reason to doubt itself. Scores may differ by `tolerance`."""
@@ -23,7 +26,7 @@ class Canary:
         self._row: NDArray[np.int32] = ids[_PREFIX_TOKENS:]
         self._every_s = every_s
         self._tolerance = tolerance
-        self._out = False
+        self._out = self._missed = False
         self.next = -math.inf
         """When it is due again."""
         self.expected: float | None = None
@@ -48,22 +51,30 @@ class Canary:
         self.next = -math.inf
 
     def judge(self, outcome: Told | ClassifierError | None) -> None:
-        """What became of it. Raises EngineFault when it could not be scored, or scored otherwise than at the start.
+        """What became of it. Raises EngineFault when twice in succession it had no score, or another one than at the start.
 
         Being late says nothing about the engine but that others went first.
         """
         self._out = False
         if isinstance(outcome, ClassifierError) and outcome.code in ("timeout", "overloaded"):
             return
+        complaint = self._complaint(outcome)
+        if complaint and self._missed:
+            raise EngineFault(complaint)
+        self._missed = bool(complaint)
+        if complaint:
+            logger.warning("%s; it is asked again", complaint)
+            self.doubt()
+
+    def _complaint(self, outcome: Told | ClassifierError | None) -> str:
         if not isinstance(outcome, Told):
-            raise EngineFault(f"the canary could not be scored: {outcome}")
+            return f"the canary could not be scored: {outcome}"
         try:
             score = probability(outcome.read, most_outside=1.0)
         except ClassifierError as error:
-            raise EngineFault(f"the canary could not be scored: {error}") from error
+            return f"the canary could not be scored: {error}"
         if self.expected is None:
             self.expected = score
-        elif abs(score - self.expected) > self._tolerance:
-            raise EngineFault(
-                f"the canary's score is {score:.4f} and was {self.expected:.4f} at the start; the engine is not to be trusted"
-            )
+        if abs(score - self.expected) <= self._tolerance:
+            return ""
+        return f"the canary's score is {score:.4f} and was {self.expected:.4f} at the start; the engine is not to be trusted"

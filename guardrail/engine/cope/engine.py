@@ -126,7 +126,8 @@ class LocalEngine:
     def forget(self, stream: str) -> None:
         """See `EngineClient`."""
         self._grown.pop(stream, None)
-        self._loop.post(partial(self._loop.forget, stream))
+        if self._callers.reason is None:
+            self._loop.post(partial(self._loop.forget, stream))
 
     def health(self) -> Health:
         """See `EngineClient`. The sizes are those of the loop's last look, a tenth of a second ago or one pass."""
@@ -215,9 +216,9 @@ class LocalEngine:
         timers: list[asyncio.TimerHandle] = []
         try:
             self._callers.add(call)
-            for deadline in {job.deadline for job in jobs}:
+            for deadline in {job.deadline for job in jobs} - {math.inf}:
                 late = [job for job in jobs if job.deadline == deadline]
-                timers.append(call.loop.call_later(min(1e6, max(0.0, deadline - time.monotonic())), _expire, call, late))
+                timers.append(call.loop.call_later(max(0.0, deadline - time.monotonic()), _expire, call, late))
             yield
         finally:
             for timer in timers:
@@ -226,7 +227,7 @@ class LocalEngine:
             for job in jobs:
                 if job.ticket is not None:
                     self._admission.leave(job.ticket)
-            if not call.answered.done() or call.answered.cancelled():
+            if call.answered.cancelled() and self._callers.reason is None:
                 self._loop.post(partial(self._loop.cancel, jobs))
 
     def _noted(self, asks: Sequence[Ask], outcomes: Sequence[Outcome]) -> list[Told | ClassifierError]:

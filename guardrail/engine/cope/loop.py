@@ -45,7 +45,7 @@ class Gauges:
 
 
 class EngineLoop:
-    """All methods but `post` are for the engine's thread."""
+    """All methods but `post` are for the engine's thread. Raises ClassifierError where not even the canary's prefix fits the pool."""
 
     def __init__(self, parts: Parts, limits: Limits, admission: Admission, canary: Canary) -> None:
         limits = replace(limits, batch=min(limits.batch, parts.runner.most_tokens))
@@ -66,6 +66,7 @@ class EngineLoop:
         self._jobs: set[Job] = set()
         self._fillings: dict[str, Filling] = {}
         self._blocked: dict[str, int] = {}  # how often in succession there was no room for a prefix
+        self._warmed = False  # a prefix became resident without a pass: who waited for it can run at once
         self._batches = 0
         self._gauged = 0.0
         parts.prefixes.register(canary.prefix)
@@ -83,6 +84,7 @@ class EngineLoop:
             self._end(job, job.lateness())
         self._ask_canary(now)
         batch = self._scheduler.schedule(now)
+        self._warmed = False
         jobs, rows = self._compose(batch, now)
         if rows:
             results = self._run(rows)
@@ -91,7 +93,7 @@ class EngineLoop:
         self._cancel_fillings()
         idle = not (batch.portions or batch.fill)
         self._gauge(now, idle=idle)
-        if not rows:
+        if not rows and not self._warmed:
             self._rest(now, idle=idle)
 
     def close(self) -> None:
@@ -264,6 +266,7 @@ class EngineLoop:
 
     def _warm(self, key: str) -> None:
         """A prefix is resident. Who waited for it holds it from now on, lest it leave again before they have run."""
+        self._warmed = True
         self._fillings.pop(key, None)
         self._blocked.pop(key, None)
         for job in self._scheduler.warm(key, time.monotonic()):
