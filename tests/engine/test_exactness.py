@@ -106,6 +106,36 @@ def test_pages_need_not_lie_side_by_side(desk: Desk, generator: np.random.Genera
     assert apart(desk.scores([question(scattered, content)]), [desk.naive(policy, content, TAIL)]) < CLOSE
 
 
+def test_pages_may_lie_in_any_order(desk: Desk, generator: np.random.Generator):
+    policy, content = random_tokens(generator, 180), random_tokens(generator, 50)
+    held = [KVSpan(desk.pool) for _ in range(4)]
+    for span in held:
+        span.reserve(64)
+    scattered = KVSpan(desk.pool)
+    for place, start in zip((0, 3, 2), (0, 64, 128), strict=True):
+        held[place].drop()
+        desk.run([desk.prefill(scattered, policy[start : start + 64])])
+    assert (scattered.pages - scattered.pages[0]).tolist() == [0, 3, 2], "the ends lie as if all lay side by side"
+
+    found = desk.scores([question(scattered, content)])
+
+    assert apart(found, [desk.naive(policy, content, TAIL)]) < CLOSE
+
+
+def test_what_rows_keep_lands_where_each_keeps_it(desk: Desk, generator: np.random.Generator):
+    span = desk.prefix(random_tokens(generator, 70))
+    contents = [random_tokens(generator, length) for length in (64, 16, 32)]
+    streams = [Growing(desk, span) for _ in contents]
+    for number, held in ((0, 60), (2, 16)):
+        desk.run([streams[number].row(contents[number][:held])])
+    assert streams[2].span.pages[0] == streams[0].span.pages[0] + 1, "the ends of what is kept lie as if all of it lay side by side"
+    desk.run([stream.row(content) for stream, content in zip(streams, contents, strict=True)])
+
+    found = desk.scores([stream.row(content) for stream, content in zip(streams, contents, strict=True)])
+
+    assert apart(found, [desk.naive(span.tokens, content, TAIL) for content in contents]) < CLOSE
+
+
 def test_a_span_that_shares_the_head_of_another(desk: Desk, generator: np.random.Generator):
     old, content = random_tokens(generator, 200), random_tokens(generator, 30)
     new = np.concatenate([old[:150], random_tokens(generator, 70)])
