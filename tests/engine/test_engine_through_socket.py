@@ -106,6 +106,7 @@ def test_a_section_becomes_settings_with_its_paths_and_sizes(tmp_path: Path) -> 
     )
     assert engine_settings(section, tmp_path) == EngineSettings(
         str(tmp_path / "merged"),
+        threads=3,
         kv_bytes=GIB // 2,
         host_bytes=0,
         tenant_floor_bytes={"acme": GIB // 4},
