@@ -37,7 +37,7 @@ def test_the_total_is_the_same_however_many_rows_are_read_at_once():
 def test_rounded_weights_leave_no_negative_mass_outside():
     vocabulary = torch.full((4, 16), -20.0, dtype=torch.bfloat16)
     vocabulary[:2] = 0.7
-    hidden = torch.full((1, 16), 1.003, dtype=torch.bfloat16)
+    hidden = torch.full((1, 16), 1 + 2**-7, dtype=torch.bfloat16)  # the true logit, 11.27, is rounded down to 11.25
 
     logits, log_total, _ = AnswerHead(vocabulary[:2], vocabulary, None)(hidden, torch.tensor([0]))
 
