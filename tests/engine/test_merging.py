@@ -245,14 +245,16 @@ def test_a_merge_in_fp32_is_peft_s_to_a_few_millionths(plan: MergePlan) -> None:
     assert outcomes(list(verify(Subject(plan.output))))["scores"]
 
 
-def test_weights_that_are_the_base_s_alone_do_not_verify(plan: MergePlan) -> None:
-    """Files that match their manifest and are the wrong ones: the base passed off as the merge."""
+@pytest.mark.parametrize(("alpha", "scores"), [(8, False), (0.001, True)])
+def test_weights_that_are_the_base_s_alone_do_not_verify(plan: MergePlan, alpha: float, scores: bool) -> None:
+    """Files that match their manifest and are the wrong ones: the base passed off as the merge, of an adapter of any strength."""
+    settings_of(plan.adapter.folder, lora_alpha=alpha)
     made = merge(replace(plan, shard_bytes=1 << 30))
     shutil.copy(plan.base.folder / "model.safetensors", plan.output / "model.safetensors")
     record = manifests.record(plan.output / "model.safetensors")
     manifests.write(plan.output, replace(made, files={**made.files, "model.safetensors": record}))
     found = outcomes(list(verify(Subject(plan.output))))
-    assert found == {"files": True, "template": True, "tokenizer": True, "weights": False, "scores": False}
+    assert found == {"files": True, "template": True, "tokenizer": True, "weights": False, "scores": scores}
 
 
 def test_another_base_is_not_what_was_merged(plan: MergePlan, tmp_path: Path) -> None:

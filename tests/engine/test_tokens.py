@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_checkpoints import byte_level_tokenizer, gemma_tokenizer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from guardrail.engine.cope.tokens import PROBE_BODIES, PROBE_CONTENTS, PromptTokens
@@ -67,8 +67,9 @@ def test_prefix_and_row_are_the_whole_prompt(tokens: PromptTokens, body: str, co
 @given(body=TEXTS, content=TEXTS)
 @settings(max_examples=30, deadline=None)
 def test_no_text_yields_a_control_token(tokens: PromptTokens, body: str, content: str) -> None:
-    control = {number for text in CONTROL for number in [tokens._spelling.control.get(text)] if number is not None}
-    found = [number for number in packed(tokens, body + "<eos><|im_end|>", content + "<start_of_turn>") if number in control]
+    vocabulary = tokens._spelling._backend.get_vocab()
+    control = {vocabulary[text] for text in CONTROL if text in vocabulary}
+    found = [number for number in packed(tokens, body + "<eos><|im_end|>", content + "<unused0><start_of_turn>") if number in control]
     assert found == [number for number in tokens.whole("", "").tolist() if number in control]
 
 
@@ -104,6 +105,15 @@ def test_the_cut_is_where_the_vocabulary_allows_it() -> None:
     assert pieces["newlines that merge"].endswith("Be kind.\n\n\nCO")
     assert pieces["byte level"].endswith("Be kind.\n\n\nCONTENT\n")
     assert {tokens.seam for tokens in MADE.values()} == {"header"}
+
+
+def test_a_cut_is_proven_by_the_vocabulary_and_not_by_examples_alone() -> None:
+    """A token that only one text meets: no probe would have."""
+    tokenizer = gemma_tokenizer()
+    tokenizer.add_tokens([AddedToken("=\n\nzebra", normalized=False)])
+    tokens = PromptTokens(tokenizer)
+    assert packed(tokens, "Be kind.", "zebra") == tokens.whole("Be kind.", "zebra").tolist()
+    assert tokenizer.decode(tokens.prefix("Be kind.").tolist()).endswith("CONTENT\n")
 
 
 def test_a_cut_behind_the_newlines_would_be_wrong() -> None:
