@@ -133,7 +133,9 @@ class EngineLoop:
             else:
                 self._submit(job, time.monotonic())
         if len(self.lengths) > 2 * len(prefixes) + 8192:
-            self.lengths = {key: length for key, length in self.lengths.items() if self._parts.prefixes.known(key)}
+            for key in list(self.lengths):  # a copy: callers' threads add to it meanwhile
+                if not self._parts.prefixes.known(key):
+                    self.lengths.pop(key, None)
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Nobody waits for them any more."""
@@ -165,6 +167,7 @@ class EngineLoop:
         ask = self._canary.due(now)
         if ask is not None:
             self._parts.prefixes.register(self._canary.prefix)  # it may have been forgotten among many others
+            self.lengths[ask.prefix] = len(self._canary.prefix.tokens)
             job = Job(ask.prefix, len(ask.tokens), ask.deadline, ask.priority, ask.tenant, ask=ask)
             self._submit(job, now)
 
