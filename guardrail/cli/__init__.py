@@ -3,6 +3,8 @@
 import importlib
 import logging
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -23,30 +25,41 @@ COMMANDS = {
     "train": ("guardrail.cli.train:train", "Train the embedded classifier."),
     "bench": ("guardrail.cli.bench:bench", "Measure accuracy and overhead."),
 }
+# Those below `bench` that load torch themselves, which the others have no use for.
+BENCHES = {
+    "engine": ("guardrail.cli.bench_engine:engine", "Compare the CoPE engine with other ways to run its model."),
+}
 
 
 class LazyGroup(click.Group):
-    """A group whose commands come from the table above, so that `--help` is quick and a broken one does not break the others."""
+    """A group whose commands come from a table, so that `--help` is quick and a broken one does not break the others."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The commands in the order of the table."""
-        return list(COMMANDS)
+    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]] = MappingProxyType(COMMANDS), **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self._table = table
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Those that were added, then those of the table, in its order."""
+        return [*super().list_commands(ctx), *self._table]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command. Raises UsageError when something it needs is not installed."""
-        if cmd_name not in COMMANDS:
-            return None
-        place, attribute = COMMANDS[cmd_name][0].split(":")
+        if cmd_name not in self._table:
+            return super().get_command(ctx, cmd_name)
+        place, attribute = self._table[cmd_name][0].split(":")
         try:
             command: click.Command = getattr(importlib.import_module(place), attribute)
         except ModuleNotFoundError as error:
-            raise click.UsageError(f"`guardrail {cmd_name}` needs the Python module {error.name!r}, which is not installed") from error
+            raise click.UsageError(
+                f"`{ctx.command_path} {cmd_name}` needs the Python module {error.name!r}, which is not installed"
+            ) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Print the table without importing what it names."""
+        here = [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([*here, *((name, text) for name, (_, text) in self._table.items())])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

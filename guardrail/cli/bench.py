@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 from yarl import URL
 
 from guardrail.assembly import open_classifier
+from guardrail.cli import BENCHES, LazyGroup
 from guardrail.cli.bench_quality import quality
 from guardrail.cli.bench_report import Report, show, write
 from guardrail.cli.bench_servers import BARE, DIRECT, EMBEDDED, OFF, SCRIPTED, running
@@ -58,7 +59,7 @@ class Plan:
         return {"seconds": self.seconds, "rounds": self.rounds, "connections": list(self.connections), "stream": self.stream}
 
 
-@click.group()
+@click.group(cls=LazyGroup, table=BENCHES)
 def bench() -> None:
     """Measure what guarding costs on this machine."""
 

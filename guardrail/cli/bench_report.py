@@ -69,7 +69,7 @@ def show(report: Report, *, as_json: bool) -> None:
     for row in report.rows:
         table.add_row(*(spell(row) for _, spell in report.columns))
     console.print(table)
-    for sentence in (*report.notes, machine_line(report)):
+    for sentence in (*report.notes, machine_line(report.machine)):
         click.echo(sentence)
 
 
@@ -102,16 +102,15 @@ def to_json(report: Report) -> str:
 def to_markdown(report: Report) -> str:
     """The measurement as a page."""
     heads = [heading for heading, _ in report.columns]
-    lines = [f"# {report.title}", "", f"{datetime.now(UTC):%Y-%m-%d}. {machine_line(report)}", ""]
+    lines = [f"# {report.title}", "", f"{datetime.now(UTC):%Y-%m-%d}. {machine_line(report.machine)}", ""]
     lines += [f"Settings: {', '.join(f'{key} {_listed(value)}' for key, value in report.settings.items())}.", ""]
     lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     lines += [f"| {' | '.join(spell(row) for _, spell in report.columns)} |" for row in report.rows]
     return "\n".join([*lines, "", *report.notes])
 
 
-def machine_line(report: Report) -> str:
+def machine_line(machine: Mapping[str, object]) -> str:
     """Machine and versions in a sentence."""
-    machine = report.machine
     found = machine["versions"]
     versions = ", ".join(f"{name} {number}" for name, number in found.items() if number) if isinstance(found, Mapping) else ""
     load = machine["load_average"]

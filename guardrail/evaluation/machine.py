@@ -7,7 +7,7 @@ from pathlib import Path
 
 from guardrail import __version__
 
-PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "aiohttp", "torch")
+PACKAGES = ("starlette", "uvicorn", "uvloop", "httptools", "aiohttp", "torch", "transformers", "llama-cpp-python")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
