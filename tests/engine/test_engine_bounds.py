@@ -8,7 +8,6 @@ import pytest
 from engine_rig import SumRunner, running
 
 from guardrail.engine.cope.composing import Parts
-from guardrail.engine.cope.engine import Vigils
 from guardrail.engine.cope.messages import Prefix
 from guardrail.engine.cope.prefixes import PrefixStore
 from guardrail.engine.cope.streams import StreamStore
@@ -31,7 +30,7 @@ def strangers() -> Iterator[Prefix]:
 
 async def test_thousands_of_policies_that_came_and_went_leave_the_canary_its_own():
     new = strangers()
-    async with running(forgetful(pages=8), vigils=Vigils(canary_s=0.8, close_s=5.0)) as rig:
+    async with running(forgetful(pages=8)) as rig:
         await rig.prepare(rig.prefix("all", 8 * 64))  # the canary leaves
         for count in (9_000, 1):
             with pytest.raises(ClassifierError, match="deadline"):
@@ -39,6 +38,7 @@ async def test_thousands_of_policies_that_came_and_went_leave_the_canary_its_own
         await rig.settled()
         assert len(rig.engine._loop.lengths) < 10
 
+        rig.engine._loop.post(rig.engine._loop._canary.doubt)
         before = rig.engine.health().batches
         while rig.engine.health().batches < before + 1:
             assert rig.engine.health().alive, rig.engine.health().detail

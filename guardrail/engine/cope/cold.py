@@ -1,5 +1,6 @@
 """Prefixes that are asked for and not resident: who waits for which, and which is filled next. Pure."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -29,6 +30,7 @@ class ColdPrefixes(Generic[W]):
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._cold: dict[str, _Cold[W]] = {}
+        self._tenants: Counter[str] = Counter()  # how many of them each tenant wanted first
         self._filled: dict[str, int] = {}  # tokens, by the tenant that wanted them first
         self._current: str | None = None
         self._settled = False  # nothing has changed since `_current` was chosen
@@ -48,8 +50,9 @@ class ColdPrefixes(Generic[W]):
         if cold is None:
             cold = self._cold[work.prefix] = _Cold(work.tenant, tokens, now, work.level, work.deadline)
             # A newcomer is not ahead of those who have waited while others were filled.
-            least = min((self._filled.get(other.tenant, 0) for other in self._cold.values() if other is not cold), default=0)
+            least = min((self._filled.get(tenant, 0) for tenant in self._tenants), default=0)
             self._filled[work.tenant] = max(self._filled.get(work.tenant, 0), least)
+            self._tenants[work.tenant] += 1
             self._settled = False
         elif work.level < cold.level:
             self._settled = False
@@ -98,6 +101,10 @@ class ColdPrefixes(Generic[W]):
         """Who still waited for it; nobody does any more."""
         cold = self._cold.pop(key, None)
         self._settled = False
+        if cold is not None:
+            self._tenants[cold.tenant] -= 1
+            if not self._tenants[cold.tenant]:
+                del self._tenants[cold.tenant]
         if not self._cold:
             self._filled.clear()
         return [] if cold is None else [work for work in cold.works if not work.gone]
