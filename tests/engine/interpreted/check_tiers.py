@@ -42,7 +42,7 @@ TIERS: dict[str, Callable[[], Runner]] = {
 
 @dataclass(frozen=True)
 class Side:
-    """A runner with two resident policies, of 66 and of 5 tokens."""
+    """A runner with two resident policies: of 110 tokens, whose first tile lies beyond the window, and of 5."""
 
     runner: Runner
     policies: list[KVSpan]
@@ -67,7 +67,7 @@ def sides() -> tuple[Side, Side]:
     whole = ReferenceRunner(MODEL, pool_for(MODEL, 24), head_of(MODEL))
     cuda = CudaRunner(weights, pool_for(MODEL, 24), head_of(MODEL), FEW_SPLITS)
     generator = np.random.default_rng(7)
-    kept = [filled(whole, random_tokens(generator, size)) for size in (66, 5)]
+    kept = [filled(whole, random_tokens(generator, size)) for size in (110, 5)]
     return Side(whole, kept), Side(cuda, [copied(span, cuda) for span in kept])
 
 
@@ -135,6 +135,12 @@ def probed(prompt: np.ndarray, last: int = 9) -> list[float]:
     scores = head_of(MODEL, probe=True).probe_scores(hidden)
     assert scores is not None
     return scores.tolist()
+
+
+def test_the_window_closes_at_its_very_position(sides: tuple[Side, Side]):
+    """A key is seen where it is less than WINDOW away: from position WINDOW on the first one is hidden."""
+    planned = plan([Row(np.zeros(3, np.int32))])
+    assert [sides[1].runner.variant(planned, farthest).windowed for farthest in (WINDOW - 1, WINDOW)] == [False, True]
 
 
 def test_how_many_splits_share_the_keys_does_not_matter(sides: tuple[Side, Side], dice: np.random.Generator):
@@ -219,5 +225,5 @@ def test_a_pass_that_does_not_fit_is_refused_before_anything_runs(sides: tuple[S
         runner.forward(plan([Row(np.zeros(33, np.int32))]))
     far = KVSpan(runner.pool, first=policy.length)
     far.length = 250
-    with pytest.raises(ValueError, match="reaches position 316"):
+    with pytest.raises(ValueError, match="reaches position 360"):
         runner.forward(plan([Row(np.zeros(1, np.int32), (policy, far))]))
