@@ -80,6 +80,36 @@ def test_an_altered_byte_is_refused(merged: Path) -> None:
         load_checkpoint(merged, device="cpu")
 
 
+def test_an_altered_setting_is_the_reason_that_is_given(merged: Path) -> None:
+    config = merged / "config.json"
+    config.write_text(config.read_text().replace("gemma2", "gemma99"))
+    with pytest.raises(ModelFileError, match=r"config\.json is not the file that was written"):
+        load_checkpoint(merged, device="cpu")
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    file = plain_checkpoint(tmp_path) / "model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if "layers.1.mlp.up_proj" not in name}, file, {"format": "pt"})
+    with pytest.raises(ModelFileError, match=r"lacks weights of its model, .*: model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_checkpoint(file.parent, device="cpu")
+
+
+def test_a_model_that_is_none_here_is_told(tmp_path: Path) -> None:
+    folder = plain_checkpoint(tmp_path)
+    (folder / "config.json").write_text('{"model_type": "gemma99"}')
+    with pytest.raises(ModelFileError, match="cannot be loaded as a causal language model of type 'gemma99'"):
+        load_checkpoint(folder, device="cpu")
+    with pytest.raises(ModelFileError, match=r"config\.json that transformers cannot read"):
+        facts(folder)
+
+
+def test_a_tokenizer_that_is_missing_is_told(tmp_path: Path) -> None:
+    folder = plain_checkpoint(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelFileError, match="tokenizer"):
+        load_checkpoint(folder, device="cpu")
+
+
 @pytest.mark.parametrize("name", ["extra.safetensors", "modeling_gemma.py", "special_tokens_map.json", "pytorch_model.bin"])
 def test_a_file_that_was_added_is_refused(merged: Path, name: str) -> None:
     (merged / name).write_text("{}")

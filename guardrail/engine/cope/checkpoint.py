@@ -11,18 +11,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from guardrail.engine.cope import manifest as manifests
 from guardrail.engine.cope.agreement import BANDS, Agreement, Band, scores
 from guardrail.engine.cope.manifest import Manifest, Origin
 from guardrail.engine.cope.memory import available, gib, require
-from guardrail.engine.cope.merge import DTYPES
+from guardrail.engine.cope.merge import DTYPES, read_tokenizer
 from guardrail.engine.cope.packed_weights import Projection
 from guardrail.engine.cope.quantise import Kind, quantise_layers
 from guardrail.engine.cope.shards import Weight, weights_of
-from guardrail.engine.cope.source import Source, locate, read_json
+from guardrail.engine.cope.source import Source, locate, read_json, reason
 from guardrail.engine.cope.tokens import PromptTokens
 from guardrail.errors import ModelFileError
 
@@ -73,8 +73,11 @@ def load_checkpoint(
     with ThreadPoolExecutor(1, "digests") as beside:
         logger.info("%s: %s are read and held against their digests", source.name, gib(sum(weight.bytes(None) for weight in weights)))
         vouched = beside.submit(_vouched, source, manifest)
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
-        model = read_model(source.folder, wanted, target)
+        try:
+            tokenizer, model = read_tokenizer(source.folder), read_model(source.folder, wanted, target)
+        except ModelFileError:
+            vouched.result()  # an altered file is the better reason, if there is one
+            raise
         found = vouched.result()
     longest = min(LONGEST, getattr(model.config, "max_position_embeddings", LONGEST))
     tokens = PromptTokens(tokenizer, manifest.template if manifest else "A", longest)
@@ -93,7 +96,7 @@ def load_tokens(place: str | Path) -> PromptTokens:
     """The prompt tokens of a model whose weights are somewhere else (an engine's own process). Raises ModelFileError."""
     source = locate(place)
     manifest = manifests.read(source.folder)
-    tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = read_tokenizer(source.folder)
     longest = min(LONGEST, read_json(source.folder / "config.json").get("max_position_embeddings", LONGEST))
     tokens = PromptTokens(tokenizer, manifest.template if manifest else "A", longest)
     tokens.assert_seams()
@@ -135,10 +138,12 @@ def read_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     # Eager attention is the one that respects the soft-cap in every version; sdpa silently leaves it out in some.
     settings: dict[str, Any] = {"device_map": {"": device}} if device.type == "cuda" else {}
     architecture = read_json(folder / "config.json").get("model_type")
+    read: Any = AutoModelForCausalLM.from_pretrained
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, seen = read(
                 folder,
+                output_loading_info=True,
                 dtype=dtype,
                 attn_implementation="eager",
                 use_safetensors=True,
@@ -147,8 +152,9 @@ def read_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
                 **settings,
             )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ModelFileError(f"{folder} cannot be loaded as a causal language model of type {architecture!r}: {first}") from error
+        raise ModelFileError(f"{folder} cannot be loaded as a causal language model of type {architecture!r}: {reason(error)}") from error
+    if absent := sorted(map(str, [*seen["missing_keys"], *seen["mismatched_keys"]])):  # transformers would make them up
+        raise ModelFileError(f"{folder} lacks weights of its model, or has them in another shape: {', '.join(absent[:3])}")
     model.requires_grad_(False)
     return model.train(False)
 

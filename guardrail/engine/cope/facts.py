@@ -14,7 +14,7 @@ from guardrail.engine.cope.manifest import Manifest
 from guardrail.engine.cope.memory import available
 from guardrail.engine.cope.quantise import PARTS
 from guardrail.engine.cope.shards import Weight, weights_of
-from guardrail.engine.cope.source import locate
+from guardrail.engine.cope.source import locate, reason
 from guardrail.errors import ModelFileError
 
 POLICY_TOKENS = 2_000
@@ -61,7 +61,10 @@ def facts(place: str | Path) -> Facts:
     source = locate(place)
     if not (source.folder / "config.json").is_file():
         raise ModelFileError(f"{place} has no config.json, so it is no model that can be read here")
-    config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelFileError(f"{place} has a config.json that transformers cannot read ({reason(error)})") from error
     weights = [weight for path in source.shards() for weight in weights_of(path)]
     names = (
         "num_hidden_layers",

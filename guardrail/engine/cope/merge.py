@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from guardrail.engine.cope.lora import Adapter, load_adapter
 from guardrail.engine.cope.manifest import Manifest
 from guardrail.engine.cope.memory import gib, require
 from guardrail.engine.cope.shards import STATE, Progress, Weight, layout, merged_weights, write_shards
-from guardrail.engine.cope.source import Source, read_json
+from guardrail.engine.cope.source import Source, read_json, reason
 from guardrail.engine.cope.tokens import PromptTokens
 from guardrail.errors import DoesNotFitError, ModelFileError
 
@@ -89,6 +90,14 @@ def recomputed(plan: MergePlan) -> Iterator[tuple[str, Tensor]]:
             yield weight.name, value
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """A folder's tokenizer, as transformers reads it. Raises ModelFileError where it cannot."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"the tokenizer in {folder} cannot be read ({reason(error)})") from error
+
+
 def _groups(plan: MergePlan, adapter: Adapter) -> list[list[Weight]]:
     groups = layout(plan.base.shards(), DTYPES.get(plan.dtype), plan.shard_bytes)
     if strangers := sorted(set(adapter.pairs) - {weight.name for group in groups for weight in group}):
@@ -143,7 +152,7 @@ def _write_settings(plan: MergePlan, folder: Path, groups: list[list[Weight]]) -
 
 def _tried_tokenizer(plan: MergePlan, folder: Path) -> str:
     """The digest of the tokenizer that was copied, after it proved that it can serve the template."""
-    tokens = PromptTokens(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), plan.template)
+    tokens = PromptTokens(read_tokenizer(folder), plan.template)
     tokens.assert_seams()
     return tokens.tokenizer_digest
 

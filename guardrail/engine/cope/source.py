@@ -92,11 +92,11 @@ def locate(place: str | Path, *, endpoint: str | None = None, cache: Path | None
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelFileError(
-            f"{name} is not in the hub's cache and could not be had from {hub.endpoint} ({_reason(error.__cause__ or error)}): run the "
+            f"{name} is not in the hub's cache and could not be had from {hub.endpoint} ({reason(error.__cause__ or error)}): run the "
             f"same command where there is a network, or `hf download {name}` there and give the folder here"
         ) from error
     except (HfHubHTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
-        raise ModelFileError(f"{name} could not be downloaded ({_reason(error)}); run the same command again to go on") from error
+        raise ModelFileError(f"{name} could not be downloaded ({reason(error)}); run the same command again to go on") from error
     return Source(str(place), Path(path), Path(path).name)
 
 
@@ -105,12 +105,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} cannot be read as JSON ({_reason(error)})") from error
+        raise ModelFileError(f"{path} cannot be read as JSON ({reason(error)})") from error
     if not isinstance(document, dict):
         raise ModelFileError(f"{path} is not a JSON object")
     return document
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

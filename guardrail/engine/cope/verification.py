@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer
 
 from guardrail.engine.cope import manifest as manifests
 from guardrail.engine.cope.agreement import BANDS, Agreement, scores
 from guardrail.engine.cope.checkpoint import needed, read_model
 from guardrail.engine.cope.manifest import Manifest, Origin, Report
 from guardrail.engine.cope.memory import available, require
-from guardrail.engine.cope.merge import DTYPES, MergePlan, recomputed
+from guardrail.engine.cope.merge import DTYPES, MergePlan, read_tokenizer, recomputed
 from guardrail.engine.cope.shards import Weight, weights_of
 from guardrail.engine.cope.source import Source, locate
 from guardrail.engine.cope.tokens import PromptTokens
@@ -94,7 +93,7 @@ def _template(manifest: Manifest) -> Checked:
 
 
 def _tokenizer(folder: Path, manifest: Manifest) -> str:
-    tokens = PromptTokens(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), manifest.template)
+    tokens = PromptTokens(read_tokenizer(folder), manifest.template)
     count = tokens.assert_seams()
     cut = {"header": "cut in the CONTENT header", "whole": "encoded whole, for want of a safe cut"}[tokens.seam]
     return f"{count} prompts of two pieces have the ids of the whole; {cut}; answers are tokens {tokens.zero} and {tokens.one}"
@@ -135,7 +134,7 @@ def _alike(stored: torch.Tensor, made: torch.Tensor) -> bool:
 
 def _scores(subject: Subject, manifest: Manifest, base: Source, adapter: Source) -> Checked:
     """The merged model against base and adapter side by side, as peft runs them; one after the other in memory."""
-    tokens = PromptTokens(AutoTokenizer.from_pretrained(subject.folder, local_files_only=True, trust_remote_code=False), manifest.template)
+    tokens = PromptTokens(read_tokenizer(subject.folder), manifest.template)
     band, dtype = BANDS[manifest.dtype], _computed_in(subject, manifest)
     model = read_model(base.folder, dtype, torch.device(subject.device))
     with _peft_asks_by_old_names():
