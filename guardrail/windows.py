@@ -1,6 +1,7 @@
 """Texts too long for a classifier, cut into overlapping windows that are judged one by one: nothing is truncated, nothing is left out."""
 
 import re
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,8 @@ from guardrail.types import ClassifyRequest, Score, Span
 
 Answer = Score | ClassifierError
 
-OVERLAP = 400  # characters that two neighbouring windows share, so that a sentence cut in one is whole in the other
-SMALLEST = 1_600  # a window that is still too long at this size is not the text's fault: the policy leaves no room
+OVERLAP = 400  # characters that two neighbouring windows share, about, so that a sentence cut in one is whole in the other
+SMALLEST = 800  # some 3,200 tokens at the worst, of letters spelled byte by byte: beyond it the policy leaves no room
 MOST = 256  # windows of one text; what would need more stays an error
 
 _GAP = re.compile(r"\s")
@@ -41,13 +42,15 @@ def windowed(requests: Sequence[ClassifyRequest], answers: Sequence[Answer]) -> 
     pending = [(place, Span(0, len(requests[place].text)), error) for place, error in enumerate(answers) if _too_long(error)]
     while pending:
         windows: list[tuple[int, Span]] = []
+        asked = Counter[int]()
         for place, span, error in pending:
             known = settled.setdefault(place, [])
             cut = halves(requests[place].text, span)
-            if cut is None or len(known) + sum(asked == place for asked, _ in windows) + 2 > MOST:
+            if cut is None or len(known) + asked[place] + 2 > MOST:
                 known.append((span, error))
             else:
                 windows += [(place, half) for half in cut]
+                asked[place] += len(cut)
         if not windows:
             break
         told = yield tuple(_window(requests[place], span) for place, span in windows)

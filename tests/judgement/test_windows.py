@@ -1,5 +1,6 @@
 """Texts too long for a classifier are judged in windows: all of them, overlapping, and no error among them is lost."""
 
+import sys
 from itertools import pairwise
 
 import pytest
@@ -87,6 +88,32 @@ async def test_a_policy_that_leaves_no_room_stays_an_error() -> None:
     decision = await Guard({"scripted": classifier}).check("calm " * 400, route=route(VIOLENCE))
     assert decision.verdicts[0].error == "too_long"
     assert classifier.batches < 10
+
+
+def test_letters_of_four_tokens_each_are_judged_beside_a_policy_that_takes_half_of_the_room() -> None:
+    read, answer = drive("\U0001033c" * 3_000, limit=4_096 // 4)
+    assert isinstance(answer, Score)
+    assert all(read)
+
+
+def test_a_thousand_long_texts_cost_a_thousand_times_one() -> None:
+    def steps(texts: int) -> int:
+        """Calls, of generators' turns too: what it costs, whatever the machine."""
+        counted = [0]
+
+        def count(frame: object, event: str, argument: object) -> None:
+            counted[0] += event == "call"
+
+        requests = [ClassifyRequest(VIOLENCE, f"{number} " + "calm " * 400) for number in range(texts)]
+        cutting = windowed(requests, [ClassifierError("too_long", "all of it")] * texts)
+        sys.setprofile(count)
+        try:
+            assert len(next(cutting)) == 2 * texts
+        finally:
+            sys.setprofile(None)
+        return counted[0]
+
+    assert steps(400) < 5 * steps(100)
 
 
 def test_the_highest_window_answers_and_flags_are_united() -> None:
