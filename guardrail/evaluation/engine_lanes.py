@@ -17,8 +17,9 @@ from guardrail.evaluation.engine_work import POLICIES, Answers, Lengths
 NAIVE = "transformers, generate one by one"
 OURS = "ours"
 
-# How far an answer may be from the naive one. In bf16 both round; llama.cpp rounds activations to 16 bits whatever the weights are.
-BANDS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# How far an answer may be from the naive one. In bf16 both round, and a deep random model makes 0.05 of it for each; what is wrong in
+# a path moves answers by more. llama.cpp rounds activations to 16 bits whatever the weights are.
+BANDS = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 ROUGH_BAND = 0.05
 
 

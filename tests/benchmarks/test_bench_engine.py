@@ -22,6 +22,7 @@ from guardrail.evaluation.engine_baselines import Transformers, padded, probabil
 from guardrail.evaluation.engine_lanes import NAIVE, packed
 from guardrail.evaluation.engine_models import SHAPES, random_gemma2, shape_of
 from guardrail.evaluation.engine_plot import Series, bars, lines, picture
+from guardrail.evaluation.engine_report import sentences
 from guardrail.evaluation.engine_roofline import Ceilings, Pass, Roofline, better
 from guardrail.evaluation.engine_room import room
 from guardrail.evaluation.engine_rounds import Lane, Taken, Yardstick, differences, measure
@@ -182,6 +183,24 @@ def test_answers_that_nobody_checked_are_not_right():
 
     assert not alone.right
     assert known.right
+
+
+def test_aims_are_named_where_they_were_set_for_and_nowhere_else():
+    settings = engine_bench.Settings(parts=("ours",))
+    line = judged(
+        [lane("ours, batch 1", {(0, 0): 0.5})], {"ours, batch 1": Taken((1.0,), {(0, 0): 0.5})}, Yardstick("", {(0, 0): 0.5}, ROOFLINE)
+    )[0]
+    memory = engine_bench.Memory(1, 1, 1, 1, None, None)
+    results = engine_bench.Results(
+        settings, SHAPES["small"], "float32", "cpu", CEILINGS, (replace(line, ratio=24.0),), (), None, memory, ("A note.",)
+    )
+
+    said = list(sentences(results))
+
+    assert "ours, batch 1 24.0 (misses 25)" in said[-2]
+    assert said[-1] == "A note."
+    assert "reaches 25" in list(sentences(replace(results, lines=(replace(line, ratio=25.5),))))[-2]
+    assert not any("aims" in sentence for sentence in sentences(replace(results, settings=replace(settings, shape="tiny"))))
 
 
 def test_ratios_are_taken_within_rounds():
