@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from guardrail.errors import ClassifierError
 from guardrail.types import ClassifyRequest, Policy, Provenance, Score, Stage
 
 PREPARE_S = 600.0  # longest wait until a set of policies is resident
-LONG = 20_000  # characters from which a text is tokenised off the event loop
+LONG = 20_000  # characters of a batch from which its texts are tokenised off the event loop: some milliseconds
 
 Answer = Score | ClassifierError
 
@@ -66,14 +66,13 @@ class CopeClassifier:
         """Scores in order; see `Classifier`. Equal texts are tokenised once."""
         answers: list[Answer | None] = [None] * len(requests)
         asks: list[tuple[int, Ask, RowTokens]] = []
-        rows: dict[tuple[str, str], RowTokens] = {}
+        rows = await self._rows(requests, deadline)
         for place, request in enumerate(requests):
             try:
-                prefix = self.resident(request.policy)
-                key = request.text, request.policy.digest if self._prompt.seam == "whole" else ""
-                if key not in rows:
-                    rows[key] = await self._row(request)
-                row = self.fitting(request.policy, rows[key])
+                prefix, row = self.resident(request.policy), rows[self._spelled_as(request)]
+                if isinstance(row, ClassifierError):
+                    raise row
+                row = self.fitting(request.policy, row)
             except ClassifierError as error:
                 answers[place] = error
                 continue
@@ -151,11 +150,28 @@ class CopeClassifier:
             ),
         )
 
-    async def _row(self, request: ClassifyRequest) -> RowTokens:
-        body = request.policy.body if self._prompt.seam == "whole" else None
-        if len(request.text) > LONG:
-            return await asyncio.to_thread(self._prompt.row, request.text, body)
-        return self._prompt.row(request.text, body)
+    async def _rows(self, requests: Sequence[ClassifyRequest], deadline: float) -> dict[tuple[str, str], RowTokens | ClassifierError]:
+        """The row of each different text, or why there is none."""
+        texts = {self._spelled_as(request): request.policy.body for request in requests}
+        if sum(len(text) for text, _ in texts) > LONG:
+            return await asyncio.to_thread(self._encoded, texts, deadline)
+        return self._encoded(texts, deadline)
+
+    def _encoded(self, texts: Mapping[tuple[str, str], str], deadline: float) -> dict[tuple[str, str], RowTokens | ClassifierError]:
+        """Texts that have not had their turn by the deadline are given up: nobody waits for them any more."""
+        found: dict[tuple[str, str], RowTokens | ClassifierError] = {}
+        for key, body in texts.items():
+            try:
+                if time.monotonic() >= deadline:
+                    raise ClassifierError("timeout", "the deadline passed before the text was tokenised")
+                found[key] = self._prompt.row(key[0], body if self._prompt.seam == "whole" else None)
+            except ClassifierError as error:
+                found[key] = error
+        return found
+
+    def _spelled_as(self, request: ClassifyRequest) -> tuple[str, str]:
+        """What a request's row depends on."""
+        return request.text, request.policy.digest if self._prompt.seam == "whole" else ""
 
 
 def _key(tokens: NDArray[np.int32]) -> str:
