@@ -53,6 +53,7 @@ class CopeSession:
         self._text = ""
         self._added = ""  # since the last check
         self._unheard = ""  # since the last check or the last tokens that only the probe heard
+        self._row: RowTokens | None = None  # of the text as it was last tokenised
         self._checked = time.monotonic()
         threshold = reader.options.probe_threshold
         self._alarms = [ProbeAlarm(threshold=threshold) for _ in policies] if threshold is not None else []
@@ -113,10 +114,11 @@ class CopeSession:
                 if self._prompt.seam == "whole":
                     row = self._prompt.row(self._text, policy.body)
                 else:
-                    row = shared = shared or self._prompt.row(self._text)
+                    row = shared = shared or self._prompt.row(self._text, earlier=self._row)
                 rows.append(self._reader.fitting(policy, row))
             except ClassifierError as error:
                 rows.append(error)
+        self._row = shared or self._row
         return rows
 
     async def _ask(self, rows: Sequence[RowTokens | ClassifierError], *, deadline: float) -> list[Told | ClassifierError]:

@@ -17,7 +17,7 @@ from guardrail.engine.cope.settings import EngineSettings
 from guardrail.engine.cope.tokens import RowTokens
 from guardrail.errors import ClassifierError
 from guardrail.testing import policy
-from guardrail.types import ClassifyRequest
+from guardrail.types import ClassifyRequest, Score
 
 RUDE = policy("rude", body="# Policy\n\nContent that insults a neighbour.\n")
 
@@ -68,3 +68,21 @@ async def test_a_policy_that_becomes_resident_meanwhile_costs_nobody_an_answer(c
     asking = asyncio.create_task(classifier.classify(asked, deadline=time.monotonic() + 60))
     await classifier.prepare([other])
     assert len(await asking) == 2
+
+
+async def test_a_growing_texts_settled_lines_are_encoded_once(classifier: CopeClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    encode = classifier._prompt._spelling.encode
+    monkeypatch.setattr(classifier._prompt._spelling, "encode", lambda text: lengths.append(len(text)) or encode(text))
+    session = classifier.session([RUDE])
+    for _ in range(20):
+        answers = await session.extend("The library opens at nine on weekdays.\n", deadline=time.monotonic() + 60, final=True)
+        assert answers is not None
+    await session.aclose()
+    assert max(lengths) < 200, "two lines and the question, never the whole"
+    (whole,) = await classifier.classify(
+        [ClassifyRequest(RUDE, "The library opens at nine on weekdays.\n" * 20)], deadline=time.monotonic() + 60
+    )
+    assert isinstance(whole, Score)
+    assert isinstance(answers[0], Score)
+    assert answers[0].value == pytest.approx(whole.value, abs=1e-4)
