@@ -189,6 +189,27 @@ async def test_a_client_that_leaves_is_forgotten_with_all_it_wanted(path: Path) 
         assert (engine.streams, engine.cancelled, server.outstanding) == ({}, 1, 0)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_stream_is_forgotten_after_its_last_question_was_taken_back_and_not_before(path: Path, leaves: bool) -> None:
+    taken_back: list[int] = []
+
+    class Attentive(StandIn):
+        def forget(self, stream: str) -> None:
+            taken_back.append(self.cancelled)
+            super().forget(stream)
+
+    engine = Attentive()
+    async with EngineServer(engine, path), Raw.at(path) as raw:
+        raw.say(dialogue.hello(), dialogue.asked(1, [ask(STUCK, stream="s", keep=1)]))
+        await engine.arrived.wait()
+        if leaves:
+            raw.writer.close()
+        else:
+            raw.say(dialogue.cancel(1), dialogue.forget("s"))
+        await until(lambda: bool(taken_back))
+    assert taken_back[0] == 1, "a question that is still there would begin the stream anew, with nobody to forget it"
+
+
 async def test_a_client_that_does_not_read_is_dropped_and_counted_and_the_others_are_served(path: Path) -> None:
     async with EngineServer(StandIn(), path, bounds=Bounds(unsent=200_000)) as server:
         async with Raw.at(path) as raw:

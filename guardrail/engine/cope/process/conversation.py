@@ -137,7 +137,13 @@ class Conversation:
     def _forget(self, stream: str) -> None:
         name = self._own(stream)
         self._streams.discard(name)
-        self._engine.forget(name)
+        self._forget_soon({name})
+
+    def _forget_soon(self, streams: set[str]) -> None:
+        """Once the engine has heard of questions that were taken back just now: one of them would begin its stream anew."""
+        loop = asyncio.get_running_loop()
+        for stream in streams:
+            loop.call_soon(self._engine.forget, stream)
 
     def _own(self, stream: str) -> str:
         return f"{self.name}/{stream}"
@@ -147,9 +153,8 @@ class Conversation:
         self.reason = reason
         for task in self._tasks.values():
             task.cancel()
-        for stream in self._streams:
-            self._engine.forget(stream)
-        self._streams.clear()
+        self._forget_soon(self._streams)
+        self._streams = set()
         self._gone.set()
         self._left(self)
 
