@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from gpu import correct, passes, serving
+from gpu import correct, passes, serving, skinny
 from gpu.bench import TINY, Bench, Sizes, Table
 
 SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "reload": serving.reload,
     "parts": passes.parts,
     "cuts": passes.cuts,
+    "skinny": skinny.skinny,
     "products": passes.products,
     "fp8": serving.fp8,
     "truth": correct.truth,

@@ -24,7 +24,10 @@ from guardrail.engine.cope.kv import PAGE, KVPool, KVShape, KVSpan
 from guardrail.engine.cope.rows import Plan, Row, plan
 
 # exp(-2z) of a gate far below zero is infinite on the way to the 0 that it means; numpy, unlike a GPU, says so.
-pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # Triton 3.6's interpreter, for numpy < 2.4
+]
 
 EPS = 1e-6
 SIZES = Dimensions(heads=2, shared=2, size=16, width=48)

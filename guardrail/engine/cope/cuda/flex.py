@@ -23,6 +23,7 @@ from guardrail.engine.cope.packed_weights import PackedLayer, PackedWeights
 from guardrail.engine.cope.rows import Plan
 from guardrail.engine.cope.runner import Computed
 
+_MOST_COMPILED = 64
 _BLOCK = 128  # query tokens a block of the mask; passes are padded to whole blocks so that few shapes are compiled
 
 
@@ -38,8 +39,7 @@ class FlexRunner:
         self.most_tokens = most_tokens
         self._weights, self._head = weights, head
         compiled = pool.kv.is_cuda if compiled is None else compiled
-        plain: Callable[..., Any] = flex_attention
-        self._flex = torch.compile(plain, dynamic=False) if compiled else plain
+        self._flex: Callable[..., Any] = _Compiled() if compiled else flex_attention
 
     @torch.inference_mode()
     def forward(self, planned: Plan) -> Computed:
@@ -72,6 +72,20 @@ class FlexRunner:
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         wide = hidden.float()
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._weights.eps) * weight).to(hidden.dtype)
+
+
+class _Compiled:
+    """`flex_attention`, compiled once for each padded length, kind of keys and window: more often than torch allows unasked, after
+    which it would write out whole score matrices.
+    """
+
+    def __init__(self) -> None:
+        plain: Callable[..., Any] = flex_attention
+        self._compiled = torch.compile(plain, dynamic=False)
+
+    def __call__(self, *tensors: Tensor, **settings: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED):  # noqa: SLF001  (the documented place)
+            return self._compiled(*tensors, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +187,15 @@ def _block_mask(
     )  # fmt: skip
 
 
-def _pages_of(planned: Plan, pool: KVPool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _pages_of(planned: Plan, pool: KVPool) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Where each page begins in each row's sequence (-1: not in it) and how many of its slots count; [rows, pages].
 
-    One more row than there are, and a power of two of them, so that few shapes are compiled; the last sees nothing.
+    One more row than there are at least, and as many as a pass of this length ever has, so that few shapes are compiled; the last sees
+    nothing.
     """
-    rows = max(16, 1 << len(planned.rows).bit_length())
-    begins = np.full((rows, pool.pages), -1, np.int64)
-    counts = np.zeros((rows, pool.pages), np.int64)
+    rows = max(16, _padded(planned.tokens) // 8, 1 << len(planned.rows).bit_length())
+    begins = np.full((rows, pool.pages), -1, np.int32)
+    counts = np.zeros((rows, pool.pages), np.int32)
     for number, row in enumerate(planned.rows):
         begin = 0
         for span in row.chain:
