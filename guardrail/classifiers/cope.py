@@ -14,7 +14,7 @@ from guardrail.classifiers.cope_session import CopeSession
 from guardrail.engine.cope.answer import outside, probability
 from guardrail.engine.cope.messages import Ask, EngineClient, Health, Prefix, Priority, Told
 from guardrail.engine.cope.tokens import PromptTokens, RowTokens
-from guardrail.errors import ClassifierError
+from guardrail.errors import ClassifierError, ModelFileError
 from guardrail.types import ClassifyRequest, Policy, Provenance, Score, Stage
 
 PREPARE_S = 600.0  # longest wait until a set of policies is resident
@@ -33,9 +33,16 @@ class _Resident:
 
 
 class CopeClassifier:
-    """Scores with an engine, in this process or behind a socket. `open_engine` and `PromptTokens` make its two parts."""
+    """Scores with an engine, in this process or behind a socket. `open_engine` and `PromptTokens` make its two parts.
+
+    Raises ModelFileError where the engine's model was loaded with another tokenizer or template than `prompt` has.
+    """
 
     def __init__(self, engine: EngineClient, prompt: PromptTokens, options: CopeOptions | None = None) -> None:
+        if engine.info.prompt not in ("", prompt.digest):
+            raise ModelFileError(
+                "the engine's model was loaded with another tokenizer or template than its folder has now; restart the engine"
+            )
         self._engine = engine
         self._prompt = prompt
         self._options = options or CopeOptions()

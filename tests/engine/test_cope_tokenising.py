@@ -14,8 +14,8 @@ from guardrail.classifiers.cope_options import CopeOptions
 from guardrail.engine.cope.build import build_engine
 from guardrail.engine.cope.checkpoint import load_checkpoint
 from guardrail.engine.cope.settings import EngineSettings
-from guardrail.engine.cope.tokens import RowTokens
-from guardrail.errors import ClassifierError
+from guardrail.engine.cope.tokens import PromptTokens, RowTokens
+from guardrail.errors import ClassifierError, ModelFileError
 from guardrail.testing import policy
 from guardrail.types import ClassifyRequest, Score
 
@@ -68,6 +68,15 @@ async def test_a_policy_that_becomes_resident_meanwhile_costs_nobody_an_answer(c
     asking = asyncio.create_task(classifier.classify(asked, deadline=time.monotonic() + 60))
     await classifier.prepare([other])
     assert len(await asking) == 2
+
+
+def test_prompts_that_the_engines_model_was_not_loaded_with_are_refused(tmp_path: Path) -> None:
+    settings = EngineSettings(model=str(tmp_path / "model"), kv_bytes=64 << 20, host_bytes=0)
+    loaded = load_checkpoint(tiny_checkpoint(tmp_path), device="cpu")
+    engine = build_engine(settings, loaded)
+    assert engine.info.prompt == loaded.tokens.digest
+    with pytest.raises(ModelFileError, match="template"):
+        CopeClassifier(engine, PromptTokens(loaded.tokenizer, "wmf"))
 
 
 async def test_a_growing_texts_settled_lines_are_encoded_once(classifier: CopeClassifier, monkeypatch: pytest.MonkeyPatch) -> None:

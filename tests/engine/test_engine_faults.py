@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -498,3 +499,29 @@ async def test_an_engine_that_dies_is_started_again_with_its_policies():
         assert engine.info is INFO
         await engine.aclose()
         assert codes(await engine.ask([ask("p", [1])])) == {"crash": 1}
+
+
+async def test_an_engine_that_comes_back_with_another_model_is_not_used():
+    """Whoever asks has prompts, and names verdicts, for the model that was there first."""
+    infos = [INFO, replace(INFO, model="sha256:bb"), INFO]
+    runners: list[SumRunner] = []
+
+    async def opener() -> LocalEngine:
+        runners.append(SumRunner())
+        info = infos[len(runners) - 1]
+        return await LocalEngine(parts_of(runners[-1]), info, settings_of(), vocabulary=VOCABULARY, vigils=QUIET).open()
+
+    async with asyncio.timeout(20):
+        engine = await SupervisedEngine(opener, pauses=Pauses(first_s=0.05), watch_s=0.01).open()
+        rig = Rig(engine, parts_of(SumRunner()))
+        await rig.prepare(rig.prefix("p", 100))
+        runners[0].before = failing(RuntimeError("CUDA error: unspecified launch failure"))
+        await engine.ask([ask("p", [1])])
+        said = set[str]()
+        while engine.starts == 1:
+            said.add(engine.health().detail)
+            await asyncio.sleep(0.01)
+        assert any("sha256:bb" in detail and "restart" in detail for detail in said)
+        assert len(runners) == 3
+        assert engine.info == INFO
+        await engine.aclose()

@@ -115,4 +115,5 @@ def _info(settings: EngineSettings, loaded: LoadedModel, runner: Runner) -> Engi
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         longest=loaded.tokens.longest,
         quantisation=settings.quantise,
+        prompt=loaded.tokens.digest,
     )

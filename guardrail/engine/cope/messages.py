@@ -69,7 +69,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine serves, for ids, limits and replay. Digests are `sha256:…` over weights; empty where there is none."""
+    """What an engine serves, for ids, limits and replay. Digests are `sha256:…` over weights; empty where there is none.
+
+    `prompt` is the digest of the tokenizer and template that its model was loaded with: whoever asks makes prompts of the same.
+    """
 
     runner: str
     model: str
@@ -77,6 +80,7 @@ class EngineInfo:
     dtype: str
     longest: int
     quantisation: str = "none"
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class SupervisedEngine:
             except asyncio.CancelledError:
                 await _abandoned(opening)
                 raise
-            error = opening.exception()
+            error = opening.exception() or await self._stranger(opening.result())
             if error is None:
                 await self._hand_over(opening.result())
             else:
@@ -136,6 +136,13 @@ class SupervisedEngine:
         logger.error("%s", detail)
         self._outage = Health(False, 0.0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, detail)
 
+    async def _stranger(self, engine: LocalEngine) -> ClassifierError | None:
+        """Whoever asks has prompts, and names verdicts, for the model that was there first: another one is closed again."""
+        if self._info is None or _named(engine.info) == _named(self._info):
+            return None
+        await engine.aclose()
+        return ClassifierError("crash", f"it came back as {engine.info}, and not as {self._info}; restart guardrail")
+
     async def _hand_over(self, engine: LocalEngine) -> None:
         """From here on it is asked. What is not resident yet is being filled, and questions wait for it."""
         if self._prefixes:
@@ -145,6 +152,11 @@ class SupervisedEngine:
             await asyncio.sleep(0)  # by now it knows them
         self._serve(engine)
         logger.info("the engine is back")
+
+
+def _named(info: EngineInfo) -> tuple[str, ...]:
+    """What scores depend on beyond rounding: another runner of the same model will do."""
+    return info.model, info.adapter, info.prompt, info.quantisation
 
 
 async def _abandoned(opening: asyncio.Future[LocalEngine]) -> None:
