@@ -1,10 +1,12 @@
 """Weights packed for the flat runners are the model's own, once in memory, and replaceable by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from exactness import CLOSE, Desk, apart, question
-from tiny_models import TAIL, naive, random_tokens, tiny_gemma2
+from tiny_models import TAIL, head_of, naive, pool_for, random_tokens, tiny_gemma2
 
 from guardrail.engine.cope.flat import FlatRunner
 from guardrail.engine.cope.packed_weights import DenseProjection, PackedWeights, fused_weights
@@ -61,3 +63,11 @@ def test_any_projection_can_be_replaced_by_name():
 def test_what_the_flat_maths_does_not_cover_is_refused(setting: dict[str, object]):
     with pytest.raises(ValueError, match="packed weights need"):
         PackedWeights.from_gemma2(tiny_gemma2(**setting))
+
+
+def test_the_flat_runner_computes_on_the_cpu_only():
+    model = tiny_gemma2()
+    weights = PackedWeights.from_gemma2(model)
+
+    with pytest.raises(ValueError, match="its weights are on meta"):
+        FlatRunner(replace(weights, embedding=weights.embedding.to("meta")), pool_for(model, 4), head_of(model))
