@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_rig import INFO, Rig, SumRunner, ask, parts_of, running, score_of, stopped, tiny_parts
+from engine_rig import INFO, VOCABULARY, Rig, SumRunner, ask, parts_of, running, score_of, stopped, tiny_parts
 from tiny_models import ONE, TAIL, ZERO, head_of, naive, pool_for, probability, random_probe, random_tokens, tiny_gemma2
 
-from guardrail.engine.cope.kv import PAGE
+from guardrail.engine.cope.admission import Admission
+from guardrail.engine.cope.canary import Canary
+from guardrail.engine.cope.delivery import Call
+from guardrail.engine.cope.jobs import Job
+from guardrail.engine.cope.kv import PAGE, OutOfPages
+from guardrail.engine.cope.loop import EngineLoop
 from guardrail.engine.cope.messages import Ask, Prefix, Priority, Told
 from guardrail.engine.cope.reference import ReferenceRunner
+from guardrail.engine.cope.schedule import Limits
 from guardrail.errors import ClassifierError
 
 torch.set_num_threads(1)
@@ -307,6 +313,40 @@ async def test_a_caller_who_leaves_takes_its_questions_along():
         assert rig.engine.health().queued_tokens <= 2, "room was not given back at once"
         await asyncio.gather(first, staying)
         assert not any((planned.ids == 2).any() for planned in runner.passes[-2:])
+
+
+async def test_a_policy_that_nobody_waits_for_any_more_gives_its_pages_back():
+    runner = SumRunner()
+    async with running(parts_of(runner), prefill_chunk=32, batch_tokens=64) as rig:
+        await rig.prepare(rig.prefix("p", 100))
+        preparing = asyncio.create_task(rig.prepare(rig.prefix("long", 2000)))
+        with stopped(runner):
+            await asyncio.sleep(0.05)
+            preparing.cancel()
+            await asyncio.wait([preparing])
+        await rig.settled()
+        assert not rig.parts.prefixes.resident("long")
+        assert rig.pool.used_pages == rig.resident_pages()
+        await rig.prepare(rig.prefix("long", 2000))
+        assert rig.parts.prefixes.resident("long")
+
+
+async def test_a_policy_does_not_leave_again_before_those_who_waited_for_it_have_run():
+    parts = parts_of(SumRunner(pages=12))
+    loop = EngineLoop(parts, Limits(), Admission(1000), Canary(VOCABULARY, every_s=1e6, tolerance=1e-3))
+    call = Call(2)
+    tokens = np.arange(1, 300, dtype=np.int32)
+    loop.prepare([Prefix("p", tokens)], [Job("p", 0, 1e18, call=call)])
+    loop.submit([Job("p", 3, 1e18, ask=ask("p", [1, 2, 3]), call=call, number=1)])
+    while not parts.prefixes.resident("p"):
+        loop.turn()
+    with pytest.raises(OutOfPages):
+        parts.prefixes.make_room(12, tenant="*")
+    while not call.answered.done():
+        loop.turn()
+        await asyncio.sleep(0)
+    parts.prefixes.make_room(12, tenant="*")
+    loop.close()
 
 
 async def test_a_deadline_holds_even_inside_a_pass_that_takes_longer():

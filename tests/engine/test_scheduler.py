@@ -260,15 +260,15 @@ def test_rows_that_are_hard_to_pack_cost_their_tenant_half_its_share_at_most(siz
 
 def test_room_that_nobody_else_could_use_is_not_held_against_a_tenant():
     bench = Bench(Limits(batch=300, patience_s=1e9))
-    bench.submit(*rows(200, 160, tenant="wide"), *rows(2000, 10, tenant="narrow"))
+    bench.submit(*rows(200, 160, tenant="wide"), *rows(200, 160, tenant="broad"), *rows(4000, 10, tenant="narrow"))
     for _ in range(100):
         bench.step()
+    bench.submit(*(Work("p", 10, deadline=1e6, tenant=name) for _ in range(1000) for name in ("wide", "broad")))
     served = Counter[str]()
-    bench.submit(*(Work("p", 10, deadline=1e6, tenant="wide") for _ in range(1000)))
     for _ in range(20):
         for portion in bench.step().portions:
             served[portion.work.tenant] += portion.tokens
-    assert served["narrow"] >= 20 * 300 / 2 - 2 * 300
+    assert served["narrow"] >= 20 * 300 / 3 - 2 * 300
 
 
 def test_a_tenant_who_leaves_and_comes_back_has_no_second_share():
@@ -345,12 +345,19 @@ def test_a_chunk_is_large_only_when_nothing_else_was_queued_lately():
     assert [bench.step().chunk for _ in range(6)] == [200, 200, 200, 200, 1000, 1000]
 
 
-def test_rows_of_any_size_and_prefill_both_go_on():
+@pytest.mark.parametrize("size", [1000, 990, 700])
+def test_rows_of_any_size_and_prefill_both_go_on(size: int):
     bench = Bench(Limits(batch=1000, chunk=300, patience_s=1e9), resident={"cold": 10**6})
-    bench.submit(Work("cold", 1, FAR), *rows(10, 1000))
+    bench.submit(Work("cold", 1, FAR), *rows(10, size))
     seen = [bench.step() for _ in range(20)]
-    assert sum(bool(batch.portions) for batch in seen) == 10
-    assert all(one.chunk or other.chunk for one, other in itertools.pairwise(seen))
+    assert sum(len(batch.portions) for batch in seen) == 10
+    assert all(one.chunk + other.chunk >= 300 for one, other in itertools.pairwise(seen))
+
+
+def test_small_rows_of_others_fill_what_a_tenants_large_ones_leave():
+    bench = Bench(Limits(batch=300, patience_s=1e9))
+    bench.submit(*rows(200, 160, tenant="wide"), *(Work("p", 10, 2 * FAR, tenant="narrow") for _ in range(100)))
+    assert [bench.step().tokens for _ in range(7)] == [300] * 7
 
 
 def test_one_prefix_is_filled_after_the_other_the_most_urgent_level_first():
@@ -360,6 +367,15 @@ def test_one_prefix_is_filled_after_the_other_the_most_urgent_level_first():
     bench.submit(Work("fast", 0, 9.0, level=INPUT))
     order += [bench.step().fill for _ in range(8)]
     assert order == ["later", *["fast"] * 3, *["later"] * 2, *["slow"] * 3]
+
+
+def test_a_prefix_that_is_begun_is_finished_before_one_of_its_level():
+    bench = Bench(Limits(batch=100, chunk=100), resident={"begun": 300, "hurried": 300})
+    bench.submit(Work("begun", 0, 9.0))
+    order = [bench.step().fill]
+    bench.submit(Work("hurried", 0, 5.0))
+    order += [bench.step().fill for _ in range(5)]
+    assert order == [*["begun"] * 3, *["hurried"] * 3]
 
 
 def test_tenants_take_turns_in_having_prefixes_filled():
@@ -397,6 +413,16 @@ def test_a_deferred_row_comes_back_at_its_time_and_not_before():
     assert bench.scheduler.schedule(1.9).portions == ()
     assert bench.scheduler.wake_at() == 2.0
     assert [portion.work for portion in bench.scheduler.schedule(2.0).portions] == [work]
+
+
+@pytest.mark.parametrize("lane", [None, "s"])
+def test_what_is_deferred_is_in_nobodys_way(lane: str | None):
+    bench = Bench(Limits(batch=100))
+    first, second = (Work("p", 10 if lane else 300, FAR + number, lane=lane) for number in range(2))
+    bench.submit(first, second)
+    assert [portion.work for portion in bench.scheduler.schedule(0.0).portions] == [first]
+    bench.scheduler.defer(first, 1.0, tokens=first.tokens)
+    assert [portion.work for portion in bench.scheduler.schedule(0.1).portions] == [second]
 
 
 def test_the_scheduler_needs_no_tensors():

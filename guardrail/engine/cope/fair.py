@@ -38,6 +38,7 @@ class FairQueue(Generic[W]):
         self._away: dict[str, int] = {}
         # (deadline, serial, tenant) of the first works of tenants that have (_within), or have not (_beyond), something left.
         # An entry that is not true any more is dropped when it is met.
+        self._paused: set[str] = set()
         self._within: list[tuple[float, int, str]] = []
         self._beyond: list[tuple[float, int, str]] = []
 
@@ -85,6 +86,16 @@ class FairQueue(Generic[W]):
         if before != (share.allowance > 0):
             self._offer(tenant, share)
 
+    def pause(self, tenant: str) -> None:
+        """None of a tenant's works is popped any more, until `resume`."""
+        self._paused.add(tenant)
+
+    def resume(self) -> None:
+        """Nobody is paused any more."""
+        paused, self._paused = self._paused, set()
+        for tenant in paused & self._shares.keys():
+            self._offer(tenant, self._shares[tenant])
+
     def dropped(self) -> None:
         """One of the works in here is gone."""
         self.live -= 1
@@ -113,7 +124,7 @@ class FairQueue(Generic[W]):
         heap = self._within if within else self._beyond
         while heap:
             deadline, serial, tenant = heapq.heappop(heap)
-            share = self._shares.get(tenant)
+            share = None if tenant in self._paused else self._shares.get(tenant)
             if share is not None and share.heap[0][:2] == (deadline, serial) and (share.allowance > 0) == within:
                 return tenant
         return None

@@ -17,7 +17,7 @@ from guardrail.engine.cope.fair import FairQueue
 from guardrail.engine.cope.work import Place, Work
 
 LEVELS = 4
-_LOOK = 32  # works that do not fit are looked past, so many for each level and batch
+_LOOK, _LOOK_AT_ONE = 64, 8  # works that do not fit are looked past: so many for each level and batch, so many of one tenant
 _QUIET = 3  # batches without rows until a chunk of prefill may fill the whole batch
 _SMALLEST_PORTION = 64  # tokens; every portion of a large work reads all those before it again
 
@@ -273,6 +273,9 @@ class Scheduler(Generic[W]):
                 break
             if self._take(work, forming, forming.left - end) is False:
                 aside.append(work)
+                if sum(other.tenant == work.tenant for other in aside) == _LOOK_AT_ONE:
+                    queue.pause(work.tenant)
+        queue.resume()
         if aside and all(work.level != level for work in self._next):
             aside[0].place = Place.NEXT
             self._next.append(aside.pop(0))
