@@ -62,7 +62,8 @@ class CopeClassifier:
             tokens = await asyncio.to_thread(self._prompt.prefix, policy.body)
             resident = _Resident(_key(tokens), len(tokens), policy.id)
             base = self._versions.get(policy.id)
-            wanted[policy.digest] = resident, Prefix(resident.key, tokens, base=base if base != resident.key else None)
+            # Whose policy it is shows when it is used: tenants have theirs by their routes.
+            wanted[policy.digest] = resident, Prefix(resident.key, tokens, tenant="", base=base if base != resident.key else None)
         prefixes = {prefix.key: prefix for _, prefix in wanted.values()}
         await self._engine.prepare(list(prefixes.values()), deadline=time.monotonic() + PREPARE_S)
         for digest, (resident, _) in wanted.items():

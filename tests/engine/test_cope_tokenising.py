@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_checkpoints import tiny_checkpoint
 
 from guardrail.classifiers.cope import LONG, CopeClassifier
 from guardrail.classifiers.cope_options import CopeOptions
 from guardrail.engine.cope.build import build_engine
 from guardrail.engine.cope.checkpoint import load_checkpoint
+from guardrail.engine.cope.kv import PAGE, KVShape
 from guardrail.engine.cope.settings import EngineSettings
 from guardrail.engine.cope.tokens import PromptTokens, RowTokens
 from guardrail.errors import ClassifierError, ModelFileError
@@ -68,6 +70,31 @@ async def test_a_policy_that_becomes_resident_meanwhile_costs_nobody_an_answer(c
     asking = asyncio.create_task(classifier.classify(asked, deadline=time.monotonic() + 60))
     await classifier.prepare([other])
     assert len(await asking) == 2
+
+
+async def test_a_tenants_floor_holds_for_the_policies_that_it_uses(tmp_path: Path) -> None:
+    loaded = load_checkpoint(tiny_checkpoint(tmp_path), device="cpu")
+    page = KVShape.of(loaded.model.config).bytes_per_token(torch.float32) * PAGE
+    floors = {"acme": 12 * page}
+    settings = EngineSettings(model="", kv_bytes=24 * page, host_bytes=0, tenant_floor_bytes=floors)
+    engine = await build_engine(settings, loaded).open()
+    made = CopeClassifier(engine, loaded.tokens, CopeOptions(most_outside=1.0))
+    others = [policy(f"other{number}", body=f"# Policy {number}\n\nContent about the weather.\n") for number in range(12)]
+    await made.prepare([RUDE])
+    await made.classify([ClassifyRequest(RUDE, "x", tenant="acme")], deadline=time.monotonic() + 60)
+
+    for other in others:
+        await made.prepare([other])
+        await made.classify([ClassifyRequest(other, "x", tenant="busy")], deadline=time.monotonic() + 60)
+
+    await asyncio.sleep(0.2)  # it says how it is ten times a second
+    assert engine.health().evictions > 0, "there was not room for all"
+    before = engine.health().batches
+    (answer,) = await made.classify([ClassifyRequest(RUDE, "y", tenant="acme")], deadline=time.monotonic() + 60)
+    assert isinstance(answer, Score)
+    await asyncio.sleep(0.2)
+    assert engine.health().batches == before + 1, "its policy had to be run again"
+    await made.aclose()
 
 
 def test_prompts_that_the_engines_model_was_not_loaded_with_are_refused(tmp_path: Path) -> None:

@@ -175,6 +175,19 @@ def test_a_tenant_that_uses_anothers_policy_has_it_under_its_floor():
     assert states(store, "a", "c") == "ready cold"
 
 
+def test_a_new_version_takes_the_room_of_the_old_ones_tenants():
+    store = store_of(4, floors={"b": 4})
+    store.register(Prefix("old", ids(4 * PAGE), tenant=""))
+    fill(store, "old")
+    store.release(store.acquire("old", "b"))
+    store.register(Prefix("stranger", ids(PAGE), tenant=""))
+    with pytest.raises(OutOfPages):
+        fill(store, "stranger")
+    store.register(Prefix("new", ids(PAGE), tenant="", base="old"))
+    assert fill(store, "new").done
+    assert states(store, "old", "new") == "cold ready"
+
+
 def test_pages_that_versions_share_count_once_for_a_floor():
     store = store_of(12, floors={"a": 8})
     tokens = ids(6 * PAGE)

@@ -21,7 +21,10 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """A policy's prompt head: `key` names its token ids (a digest over them), `base` an older version whose head it may share."""
+    """A policy's prompt head: `key` names its token ids (a digest over them), `base` an older version whose head it may share.
+
+    `tenant`: whose floor it counts for; `*` for that of all, empty for those of the tenants that come to use it.
+    """
 
     key: str
     tokens: NDArray[np.int32]

@@ -122,7 +122,8 @@ class PrefixStore:
         return key in self._ready
 
     def register(self, prefix: Prefix) -> None:
-        """Remember a policy's ids. A policy that several tenants register counts for the floor of each.
+        """Remember a policy's ids. A policy that several tenants register counts for the floor of each, and a new version for those of
+        the old one.
 
         Raises ClassifierError: too_long when the pool could not hold it alone; malformed without tokens, or if its key names others.
         """
@@ -136,6 +137,8 @@ class PrefixStore:
         known = self._known.get(prefix.key)
         if known is None:
             known = self._known[prefix.key] = _Known(np.array(prefix.tokens, np.int32), prefix.base)
+            if (old := self._known.get(prefix.base or "")) is not None:  # a new version takes its owners' room, not others'
+                known.tenants |= old.tenants
         elif not np.array_equal(known.tokens, prefix.tokens):
             raise ClassifierError("malformed", f"the key {prefix.key} already names other tokens; a key is a digest over its tokens")
         known.base = prefix.base or known.base
