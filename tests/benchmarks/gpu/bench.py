@@ -163,8 +163,7 @@ class Bench:
 
     def timed(self, run: Callable[[], object], repeats: int | None = None) -> list[float]:
         """Milliseconds of each of `repeats` runs, after one that is not counted: by the device's clock where it has one."""
-        run()
-        self.sync()
+        self.warm(run)
         found = []
         for _ in range(repeats or self.sizes.repeats):
             if self.on_gpu:
@@ -180,10 +179,15 @@ class Bench:
                 found.append(1e3 * (time.perf_counter() - began))
         return found
 
+    def warm(self, run: Callable[[], object]) -> None:
+        """One run that is not counted; a dry one needs none."""
+        if self.on_gpu:
+            run()
+            self.sync()
+
     def wall(self, run: Callable[[], object], repeats: int) -> list[float]:
-        """Milliseconds as a caller sees them."""
-        run()
-        self.sync()
+        """Milliseconds as a caller sees them, after one run that is not counted."""
+        self.warm(run)
         found = []
         for _ in range(repeats):
             began = time.perf_counter()
@@ -196,8 +200,7 @@ class Bench:
         """Median milliseconds of a run without launch gaps: captured where there is a GPU."""
         if not self.on_gpu:
             return statistics.median(self.timed(run, repeats))
-        run()
-        self.sync()
+        self.warm(run)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             run()

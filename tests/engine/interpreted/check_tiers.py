@@ -157,7 +157,7 @@ def test_how_many_splits_share_the_keys_does_not_matter(sides: tuple[Side, Side]
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.booleans()), min_size=1, max_size=3)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shapes=ROWS, seed=st.integers(0, 1 << 20))
 def test_random_passes_agree_with_the_reference(sides: tuple[Side, Side], shapes: list[tuple[int, int, bool]], seed: int):
     """Each row: which policy (2: none), how many tokens, are they kept."""

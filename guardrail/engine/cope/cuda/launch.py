@@ -21,7 +21,7 @@ _WORDS = 128  # vocabulary rows a program
 class Dimensions:
     """A layer's sizes: `heads` key heads of `size`, `shared` query heads to each, hidden `width`.
 
-    Raises ValueError where the kernels cannot cut them: they need powers of two for `size` and `shared`, and a width of whole 16s.
+    Raises ValueError where the kernels cannot cut them: they need powers of two, and a width of whole 16s.
     """
 
     heads: int
@@ -30,7 +30,7 @@ class Dimensions:
     width: int
 
     def __post_init__(self) -> None:
-        for name, value in (("head size", self.size), ("query heads a key head", self.shared)):
+        for name, value in (("head size", self.size), ("number of key heads", self.heads), ("number of query heads each", self.shared)):
             if value & (value - 1):
                 raise ValueError(f"a {name} of {value} is not a power of two; run this model with the reference or flex runner")
         if self.width % 16:

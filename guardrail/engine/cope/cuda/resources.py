@@ -69,6 +69,8 @@ def gemma_2_9b() -> Iterator[Kernel]:
     yield _merge(tiling(16, _LAYER["heads"], _H100), fp8=True)
     for block in (16, 128):
         yield _exp_sums(block)
+    types = {"states": "*bf16", "rows": "*fp32", "sums": "*fp32", "out": "*fp32", "reads": "i32", "tiles": "i32", "cap": "fp32"}
+    yield Kernel("answer", vocabulary.answer, types, {"width": _WIDTH, "block": 4096, "chunk": 2048}, warps=8)
 
 
 def compiled(kernel: Kernel) -> Resources:
@@ -122,6 +124,8 @@ def _elementwise() -> Iterator[Kernel]:
         types = {"gate_up": "*bf16", "out": stored, "scales": "*fp32"}
         constants = {"width": _INNER, "block": 16384 if fp8 else 2048, "fp8": fp8}
         yield Kernel(f"geglu {kind}", kernels.geglu, types, constants, warps=16 if fp8 else 8)
+    constants = {"width": _WIDTH, "block": 4096, "add": False, "gather": False, "fp8": False}
+    yield Kernel("rms", kernels.add_rms, {**norms, "normed": "*bf16", "epsilon": "fp32"}, constants, warps=8)
     types = {"qkv": "*bf16", "pool": "*bf16", "positions": "*i32", "slots": "*i32", "angles": "*fp32", **_strides()}
     yield Kernel("rotate_and_keep", kernels.rotate_and_keep, types, _LAYER, warps=2)
 
