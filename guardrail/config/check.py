@@ -1,6 +1,7 @@
 """What a well-formed configuration still gets wrong: names, reach, settings that cannot be enforced, and surroundings."""
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from guardrail.config.models import Config
 from guardrail.config.overlap import covering
 from guardrail.config.references import escalation_findings, name_findings, policy_findings
 from guardrail.errors import ConfigError, Finding
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
 
 def check(config: Config, policies: PolicySource | None = None, *, environment: Environment | None = None) -> list[Finding]:
@@ -140,3 +143,19 @@ def _folder_findings(config: Config) -> Iterator[Finding]:
         if folder is not None and not folder.is_dir():
             message = f"there is no policy folder {str(folder)!r}; make it, or correct the path (it is relative to the configuration file)"
             yield config.source.finding(loc, Code.MISSING_FOLDER, message)
+    for name, classifier in config.classifiers.items():
+        if isinstance(classifier, CopeClassifier):
+            yield from _model_findings(config, name, classifier)
+
+
+def _model_findings(config: Config, name: str, classifier: CopeClassifier) -> Iterator[Finding]:
+    """A model is a folder, or `owner/name` on the hub; which of the two a name that is neither was meant to be is not guessed."""
+    if not (config.source.folder / classifier.model).is_dir() and not _HUB_ID.fullmatch(classifier.model):
+        message = (
+            f"there is no model folder {str(config.source.folder / classifier.model)!r}; write it with `guardrail model merge`, or correct "
+            "the path (it is relative to the configuration file)"
+        )
+        yield config.source.finding(("classifiers", name, "model"), Code.MISSING_FOLDER, message)
+    if classifier.probe is not None and not (config.source.folder / classifier.probe).is_dir():
+        message = f"there is no probe folder {str(config.source.folder / classifier.probe)!r}; correct the path, or leave `probe` out"
+        yield config.source.finding(("classifiers", name, "probe"), Code.MISSING_FOLDER, message)

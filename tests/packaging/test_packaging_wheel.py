@@ -69,7 +69,7 @@ def test_its_metadata_names_licence_and_command(wheel: zipfile.ZipFile):
 
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"litellm", "train", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"cope", "litellm", "train", "dev"}
     assert content(wheel, ".dist-info/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert b"guardrail = guardrail.cli:main" in content(wheel, "entry_points.txt")
 
