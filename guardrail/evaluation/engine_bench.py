@@ -1,6 +1,7 @@
 """One run of the engine's bench: a random model, ceilings of the machine, predictions, then everything side by side in one process."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from guardrail.engine.cope.runner import Runner
 from guardrail.engine.cope.runners import Ground, Kind, candidates, make_runner, pack
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.engine_baselines import Transformers
-from guardrail.evaluation.engine_lanes import NAIVE, Terms, llama_lanes, our_lanes, served_lanes, transformers_lanes
+from guardrail.evaluation.engine_lanes import BANDS, NAIVE, OURS, Terms, llama_lanes, our_lanes, served_lanes, transformers_lanes
 from guardrail.evaluation.engine_llama import left_out, opened
 from guardrail.evaluation.engine_models import Shape, random_gemma2, shape_of
 from guardrail.evaluation.engine_ours import PASS_TOKENS, Ours, Resident, residents
@@ -61,7 +62,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything that was found, and sentences about what was left out or went wrong."""
+    """Everything that was found, and sentences about what was left out or went wrong.
+
+    `right`: whether every answer of the engine itself, in every part, was as near to the naive ones as its dtype allows.
+    """
 
     settings: Settings
     shape: Shape
@@ -72,6 +76,7 @@ class Results:
     residents: tuple[Resident, ...]
     streams: Streams | None
     memory: Memory
+    right: bool
     notes: tuple[str, ...]
 
 
@@ -83,8 +88,10 @@ def run(settings: Settings, watch: Watch) -> Results:
     device, dtype = torch.device(settings.device), DTYPES[settings.device]
     model = random_gemma2(settings.shape, dtype=dtype, device=device)
     shape = shape_of(model.config)
-    if settings.lengths.whole > shape.max_position_embeddings:
-        raise GuardrailError(f"policy and content have {settings.lengths.whole} tokens; the model reads {shape.max_position_embeddings}")
+    growth = settings.growth.answer + settings.growth.fork if "streams" in settings.parts else 0
+    longest = settings.lengths.policy + max(settings.lengths.row, growth)
+    if longest > shape.max_position_embeddings:
+        raise GuardrailError(f"policy and what stands behind it have {longest} tokens; the model reads {shape.max_position_embeddings}")
     return _Run(settings, model, shape, watch).results()
 
 
@@ -95,6 +102,7 @@ class _Run:
         self._shape = shape
         self._watch = watch
         self._notes: list[str] = []
+        self._runner_name = "none"
         self._parameter = next(model.parameters())
         self._work: Work = work(shape.vocab_size, settings.lengths)
         self._baseline = Transformers(model, self._work)
@@ -119,12 +127,13 @@ class _Run:
             settings=settings,
             shape=self._shape,
             dtype=str(self._parameter.dtype).removeprefix("torch."),
-            runner=ours.runner.name if ours else "",
+            runner=self._runner_name,
             ceilings=best,
             lines=tuple(judged),
             residents=around,
             streams=streams,
             memory=self._memory(fits.nbytes),
+            right=self._right(judged, around, streams),
             notes=(*self._notes, *_wrong(judged)),
         )
 
@@ -165,7 +174,15 @@ class _Run:
         weights = pack(names, model, {})
         pool = KVPool(KVShape.of(model.config), budget_bytes=pool_bytes, dtype=parameter.dtype, device=parameter.device)
         longest = self._shape.max_position_embeddings
-        return make_runner(names, Ground(model, pool, AnswerHead.of(model, ZERO, ONE), longest, PASS_TOKENS), weights)
+        runner = make_runner(names, Ground(model, pool, AnswerHead.of(model, ZERO, ONE), longest, PASS_TOKENS), weights)
+        self._runner_name = runner.name
+        return runner
+
+    def _right(self, judged: Sequence[Line], around: Sequence[Resident], streams: Streams | None) -> bool:
+        gaps = [one.max_dp for one in around if not math.isnan(one.max_dp)]
+        gaps += [streams.max_dp, streams.max_dp_naive] if streams else []
+        ours = [line.right for line in judged if line.name.startswith(OURS)]
+        return all(ours) and all(gap <= BANDS[self._parameter.dtype] for gap in gaps)
 
     def _memory(self, pool_bytes: int) -> Memory:
         itemsize, device = self._parameter.dtype.itemsize, self._parameter.device

@@ -37,7 +37,7 @@ def sentences(results: Results) -> Iterator[str]:
     settings, memory, lengths = results.settings, results.memory, results.settings.lengths
     yield (
         f"Random Gemma-2 weights, shape {settings.shape}: {results.shape.parameters / 1e6:,.0f} million parameters, {results.dtype}, "
-        f"{settings.device}, threads: {settings.threads}, runner: {results.runner or 'none'}. Policies of {lengths.policy} tokens, "
+        f"{settings.device}, threads: {settings.threads}, runner: {results.runner}. Policies of {lengths.policy} tokens, "
         f"contents of {lengths.content} and a header of {lengths.header}; medians over {settings.rounds} rounds in which all take turns."
     )
     device = "" if memory.peak_device is None else f", device {_bytes(memory.peak_device)}"

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 from guardrail.cli.bench_engine import engine
 from guardrail.engine.cope import memory
 from guardrail.errors import GuardrailError
-from guardrail.evaluation import engine_bench, engine_llama
+from guardrail.evaluation import engine_bench, engine_llama, engine_ours
 from guardrail.evaluation.engine_baselines import Transformers, padded, probabilities
 from guardrail.evaluation.engine_lanes import NAIVE, packed
 from guardrail.evaluation.engine_models import SHAPES, random_gemma2, shape_of
@@ -64,6 +64,7 @@ def test_a_run_measures_every_way_writes_what_it_printed_and_the_answers_are_rig
 
     assert run.exit_code == 0, run.output
     printed = json.loads(run.stdout)
+    assert printed["right"]
     ways = [line["name"] for line in printed["lines"]]
     assert ways[:3] == [NAIVE, "transformers, padded batch of 2", "transformers, cache copied for each request"]
     assert ways[-6:] == [
@@ -85,6 +86,15 @@ def test_a_run_measures_every_way_writes_what_it_printed_and_the_answers_are_rig
     drawn = file.with_suffix(".svg").read_text()
     assert ET.fromstring(drawn).tag.endswith("svg")
     assert drawn.count("http") == 1  # its own name space; nothing is fetched
+
+
+def test_a_run_whose_own_answers_are_wrong_fails_and_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine_ours, "probability", lambda read: 0.5)
+
+    run = measured("--parts", "generate,ours", "--rounds", "1", "--requests", "1")
+
+    assert run.exit_code == 1
+    assert "ours, batch 1: its answers are up to" in run.stdout
 
 
 def test_parts_that_do_not_exist_are_refused():
@@ -192,7 +202,7 @@ def test_aims_are_named_where_they_were_set_for_and_nowhere_else():
     )[0]
     memory = engine_bench.Memory(1, 1, 1, 1, None, None)
     results = engine_bench.Results(
-        settings, SHAPES["small"], "float32", "cpu", CEILINGS, (replace(line, ratio=24.0),), (), None, memory, ("A note.",)
+        settings, SHAPES["small"], "float32", "cpu", CEILINGS, (replace(line, ratio=24.0),), (), None, memory, True, ("A note.",)
     )
 
     said = list(sentences(results))
