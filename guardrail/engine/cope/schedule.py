@@ -121,7 +121,6 @@ class Scheduler(Generic[W]):
         self._live = 0
         self._gone = 0  # works that are gone and may still lie in a heap
         self._quiet = _QUIET
-        self._owed = False  # the last batch had no room for its chunk of prefill
         self.queued_tokens = 0
 
     def __len__(self) -> int:
@@ -166,10 +165,8 @@ class Scheduler(Generic[W]):
                 self._push(work, now)
         rows = bool(self._next) or any(queue.live for queue in self._queues)
         fill = self._cold.choose(now)
-        chunk = 0 if fill is None else self._chunk(beside_rows=rows)
-        forming = _Forming[W](self._limits.batch, chunk=chunk)
-        if not (self._owed and chunk):
-            self._draw_next(forming)
+        forming = _Forming[W](self._limits.batch, chunk=0 if fill is None else self._chunk(beside_rows=rows))
+        self._draw_next(forming)
         for level in range(1, LEVELS):
             since = self._passed_over[level]
             if since is not None and now - since >= self._limits.patience_s:
@@ -181,7 +178,6 @@ class Scheduler(Generic[W]):
             waited = None if level in served else self._passed_over[level]
             self._passed_over[level] = (now if waited is None else waited) if queue.live else None
         self._quiet = 0 if rows else self._quiet + 1
-        self._owed = forming.chunk < chunk
         return Batch(tuple(forming.portions), fill if forming.chunk else None, forming.chunk)
 
     def wake_at(self) -> float | None:
@@ -255,7 +251,9 @@ class Scheduler(Generic[W]):
         return min(self._limits.chunk, max(1, self._limits.batch // 2))
 
     def _draw_next(self, forming: _Forming[W]) -> None:
-        """Take what did not fit the last batch, as far as it fits now; the first of it does. Rows of every size go on that way."""
+        """Take what did not fit the last batch, as far as it fits now; the first of it does. Rows of every size go on that way, and so
+        does prefill: what pushes a chunk out leaves no room for another row that did not fit, and there is one for each level at most.
+        """
         for work in [self._next.popleft() for _ in range(len(self._next))]:
             if work.gone:
                 continue
