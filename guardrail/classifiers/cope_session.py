@@ -12,6 +12,7 @@ from guardrail.engine.cope.probe import ProbeAlarm
 from guardrail.engine.cope.tokens import PromptTokens, RowTokens
 from guardrail.errors import ClassifierError
 from guardrail.types import Policy, Score
+from guardrail.windows import OVERLAP
 
 Answer = Score | ClassifierError
 
@@ -40,7 +41,8 @@ class Reader(Protocol):
 class CopeSession:
     """See `Session`. Checks follow the cadence; with a stream probe they also come when its average crosses the threshold.
 
-    All policies are asked at once, and the engine packs what is due together, of this and of every other session.
+    All policies are asked at once, and the engine packs what is due together, of this and of every other session. A text that outgrows
+    the model goes on in a new window, which begins some sentences before what was judged last; the highest score of all windows counts.
     """
 
     def __init__(self, reader: Reader, engine: EngineClient, prompt: PromptTokens, policies: Sequence[Policy], *, tenant: str) -> None:
@@ -50,7 +52,10 @@ class CopeSession:
         self._policies = tuple(policies)
         self._tenant = tenant
         self._name = uuid.uuid4().hex
-        self._text = ""
+        self._text = ""  # of the window that is resident
+        self._judged = 0  # characters of it that every policy's last score covers
+        self._last: list[Answer] = []  # those scores
+        self._before: list[Score] = []  # the highest of earlier windows
         self._added = ""  # since the last check
         self._unheard = ""  # since the last check or the last tokens that only the probe heard
         self._row: RowTokens | None = None  # of the text as it was last tokenised
@@ -78,10 +83,13 @@ class CopeSession:
         self._added = ""
         self._checked = time.monotonic()
         self.checks += 1
-        return [
+        answers = [
             self._reader.scored(policy, answer, row) if isinstance(row, RowTokens) else row
             for policy, answer, row in zip(self._policies, told, rows, strict=True)
         ]
+        if all(isinstance(answer, Score) for answer in answers):
+            self._judged, self._last = len(self._text), answers
+        return [_higher(answer, before) for answer, before in zip(answers, self._before, strict=True)] if self._before else answers
 
     async def aclose(self) -> None:
         """Forget the text's keys and values."""
@@ -106,6 +114,22 @@ class CopeSession:
         return any(heard)
 
     def _rows(self) -> list[RowTokens | ClassifierError]:
+        rows = self._window_rows()
+        if self._judged and any(isinstance(row, ClassifierError) and row.code == "too_long" for row in rows):
+            self._move()
+            rows = self._window_rows()
+        return rows
+
+    def _move(self) -> None:
+        """Begin a new window with what no score covers yet, and some of what one does."""
+        scores = [answer for answer in self._last if isinstance(answer, Score)]
+        self._before = [max(pair, key=_value) for pair in zip(scores, self._before or scores, strict=True)]
+        self._engine.forget(self._name)
+        self._name = uuid.uuid4().hex
+        self._text = self._text[max(0, self._judged - OVERLAP) :]
+        self._judged, self._row = 0, None
+
+    def _window_rows(self) -> list[RowTokens | ClassifierError]:
         """What is run for each policy, or why nothing is; one and the same row for all where the tokenizer has a safe cut."""
         shared: RowTokens | None = None
         rows: list[RowTokens | ClassifierError] = []
@@ -133,3 +157,12 @@ class CopeSession:
         answers = [next(told) if isinstance(row, RowTokens) else row for row in rows]
         self.tokens_run += sum(answer.tokens_run for answer in answers if isinstance(answer, Told))
         return answers
+
+
+def _higher(answer: Answer, before: Score) -> Answer:
+    """An error stays one: part of the text is unjudged, whatever the rest scored."""
+    return answer if isinstance(answer, ClassifierError) else max(answer, before, key=_value)
+
+
+def _value(score: Score) -> float:
+    return score.value

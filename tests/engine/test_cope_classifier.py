@@ -21,11 +21,13 @@ from guardrail.classifiers.cope_options import CopeOptions
 from guardrail.engine.cope.build import build_engine
 from guardrail.engine.cope.checkpoint import LoadedModel, load_checkpoint
 from guardrail.engine.cope.settings import EngineSettings
+from guardrail.engine.cope.tokens import PromptTokens
 from guardrail.errors import ClassifierError
 from guardrail.interfaces import SupportsHealth, SupportsSessions
 from guardrail.policy.registry import shipped_folder
 from guardrail.testing import policy
 from guardrail.types import ClassifyRequest, Policy, Score, Stage
+from guardrail.windows import OVERLAP
 
 MIB = 1 << 20
 RUDE = policy("rude", body="# Policy\n\nContent that insults a neighbour.\n\nExcludes: quoting, reporting.\n")
@@ -171,6 +173,32 @@ async def pages_with(classifier: CopeClassifier, policies: int) -> int:
             return classifier.health().used_pages
         await asyncio.sleep(0.02)
     raise AssertionError(f"{classifier.health().prefixes_resident} policies are resident, not {policies}")
+
+
+async def test_a_text_that_outgrows_the_model_is_judged_to_its_end_in_windows(home: Path, model: LoadedModel) -> None:
+    asked, longest = (RUDE, NOISY), 600
+    prompt = PromptTokens(model.tokenizer, "A", longest)
+    settings = EngineSettings(model=str(home), kv_bytes=64 * MIB, host_bytes=0)
+    engine = await build_engine(settings, load_checkpoint(home, device="cpu")).open()
+    made = CopeClassifier(engine, prompt, CopeOptions(most_outside=1.0, cadence=Cadence(tokens=1)))
+    await made.prepare(asked)
+    session, text, start, windows = made.session(asked), "", 0, 1
+    best = [0.0, 0.0]  # of the windows before this one
+    told = [0.0, 0.0]
+    for number in range(45):
+        line = f"{number} tulips stand behind the station, and the train leaves at {number}. "
+        if max(len(prompt.prefix(each.body)) + len(prompt.row(text[start:] + line).tokens) for each in asked) > longest:
+            best, start = [max(pair) for pair in zip(best, told, strict=True)], max(start, len(text) - OVERLAP)
+            windows += 1
+        text += line
+        scores = await session.extend(line, deadline=soon())
+        assert scores is not None
+        told = [score.value for score in scores if isinstance(score, Score)]
+        whole = [max(expected(model, each, text[start:]), before) for each, before in zip(asked, best, strict=True)]
+        assert told == pytest.approx(whole, abs=1e-4)
+    assert windows >= 3
+    await session.aclose()
+    await made.aclose()
 
 
 async def test_a_growing_text_costs_its_new_tokens(home: Path, model: LoadedModel) -> None:

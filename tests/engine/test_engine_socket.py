@@ -319,6 +319,25 @@ async def test_an_engine_is_not_up_before_everything_is_prepared_again(path: Pat
             assert through.health().alive
 
 
+async def test_a_prefix_that_a_new_engine_has_no_room_for_does_not_keep_the_others_waiting(path: Path) -> None:
+    class Narrower(StandIn):
+        async def prepare(self, prefixes: list[Prefix], *, deadline: float) -> None:
+            if any(prefix.key == "q" for prefix in prefixes):
+                raise ClassifierError("too_long", "q has more tokens than there is memory for")
+            await super().prepare(prefixes, deadline=deadline)
+
+    async with EngineServer(StandIn(), path) as server, client(path) as through:
+        await through.prepare([PREFIX, OTHER], deadline=time.monotonic() + 9)
+        await server.__aexit__(None, None, None)
+        await until(lambda: not through.health().alive)
+        narrower = Narrower()
+        async with EngineServer(narrower, path):
+            async with asyncio.timeout(10):
+                await through.up()
+            assert set(narrower.prefixes) == {"p"}
+            assert await through.ask([ask(5)]) == [told(PREFIX.tokens, [5])]
+
+
 async def test_another_model_behind_the_same_socket_is_not_used(path: Path) -> None:
     async with EngineServer(StandIn(), path) as server, client(path) as through:
         await server.__aexit__(None, None, None)

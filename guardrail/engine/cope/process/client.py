@@ -167,6 +167,22 @@ class SocketEngine:
         for part in _parts(prefixes):
             await connection.prepare(part, deadline=deadline, grace_s=self._patience.grace_s)
 
+    async def _prepare_again(self, connection: Connection, deadline: float) -> None:
+        """What was prepared before. A prefix that this engine has no room for must not keep the others from being asked: it is let go."""
+        try:
+            await self._prepare(connection, list(self._prefixes.values()), deadline)
+        except ClassifierError as error:
+            if error.code != "too_long":
+                raise
+            for key, prefix in list(self._prefixes.items()):
+                try:
+                    await self._prepare(connection, [prefix], deadline)
+                except ClassifierError as refusal:
+                    if refusal.code != "too_long":
+                        raise
+                    del self._prefixes[key]
+                    logger.error("policy prefix %s is not prepared again, its questions will be errors: %s", key, refusal)  # noqa: TRY400
+
     async def _keep(self) -> None:
         """Connect, wait for the end of the connection, and again."""
         known = retry_if_exception_type((OSError, ClassifierError))
@@ -188,7 +204,7 @@ class SocketEngine:
             stack.callback(connection.close, "it is of no use")
             if self._info is not None and connection.info != self._info:
                 raise ClassifierError("crash", f"it came back as {connection.info}, and not as {self._info}; restart the workers too")
-            await self._prepare(connection, list(self._prefixes.values()), time.monotonic() + self._patience.prepare_s)
+            await self._prepare_again(connection, time.monotonic() + self._patience.prepare_s)
             self._info = connection.info
             stack.pop_all()
         return connection
