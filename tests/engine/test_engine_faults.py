@@ -107,6 +107,23 @@ async def test_a_row_that_gives_no_number_is_an_error_and_leaves_nothing_in_its_
         await assert_pages_are_counted(rig)
 
 
+async def test_a_policy_whose_keys_went_wrong_is_computed_anew_and_one_that_answered_is_not():
+    runner = SumRunner()
+    async with running(parts_of(runner)) as rig:
+        await rig.prepare(rig.prefix("p", 100), rig.prefix("q", 100))
+        keys = runner.pool.kv[0, 0, 0, :, 0]
+        assert codes(await rig.engine.ask([ask("q", [1])])) == {"told": 1}
+        await rig.settled()
+        keys.fill_(NO_NUMBER)
+        told = await rig.engine.ask([ask("p", [1]), ask("q", [1])])
+        assert codes(told) == {"not_a_number": 2}
+        [again, still] = await rig.engine.ask([ask("p", [1]), ask("q", [1])])
+        assert isinstance(again, Told)
+        assert again.read.one == pytest.approx(score_of([*rig.prefixes["p"], 1]), abs=1e-5)
+        assert isinstance(still, ClassifierError)  # it has answered before, so a text's own fault must not cost its policy's computation
+        await assert_pages_are_counted(rig)
+
+
 @pytest.mark.parametrize("error", [MemoryError("host"), torch.OutOfMemoryError("CUDA out of memory")])
 async def test_memory_that_runs_out_once_costs_nobody_an_answer(error: Exception):
     runner = SumRunner()

@@ -135,9 +135,10 @@ class KVSpan:
     """A run of resident tokens at positions [first, first + length), laid out over pages of one pool.
 
     `tokens` are the ids whose keys and values it holds (int32, `length` of them). `pins` counts who relies on it right now.
+    `proven`: an answer that is a number was read behind it, so what it holds is sound.
     """
 
-    __slots__ = ("contiguous", "first", "length", "pages", "pins", "pool", "tokens")
+    __slots__ = ("contiguous", "first", "length", "pages", "pins", "pool", "proven", "tokens")
 
     def __init__(self, pool: KVPool, *, first: int = 0) -> None:
         self.pool = pool
@@ -146,6 +147,7 @@ class KVSpan:
         self.pages: NDArray[np.int64] = np.zeros(0, np.int64)
         self.tokens: NDArray[np.int32] = np.zeros(0, np.int32)
         self.pins = 0
+        self.proven = False
         self.contiguous = True
 
     @property

@@ -254,8 +254,12 @@ class EngineLoop:
         if job.rest is not None:
             self._scheduler.again(job, len(job.rest.tokens), now)
         elif read is None or not all(math.isfinite(value) for value in (read.zero, read.one, read.log_total, *job.probe)):
+            if job.span is not None:
+                self._parts.prefixes.distrust(job.prefix)
             self._end(job, ClassifierError("not_a_number", "the model's answer to this text is not a number"), sound=False)
         else:
+            if job.span is not None:
+                job.span.proven = True
             self._end(job, Told(replace(read, probe=job.probe), job.ran))
 
     def _settle_filling(self, key: str, filling: Filling, row: Row, result: Read | Exception | None) -> None:

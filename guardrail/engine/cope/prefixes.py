@@ -75,6 +75,7 @@ class PrefixStore:
         self.pool = pool
         self._tier = HostTier(pool, host_bytes)
         self._floors = Floors(pool, floors)
+        self._distrusted: dict[str, KVSpan] = {}  # resident, and to be computed anew
         self._resident = np.zeros(pool.pages, np.int32)  # how many resident policies own each page
         self._most_known = most_known
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -166,6 +167,21 @@ class PrefixStore:
         if span.pins <= 0:
             raise ValueError("a span was released more often than it was acquired")
         span.pins -= 1
+        for key in [key for key, distrusted in self._distrusted.items() if distrusted is span and not span.pins]:
+            self._discard(key)
+
+    def distrust(self, key: str) -> None:
+        """What was computed for a policy gave no number. Unless something behind it once did, it is computed anew, whole, once nobody
+        relies on it; no version shares its head until then, and no copy of it is kept.
+        """
+        ready = self._ready.get(key)
+        if ready is None or ready.span.proven or key in self._distrusted:
+            return
+        self._tier.drop(key)
+        self._known[key].base = None
+        self._distrusted[key] = ready.span
+        if not ready.span.pins:
+            self._discard(key)
 
     def fill(self, key: str) -> Filling:
         """Start making a policy resident, or the filling under way. Brought back from host memory it is `done` at once.
@@ -211,12 +227,23 @@ class PrefixStore:
                 self._streams.drop(who)
 
     def _evict(self, ready: Ready) -> None:
-        self._tier.put(ready.key, ready.span)
+        if ready.key not in self._distrusted:
+            self._tier.put(ready.key, ready.span)
+        self._leave(ready)
+        self._evictions += 1
+
+    def _discard(self, key: str) -> None:
+        """As an eviction, but nothing is kept of it."""
+        del self._distrusted[key]
+        if key in self._ready:
+            self._leave(self._ready[key])
+
+    def _leave(self, ready: Ready) -> None:
+        self._distrusted.pop(ready.key, None)
         self._floors.remove(ready.tenants, ready.span.pages)
         self._resident[ready.span.pages] -= 1
         ready.span.drop()
         del self._ready[ready.key]
-        self._evictions += 1
 
     def _begin(self, key: str, filling: Filling) -> None:
         self._find_head(key, filling)
@@ -260,7 +287,7 @@ class PrefixStore:
             same = common_length(self._known[base].tokens, tokens)
             if base in self._filling:
                 same = min(same, self._filling[base].span.length)
-            elif base not in self._ready and base not in self._tier:
+            elif base in self._distrusted or (base not in self._ready and base not in self._tier):
                 same = 0
             if same // PAGE * PAGE > best[1]:
                 best = (base, same // PAGE * PAGE)
