@@ -23,6 +23,7 @@ from guardrail.errors import DoesNotFitError
 
 _GPU_RESERVE = 4 * GIB  # activations, graphs, the tables of the kernels' libraries; a tenth of a smaller GPU
 _MOST_CPU = 8 * GIB  # a host is shared with others; more is had by asking for it
+_SLOWEST_PASS_S = {"cpu": 900.0, "cuda": 60.0}  # a thousand tokens of nine billion parameters take minutes on a few cores
 _PROBABILITY = 1e-3  # how far the canary's score may move where nothing is known of a dtype
 
 logger = logging.getLogger("guardrail.engine")
@@ -64,7 +65,7 @@ def build_engine(settings: EngineSettings, loaded: LoadedModel) -> LocalEngine:
         _info(settings, loaded, parts.runner),
         settings,
         vocabulary=config.vocab_size,
-        vigils=Vigils(tolerance=band.probability if band else _PROBABILITY),
+        vigils=Vigils(tolerance=band.probability if band else _PROBABILITY, stale_s=_SLOWEST_PASS_S.get(device.type, 120.0)),
     )
 
 

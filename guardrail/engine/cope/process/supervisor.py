@@ -34,11 +34,12 @@ class Pauses:
 @dataclass(frozen=True, slots=True)
 class Vigilance:
     """Seconds. `start_s`: until the engine is ready; `silent_s`: between its reports, from the first one on; `stale_s`: age of the
-    engine loop's heartbeat, longer than its longest pass; `stop_s`: for ending in order."""
+    engine loop's heartbeat, longer than the longest pass of the slowest machine (the engine says sooner that it is dead, where it can);
+    `stop_s`: for ending in order."""
 
     start_s: float = 1800.0
     silent_s: float = 30.0
-    stale_s: float = 120.0
+    stale_s: float = 1000.0
     stop_s: float = 20.0
 
 
