@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from guardrail.cli.bench_report import TABLE_WIDTH, machine_line
+from guardrail.cli.bench_report import machine_line
 from guardrail.engine.cope.runners import Kind
 from guardrail.evaluation.engine_bench import PARTS, Device, Results, Settings, run
 from guardrail.evaluation.engine_models import SHAPES
@@ -18,6 +18,8 @@ from guardrail.evaluation.engine_report import document, markdown, plot, sentenc
 from guardrail.evaluation.engine_streams import Growth
 from guardrail.evaluation.engine_work import Lengths
 from guardrail.evaluation.machine import describe
+
+WIDTH = 170
 
 
 def _counts(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -118,7 +120,7 @@ class _Bar:
 
 
 def _show(results: Results) -> None:
-    console = Console(width=max(Console().width, TABLE_WIDTH))  # not a terminal: rich would squeeze it into 80 columns
+    console = Console(width=max(Console().width, WIDTH))  # not a terminal: rich would squeeze it into 80 columns
     for title, headings, cells in tables(results):
         table = Table(title=title, title_justify="left")
         for place, heading in enumerate(headings):

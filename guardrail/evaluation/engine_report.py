@@ -7,7 +7,7 @@ from typing import Any
 
 from guardrail.evaluation.engine_bench import Results
 from guardrail.evaluation.engine_plot import Panel, Series, bars, lines, picture
-from guardrail.evaluation.engine_streams import Streams
+from guardrail.evaluation.engine_streams import Growth, Streams
 
 # (policy, content) tokens -> times as fast as naive, on the small shape and a quiet CPU.
 AIMS = {
@@ -64,7 +64,7 @@ def _aims(results: Results) -> Iterator[str]:
         return
     aims = AIMS.get((settings.lengths.policy, settings.lengths.content), {})
     found = [(line.name, line.ratio, aims[line.name]) for line in results.lines if line.name in aims]
-    if results.streams:
+    if results.streams and settings.growth == Growth():
         found += [
             ("a growing answer over re-checks", results.streams.over_rechecked, 4.0),
             ("over naive", results.streams.over_naive, 50.0),

@@ -20,6 +20,7 @@ from guardrail.engine.cope import onednn
 from guardrail.evaluation.engine_models import Shape
 
 LARGEST_MEASURED = 1024  # tokens; beyond, products take time in proportion
+PIECE = 256  # tokens: where many are slower than a few at a time, they can be multiplied a few at a time
 REPEATS = 3
 ELEMENTS = 1 << 20
 COPIED_ON = {"cpu": 1 << 27, "cuda": 1 << 30}  # bytes: far beyond any cache
@@ -101,7 +102,7 @@ def ceilings(model: Any, lengths: Iterable[int]) -> Ceilings:
     """Measure the machine with the model's own matrices, at each of the numbers of tokens (1,024 at most)."""
     parameter = next(model.parameters())
     device = parameter.device
-    counts = sorted({min(length, LARGEST_MEASURED) for length in lengths} | {LARGEST_MEASURED})
+    counts = sorted({min(length, LARGEST_MEASURED) for length in lengths} | {PIECE, LARGEST_MEASURED})
     layers = [_matrices(layer) for layer in model.model.layers]
     with torch.inference_mode():
         plain = {count: _products(layers, count, functional.linear) for count in counts}
@@ -118,7 +119,7 @@ def ceilings(model: Any, lengths: Iterable[int]) -> Ceilings:
         eager = _best(partial(_eager_scores, side), device)
     return Ceilings(
         plain=plain,
-        products=best,
+        products=_in_pieces(best),
         flops_per_s=max(2.0 * weights * count / seconds for count, seconds in best.items()),
         bytes_per_s=source.nbytes / copied,
         scores_per_s=ELEMENTS / capped,
@@ -130,12 +131,17 @@ def better(first: Ceilings, second: Ceilings) -> Ceilings:
     """The best of two measurements: what else runs on a machine only ever takes away."""
     return Ceilings(
         plain={count: min(seconds, second.plain[count]) for count, seconds in first.plain.items()},
-        products={count: min(seconds, second.products[count]) for count, seconds in first.products.items()},
+        products=_in_pieces({count: min(seconds, second.products[count]) for count, seconds in first.products.items()}),
         flops_per_s=max(first.flops_per_s, second.flops_per_s),
         bytes_per_s=max(first.bytes_per_s, second.bytes_per_s),
         scores_per_s=max(first.scores_per_s, second.scores_per_s),
         eager_scores_per_s=max(first.eager_scores_per_s, second.eager_scores_per_s),
     )
+
+
+def _in_pieces(products: Mapping[int, float]) -> dict[int, float]:
+    """No count takes longer than the same tokens in smaller portions."""
+    return {count: min(known * count / some for some, known in products.items() if some <= count) for count in products}
 
 
 def _eager_scores(scores: Tensor) -> Tensor:
