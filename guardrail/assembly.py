@@ -86,11 +86,16 @@ CANARY_BENIGN = "The library opens at nine on weekdays."
 logging.getLogger(AUDIT_LOGGER).addHandler(logging.NullHandler())
 
 
-def open_classifier(wanted: str | ClassifierConfig) -> AbstractAsyncContextManager[Classifier]:
+def open_classifier(wanted: str | ClassifierConfig, config: Config | None = None) -> AbstractAsyncContextManager[Classifier]:
     """A classifier for the length of an `async with`: `embedded`, the import string of a factory, or a section of a configuration.
 
-    Raises GuardrailError for a name that is neither, ModelFileError for weights that are missing or altered.
+    With `config` a name is that of one of its classifiers. Raises GuardrailError for a name that is none of these, ModelFileError for
+    weights that are missing or altered.
     """
+    if isinstance(wanted, str) and config is not None:
+        if wanted not in config.classifiers:
+            raise GuardrailError(f"{config.source.path} has no classifier {wanted!r}; it has {', '.join(config.classifiers)}")
+        return _open(config.classifiers[wanted], config.source.folder)
     if isinstance(wanted, str):
         if wanted == "embedded":
             wanted = EmbeddedClassifier(kind="embedded")

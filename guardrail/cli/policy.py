@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from guardrail.assembly import open_classifier
+from guardrail.config.load import load
 from guardrail.errors import Finding, PolicyError
 from guardrail.policy import document, findings, frontmatter, prompt, writer
 from guardrail.policy.lint import lint
@@ -96,20 +97,29 @@ def show(wanted: str, text: str, template: str, folder: Path | None) -> None:
 @click.argument("wanted", nargs=-1, metavar="[ID|FILE|FOLDER]...")
 @click.option("--classifier", default="embedded", show_default=True, help="Name of the classifier to try.")
 @click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Configuration file whose classifiers --classifier names.",
+)
+@click.option(
     "--min-rate", type=click.FloatRange(0, 1), default=MIN_RATE, show_default=True, help="Least share of tests each policy must pass."
 )
 @_as_json
 @_folder
-def test_command(wanted: Sequence[str], classifier: str, min_rate: float, as_json: bool, folder: Path | None) -> None:
+def test_command(
+    wanted: Sequence[str], classifier: str, config_path: Path | None, min_rate: float, as_json: bool, folder: Path | None
+) -> None:
     """Run policies' own tests through a classifier. Exits 1 if a policy passes less than --min-rate of its tests."""
-    trials = asyncio.run(_try(_resolve(wanted, folder), classifier))
+    trials = asyncio.run(_try(_resolve(wanted, folder), classifier, config_path))
     click.echo(_as_document(trials) if as_json else _as_table(trials, min_rate))
     if any(trial.rate < min_rate for trial in trials):
         raise click.exceptions.Exit(1)
 
 
-async def _try(policies: Sequence[Policy], name: str) -> tuple[Trial, ...]:
-    async with open_classifier(name) as classifier:
+async def _try(policies: Sequence[Policy], name: str, config_path: Path | None) -> tuple[Trial, ...]:
+    config = None if config_path is None else load(config_path)
+    async with open_classifier(name, config) as classifier:
         return await run_tests(policies, classifier)
 
 

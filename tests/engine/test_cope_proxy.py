@@ -1,17 +1,20 @@
 """The proxy on `kind: cope`, from a configuration file to a client, with a tiny random model merged on disk."""
 
+import json
 import shutil
 from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from tiny_checkpoints import tiny_checkpoint
 from tiny_models import naive
 
 from guardrail.assembly import build_app
+from guardrail.cli import commands
 from guardrail.config.load import load
 from guardrail.engine.cope.checkpoint import load_checkpoint
-from guardrail.errors import ConfigError
+from guardrail.errors import ConfigError, GuardrailError
 from guardrail.events import DecisionMade
 from guardrail.policy.document import read
 from guardrail.policy.registry import shipped_folder
@@ -88,3 +91,15 @@ def test_a_model_that_is_not_there_is_one_sentence_with_the_place_and_the_next_s
     (tmp_path / "guardrail.yaml").write_text(CONFIG.replace("LOW", "1.0"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"guardrail\.yaml:5: C042 there is no model folder .*; write it with `guardrail model merge`"):
         build_app(tmp_path / "guardrail.yaml")
+
+
+def test_a_policys_own_tests_run_through_a_configured_classifier(home: Path) -> None:
+    (home / "guardrail.yaml").write_text(CONFIG.replace("LOW", "1.0"), encoding="utf-8")
+    asked = ["policy", "test", "toxicity", "--min-rate", "0", "--json", "--config", str(home / "guardrail.yaml"), "--classifier"]
+    told = CliRunner().invoke(commands, [*asked, "cope"])
+    assert told.exit_code == 0, told.output
+    (trial,) = json.loads(told.stdout)
+    assert all(failure["error"] is None for failure in trial["failures"])  # a random model is wrong half the time, but it judges
+    unknown = CliRunner().invoke(commands, [*asked, "other"])
+    assert isinstance(unknown.exception, GuardrailError)
+    assert "has no classifier 'other'; it has cope" in str(unknown.exception)
