@@ -23,7 +23,11 @@ COMMANDS = {
     "config": ("guardrail.cli.config:config", "Check a configuration and print its schema."),
     "model": ("guardrail.cli.model:model", "Make and check the models of CoPE classifiers."),
     "train": ("guardrail.cli.train:train", "Train the embedded classifier."),
+    "evaluate": ("guardrail.cli.evaluate:evaluate", "Measure how well classifiers judge."),
     "bench": ("guardrail.cli.bench:bench", "Measure accuracy and overhead."),
+}
+EVALUATIONS = {
+    "run": ("guardrail.cli.evaluate_run:run", "Judge labelled data and report how well."),
 }
 # Those below `bench` that load torch themselves, which the others have no use for.
 BENCHES = {

@@ -1,0 +1,136 @@
+"""Ask a classifier about every item under every policy that its label speaks of; what was answered before is not asked again."""
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guardrail.errors import ClassifierError, GuardrailError
+from guardrail.evaluation.dataset import DataSet, Item
+from guardrail.evaluation.machine import describe
+from guardrail.evaluation.predictions import RUN, PolicyUsed, Prediction, PredictionFile, RunInfo, SetUsed, read_info, write_info
+from guardrail.interfaces import Classifier
+from guardrail.types import ClassifyRequest, Policy, Score
+
+PATIENCE_S = 3600.0
+ANY = "any"  # in place of a policy's id: all policies together, and the strongest verdict counts
+AREAS = {"": ANY, "benign": ANY, "general_harm": ANY, "jailbreak": "prompt_attack"}  # every other area is a policy's id
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is judged: items of sets under policies. `areas` says which policy an area is asked under, where it is not `AREAS`."""
+
+    sets: tuple[DataSet, ...]
+    policies: tuple[Policy, ...]
+    areas: Mapping[str, str]
+    batch: int = 16
+    limit: int | None = None
+    seed: int = 0
+
+    def asked(self, area: str) -> tuple[Policy, ...]:
+        """The policies that an area's labels speak of; none where its policy is not among those of the plan."""
+        wanted = self.areas.get(area, AREAS.get(area, area))
+        return tuple(policy for policy in self.policies if wanted in (ANY, policy.id))
+
+    def items(self, data: DataSet) -> tuple[Item, ...]:
+        """The items of a set that are judged: labelled, with a policy, `limit` evenly spaced ones of each set at most."""
+        fit = [item for item in data.items if item.label is not None and self.asked(item.area)]
+        if self.limit is not None and len(fit) > self.limit:
+            return tuple(fit[place * len(fit) // self.limit] for place in range(self.limit))
+        return tuple(fit)
+
+    def check(self) -> None:
+        """Raises GuardrailError where a set would not be judged at all, or two have one name."""
+        if len({data.name for data in self.sets}) != len(self.sets):
+            raise GuardrailError("two data sets have the same name; rename one of the files")
+        for data in self.sets:
+            if not self.items(data):
+                areas = ", ".join(sorted({item.area or "none" for item in data.items}))
+                raise GuardrailError(
+                    f"nothing of {data.name} can be measured: it has no labelled row in an area (there are: {areas}) that one of the"
+                    " policies is about; say which policy judges an area with --area AREA=POLICY"
+                )
+
+    def info(self, classifier: str) -> RunInfo:
+        """How the run is described."""
+        return RunInfo(
+            classifier=classifier,
+            policies=tuple(PolicyUsed(each.id, each.version, each.digest, each.threshold) for each in self.policies),
+            sets=tuple(SetUsed(data.name, data.sha256, len(self.items(data))) for data in self.sets),
+            seed=self.seed,
+            batch=self.batch,
+            limit=self.limit,
+            areas=dict(self.areas),
+            machine=describe(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: items done of all, how many of them were found done, and judgements that failed in this run."""
+
+    done: int
+    total: int
+    before: int
+    failed: int
+
+
+async def evaluate(classifier: Classifier, plan: Plan, folder: Path) -> AsyncIterator[Progress]:
+    """Judge what the folder does not hold yet, and write it there; yields after each batch. Failed judgements are asked again.
+
+    Raises GuardrailError when the folder holds another run, or when a classifier refuses the policies.
+    """
+    file = _opened(folder, plan, classifier.id)
+    known = {key for key, each in file.read().items() if each.score is not None}
+    everything = [item for data in plan.sets for item in plan.items(data)]
+    missing = [(item, open_) for item in everything if (open_ := _missing(item, plan, known))]
+    before, failed = len(everything) - len(missing), 0
+    yield Progress(before, len(everything), before, failed)
+    if missing:
+        await classifier.prepare(plan.policies)
+    for first in range(0, len(missing), plan.batch):
+        chunk = missing[first : first + plan.batch]
+        found = await _judged(classifier, [(item, policy) for item, policies in chunk for policy in policies])
+        file.add(found)
+        failed += sum(each.score is None for each in found)
+        yield Progress(before + first + len(chunk), len(everything), before, failed)
+
+
+def _opened(folder: Path, plan: Plan, classifier: str) -> PredictionFile:
+    plan.check()
+    info = plan.info(classifier)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / RUN).exists() and (differing := info.differences(read_info(folder))):
+        raise GuardrailError(f"{folder} holds another run ({', '.join(differing)} differed); choose another folder, or remove it")
+    write_info(folder, info)
+    return PredictionFile(folder)
+
+
+def _missing(item: Item, plan: Plan, known: set[tuple[str, str, str]]) -> tuple[Policy, ...]:
+    return tuple(policy for policy in plan.asked(item.area) if (item.set, item.id, policy.digest) not in known)
+
+
+async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) -> list[Prediction]:
+    requests = [ClassifyRequest(policy, item.text, item.context, item.stage) for item, policy in asked]
+    began = time.perf_counter()
+    answers: Sequence[Score | ClassifierError]
+    try:
+        answers = await classifier.classify(requests, deadline=time.monotonic() + PATIENCE_S)
+    except ClassifierError as error:
+        answers = [error] * len(requests)
+    took = time.perf_counter() - began
+    return [
+        Prediction(
+            set=item.set,
+            item=item.id,
+            policy=policy.id,
+            digest=policy.digest,
+            label=item.label,
+            score=answer.value if isinstance(answer, Score) else None,
+            error=None if isinstance(answer, Score) else answer.code,
+            latency_s=round(took, 6),
+            together=len(requests),
+        )
+        for (item, policy), answer in zip(asked, answers, strict=True)
+    ]
