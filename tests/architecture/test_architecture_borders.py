@@ -10,7 +10,7 @@ BROAD_EXCEPTS = {
     "guardrail.events:EventFanout.emit": "an observer must not break what it observes; it is logged and counted",
     "guardrail.guard:_answers": "a classifier is foreign code: what it raises becomes an error verdict, which on_error turns into a block",
     "guardrail.classifiers.embedded:EmbeddedClassifier._run": "the engine loop lives on; every waiter gets an error",
-    "guardrail.engine.cope.faults:Isolation._attempt": "whatever a pass raises is some row's error, or the engine's end; every waiter is told",
+    "guardrail.engine.cope.faults:Isolation._attempt": "whatever a pass raises is a row's error, or the engine's end; all waiters are told",
     "guardrail.engine.cope.engine:LocalEngine._live": "whatever ends the engine's thread, everybody who waits is told, and health says so",
     "guardrail.asgi.responder:GuardResponder._answer": "a defect is logged and answered; nothing unjudged leaves because of it",
     "guardrail.asgi.responder:GuardResponder._run": "the app behind the guard is foreign code; its failure is an upstream's failure",
