@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from guardrail.calibration import suffix
 from guardrail.classifiers.cope_options import CopeOptions
 from guardrail.classifiers.cope_session import CopeSession
 from guardrail.engine.cope.answer import outside, probability
@@ -49,10 +50,11 @@ class CopeClassifier:
         self._resident: dict[str, _Resident] = {}
         self._versions: dict[str, str] = {}  # policy id -> key of its latest version
         self._id = f"cope@{engine.info.model[:19]}" + (f"+{engine.info.adapter[:19]}" if engine.info.adapter else "")
+        self._id += suffix(self._options.calibration)
 
     @property
     def id(self) -> str:
-        """`cope@sha256:…` with the beginning of the weights' digest, and of the adapter's."""
+        """`cope@sha256:…` with the beginning of the weights' digest, of the adapter's, and of a calibration's."""
         return self._id
 
     async def prepare(self, policies: Sequence[Policy]) -> None:
@@ -88,7 +90,7 @@ class CopeClassifier:
             asks.append((place, Ask(prefix, row.tokens, deadline, priority, request.tenant), row))
         told = await self._engine.ask([ask for _, ask, _ in asks]) if asks else []
         for (place, _, row), answer in zip(asks, told, strict=True):
-            answers[place] = self.scored(requests[place].policy, answer, row)
+            answers[place] = self.scored(answer, row)
         return [answer for answer in answers if answer is not None]
 
     def session(self, policies: Sequence[Policy], *, tenant: str = "*") -> CopeSession:
@@ -132,7 +134,7 @@ class CopeClassifier:
             raise ClassifierError("too_long", message)
         return row
 
-    def scored(self, policy: Policy, told: Told | ClassifierError, row: RowTokens) -> Answer:
+    def scored(self, told: Told | ClassifierError, row: RowTokens) -> Answer:
         """What the engine told as a score, with what replaying it needs."""
         if isinstance(told, ClassifierError):
             return told
@@ -141,7 +143,7 @@ class CopeClassifier:
         except ClassifierError as error:
             return error
         if self._options.calibration is not None:
-            value = self._options.calibration(policy, value)
+            value = self._options.calibration.apply(value)
         info = self._engine.info
         return Score(
             value,

@@ -1,18 +1,15 @@
 """How a CoPE model's answers are read, and how often a growing text is judged."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from guardrail.cadence import Cadence
+from guardrail.calibration import Calibration
 from guardrail.engine.cope.answer import MOST_OUTSIDE
-from guardrail.types import Policy
-
-Calibration = Callable[[Policy, float], float]
 
 
 @dataclass(frozen=True, slots=True)
 class CopeOptions:
-    """How answers are read. `calibration` maps a policy and the model's probability to the score; None: as it is."""
+    """How answers are read. `calibration` makes the score of the model's probability; None: it is the score."""
 
     most_outside: float = MOST_OUTSIDE
     calibration: Calibration | None = None

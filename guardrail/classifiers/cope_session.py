@@ -33,7 +33,7 @@ class Reader(Protocol):
         """The row, where it fits beside the policy."""
         ...
 
-    def scored(self, policy: Policy, told: Told | ClassifierError, row: RowTokens) -> Answer:
+    def scored(self, told: Told | ClassifierError, row: RowTokens) -> Answer:
         """An answer of the engine as a score."""
         ...
 
@@ -84,7 +84,7 @@ class CopeSession:
         self._checked = time.monotonic()
         self.checks += 1
         answers = [
-            self._reader.scored(policy, answer, row) if isinstance(row, RowTokens) else row
+            self._reader.scored(answer, row) if isinstance(row, RowTokens) else row
             for policy, answer, row in zip(self._policies, told, rows, strict=True)
         ]
         if all(isinstance(answer, Score) for answer in answers):

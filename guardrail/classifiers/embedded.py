@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from guardrail.calibration import Calibration, read_beside, suffix
 from guardrail.engine.embedded.scorer import Found, Scorer
 from guardrail.engine.embedded.weights import load
 from guardrail.errors import ClassifierError
@@ -50,11 +51,15 @@ class _Call:
 
 
 class EmbeddedClassifier:
-    """Scores with the weights of one file, on one worker thread; tokenising and the model run off the event loop."""
+    """Scores with the weights of one file, on one worker thread; tokenising and the model run off the event loop.
 
-    def __init__(self, scorer: Scorer, *, name: str) -> None:
+    `calibration`, where there is one, is applied to each probability of the model, and its digest is part of the id.
+    """
+
+    def __init__(self, scorer: Scorer, *, name: str, calibration: Calibration | None = None) -> None:
         self._scorer = scorer
-        self._id = name
+        self._calibration = calibration
+        self._id = name + suffix(calibration)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="embedded-classifier")
         self._waiting: deque[_Call] = deque()
         self._size = 0
@@ -65,18 +70,21 @@ class EmbeddedClassifier:
     def load(cls, path: Path | None = None, *, threads: int = 1, precision: Precision = "auto") -> "EmbeddedClassifier":
         """Read the shipped weights or those at `path`; raises ModelFileError when they cannot be used.
 
+        A calibration stored beside them (`NAME.calibration.json`) is read too, and refused when it was fitted on other weights.
         `threads`: processor threads of torch, which are shared by the whole process. `precision` `auto` computes in bfloat16 where
         the processor has instructions for it (several times faster, scores agree to about 1e-2) and in float32 elsewhere.
         """
         torch.set_num_threads(threads)
-        loaded = load(path or SHIPPED)
+        weights = path or SHIPPED
+        loaded = load(weights)
+        calibration = read_beside(weights, f"sha256:{loaded.digest}")
         dtype = _dtype(precision)
         name = f"embedded@sha256:{loaded.digest[:16]}:{str(dtype).removeprefix('torch.')}"
-        return cls(Scorer(loaded.model, loaded.tokens, loaded.calibration, dtype=dtype), name=name)
+        return cls(Scorer(loaded.model, loaded.tokens, loaded.calibration, dtype=dtype), name=name, calibration=calibration)
 
     @property
     def id(self) -> str:
-        """Name, weights digest and precision."""
+        """Name, weights digest and precision, and the digest of a calibration."""
         return self._id
 
     async def prepare(self, policies: Sequence[Policy]) -> None:
@@ -144,7 +152,8 @@ class EmbeddedClassifier:
     def _scored(self, found: Found) -> Answer:
         if not math.isfinite(found.value):
             return ClassifierError("not_a_number", "the embedded model gave no number")
-        return Score(found.value, self._id, span=found.span)
+        value = found.value if self._calibration is None else self._calibration.apply(found.value)
+        return Score(value, self._id, span=found.span)
 
 
 def _refusal(request: ClassifyRequest, scorer: Scorer) -> ClassifierError | None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from tiny_checkpoints import tiny_checkpoint
 from tiny_models import naive
 
 from guardrail.cadence import Cadence
+from guardrail.calibration import Platt, StoredCalibration, Temperature, suffix, write_beside
 from guardrail.classifiers.cope import CopeClassifier
 from guardrail.classifiers.cope_opening import make_cope
 from guardrail.classifiers.cope_options import CopeOptions
@@ -22,7 +24,7 @@ from guardrail.engine.cope.build import build_engine
 from guardrail.engine.cope.checkpoint import LoadedModel, load_checkpoint
 from guardrail.engine.cope.settings import EngineSettings
 from guardrail.engine.cope.tokens import PromptTokens
-from guardrail.errors import ClassifierError
+from guardrail.errors import ClassifierError, ModelFileError
 from guardrail.interfaces import SupportsHealth, SupportsSessions
 from guardrail.policy.registry import shipped_folder
 from guardrail.testing import policy
@@ -132,14 +134,37 @@ async def test_a_deadline_that_has_passed_is_a_timeout_and_a_closed_engine_a_cra
     assert made.outage() is not None
 
 
-async def test_calibration_changes_the_score_and_nothing_else(home: Path, model: LoadedModel) -> None:
-    async with opened(home, calibration=lambda asked, value: value / 2 if asked.id == "rude" else value) as made:
-        asked = [ClassifyRequest(RUDE, TEXTS[0]), ClassifyRequest(NOISY, TEXTS[0])]
-        halved, same = await made.classify(asked, deadline=soon())
-    assert isinstance(halved, Score)
-    assert isinstance(same, Score)
-    assert halved.value == pytest.approx(expected(model, RUDE, TEXTS[0]) / 2, abs=1e-4)
-    assert same.value == pytest.approx(expected(model, NOISY, TEXTS[0]), abs=1e-4)
+async def test_a_calibration_changes_the_score_and_the_id(home: Path, model: LoadedModel) -> None:
+    calibration = Platt(0.5, -1.0)
+    async with opened(home) as plain, opened(home, calibration=calibration) as made:
+        (score,) = await made.classify([ClassifyRequest(RUDE, TEXTS[0])], deadline=soon())
+        assert isinstance(score, Score)
+        assert score.value == pytest.approx(calibration.apply(expected(model, RUDE, TEXTS[0])), abs=1e-4)
+        assert score.classifier == made.id == plain.id + suffix(calibration)
+
+
+async def test_a_growing_text_is_calibrated_too(home: Path, model: LoadedModel) -> None:
+    calibration = Platt(0.5, -1.0)
+    async with opened(home, calibration=calibration) as made:
+        scores = await made.session([RUDE]).extend(ANSWER[:60], deadline=soon(), final=True)
+    assert scores is not None
+    assert isinstance(scores[0], Score)
+    assert scores[0].value == pytest.approx(calibration.apply(expected(model, RUDE, ANSWER[:60])), abs=1e-4)
+
+
+async def test_a_calibration_in_the_models_folder_is_used_and_one_of_other_weights_refused(tmp_path: Path, home: Path) -> None:
+    shutil.copytree(home, tmp_path / "calibrated")
+    async with opened(home) as plain:
+        digest = plain._engine.info.model
+    write_beside(tmp_path / "calibrated", StoredCalibration(Platt(0.5, -1.0), weights=digest))
+    async with opened(tmp_path / "calibrated") as made:
+        assert made.options.calibration == Platt(0.5, -1.0)
+    async with opened(tmp_path / "calibrated", calibration=Temperature(2.0)) as made:
+        assert made.options.calibration == Temperature(2.0)
+    write_beside(tmp_path / "calibrated", StoredCalibration(Platt(0.5, -1.0), weights="sha256:" + "0" * 64))
+    with pytest.raises(ModelFileError, match=r"fitted on the weights sha256:0+, these are"):
+        async with opened(tmp_path / "calibrated"):
+            pass
 
 
 @pytest.mark.parametrize("seed", range(3))

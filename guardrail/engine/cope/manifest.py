@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from guardrail.calibration import IN_FOLDER as CALIBRATION
 from guardrail.engine.cope.source import Source, read_json
 from guardrail.errors import ModelFileError
 
@@ -130,10 +131,12 @@ def record(path: Path, report: Report | None = None) -> FileRecord:
 
 
 def check(folder: Path, manifest: Manifest, report: Report | None = None) -> None:
-    """Hold every file against its record. Raises ModelFileError naming the first that is missing, altered or not in the manifest."""
-    strange = sorted(
-        path.name for path in folder.iterdir() if path.suffix in _READ and path.name != NAME and path.name not in manifest.files
-    )
+    """Hold every file against its record. Raises ModelFileError naming the first that is missing, altered or not in the manifest.
+
+    A calibration, which is fitted after the merge, need not be in it: it names the weights that it belongs to.
+    """
+    known = {NAME, CALIBRATION, *manifest.files}
+    strange = sorted(path.name for path in folder.iterdir() if path.suffix in _READ and path.name not in known)
     if strange:
         raise ModelFileError(f"{folder / strange[0]} is not in the manifest; take it out of the folder, or merge the model again")
     for name, expected in manifest.files.items():
