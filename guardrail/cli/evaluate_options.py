@@ -1,7 +1,7 @@
 """What the commands of `guardrail evaluate` ask alike: which classifier, which policies, which data."""
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import click
@@ -10,6 +10,8 @@ from guardrail.assembly import open_classifier
 from guardrail.config.environment import process_environment
 from guardrail.config.load import load
 from guardrail.errors import GuardrailError
+from guardrail.evaluation.baseline_keywords import KeywordClassifier
+from guardrail.evaluation.baseline_tfidf import Example, TfidfClassifier
 from guardrail.evaluation.dataset import DataSet, open_set
 from guardrail.interfaces import Classifier
 from guardrail.policy import document
@@ -22,7 +24,7 @@ classifier_option = click.option(
     "name",
     default="embedded",
     show_default=True,
-    help="A classifier of --config, `embedded`, or a factory's import string.",
+    help="A classifier of --config, `embedded`, a baseline (`keywords`, `tfidf`), or a factory's import string.",
 )
 config_option = click.option(
     "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="Configuration that names the classifier."
@@ -32,16 +34,24 @@ policy_option = click.option(
 )
 
 
-def chosen_classifier(name: str, config_path: Path | None) -> AbstractAsyncContextManager[Classifier]:
-    """A classifier of a configuration, or one that needs none. Raises GuardrailError when there is none of the name."""
-    if config_path is None:
-        return open_classifier(name)
-    known = load(config_path).classifiers
+def chosen_classifier(name: str, config_path: Path | None, examples: Sequence[Example] = ()) -> AbstractAsyncContextManager[Classifier]:
+    """A classifier of a configuration, or one that needs none; `tfidf` is trained on `examples`.
+
+    Raises GuardrailError when there is none of the name.
+    """
+    known = load(config_path).classifiers if config_path is not None else {}
     if name in known:
         return open_classifier(known[name])
-    if name == "embedded" or ":" in name:
+    if name in ("keywords", "tfidf"):
+        return _baseline(name, examples)
+    if config_path is None or name == "embedded" or ":" in name:
         return open_classifier(name)
     raise GuardrailError(f"{config_path} has no classifier {name!r}; there are: {', '.join(known) or 'none'}")
+
+
+@asynccontextmanager
+async def _baseline(name: str, examples: Sequence[Example]) -> AsyncIterator[Classifier]:
+    yield TfidfClassifier.train(examples) if name == "tfidf" else KeywordClassifier()
 
 
 def chosen_policies(wanted: Sequence[str]) -> tuple[Policy, ...]:

@@ -18,6 +18,7 @@ from guardrail.cli.evaluate_options import (
     policy_option,
 )
 from guardrail.errors import GuardrailError
+from guardrail.evaluation.baseline_tfidf import examples
 from guardrail.evaluation.run import Plan, Progress, evaluate
 
 
@@ -62,7 +63,7 @@ async def _evaluate(plan: Plan, name: str, config_path: Path | None, out: Path) 
     last: Progress | None = None
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("judging", total=None)
-        async with chosen_classifier(name, config_path) as classifier:
+        async with chosen_classifier(name, config_path, examples(plan)) as classifier:
             async for last in evaluate(classifier, plan, out):
                 bar.update(task, total=last.total, completed=last.done)
     if last is None:
