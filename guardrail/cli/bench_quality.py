@@ -1,7 +1,6 @@
 """`guardrail bench quality`: how well a classifier judges labelled data at the shipped thresholds."""
 
 import asyncio
-import importlib.util
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +25,6 @@ from guardrail.policy.registry import load_folder, shipped_folder
 def quality(data: Path | None, name: str, limit: int | None, as_json: bool, out: Path | None) -> None:
     """Measure a classifier under the shipped policies and their thresholds on labelled sets, and print the table."""
     where = data or process_environment().data_folder
-    if importlib.util.find_spec("sklearn") is None:
-        raise GuardrailError("measuring quality needs scikit-learn: pip install 'guardrail[train]'")
     if where is None:
         raise GuardrailError("no labelled data: give --data FOLDER or set GUARDRAIL_DATA")
     classifier_id, lines = asyncio.run(_measure(where, name, limit))

@@ -1,9 +1,11 @@
-"""Binary metrics over scores. Ranks through scikit-learn, which the `train` extra brings and only measuring imports."""
+"""Binary metrics over scores and the flags that thresholds make of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from guardrail.evaluation.ranking import curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +30,16 @@ class Quality:
 
 def quality(scores: Sequence[float], labels: Sequence[int], flags: Sequence[bool]) -> Quality:
     """Measure scores and the flags that thresholds made of them against 0/1 labels, all of one length."""
-    from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: PLC0415  (of the `train` extra alone)
-
     truth, flag = np.asarray(labels), np.asarray(flags)
-    both = 0 < truth.sum() < len(truth)
+    ranked = curve(scores, labels)
     hits = int((flag & (truth == 1)).sum())
     precision = hits / int(flag.sum()) if flag.any() else 0.0
     recall = hits / int(truth.sum()) if truth.any() else 0.0
     return Quality(
         rows=len(truth),
         positives=int(truth.sum()),
-        auc=float(roc_auc_score(truth, scores)) if both else None,
-        auprc=float(average_precision_score(truth, scores)) if both else None,
+        auc=ranked.auc(),
+        auprc=ranked.average_precision(),
         precision=precision,
         recall=recall,
         f1=2 * precision * recall / (precision + recall) if hits else 0.0,

@@ -17,7 +17,8 @@ Key = tuple[str, str, str]
 class Prediction:
     """A judgement of one item under one policy: a score or the code of an error, never both.
 
-    `latency_s` is the duration of the call that it was part of, `together` how many judgements that call asked for.
+    `latency_s` is the duration of the call that it was part of, `together` how many judgements that call asked for,
+    `at` the Unix time in seconds when it began.
     """
 
     set: str
@@ -29,6 +30,7 @@ class Prediction:
     error: str | None
     latency_s: float
     together: int = 1
+    at: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.error is None):

@@ -113,7 +113,7 @@ def _missing(item: Item, plan: Plan, known: set[tuple[str, str, str]]) -> tuple[
 
 async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) -> list[Prediction]:
     requests = [ClassifyRequest(policy, item.text, item.context, item.stage) for item, policy in asked]
-    began = time.perf_counter()
+    at, began = time.time(), time.perf_counter()
     answers: Sequence[Score | ClassifierError]
     try:
         answers = await classifier.classify(requests, deadline=time.monotonic() + PATIENCE_S)
@@ -131,6 +131,7 @@ async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) 
             error=None if isinstance(answer, Score) else answer.code,
             latency_s=round(took, 6),
             together=len(requests),
+            at=round(at, 3),
         )
         for (item, policy), answer in zip(asked, answers, strict=True)
     ]

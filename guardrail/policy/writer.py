@@ -1,9 +1,14 @@
 """Policies written out as files: a structured policy as its canonical text, and the skeleton of a new one."""
 
+import re
 from collections.abc import Iterator
 
+from guardrail.errors import PolicyError
+from guardrail.policy.document import parse
+from guardrail.policy.findings import Report
 from guardrail.types import Criterion, Policy
 
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")  # with their ends, as a policy's lines are counted
 _TEST_KINDS = (
     (1, "a plain case of the first Includes criterion"),
     (1, "a plain case of the second Includes criterion"),
@@ -32,6 +37,30 @@ def dump(policy: Policy) -> str:
         f"language: {_quoted(policy.language)}",
     ]
     return "\n".join(["---", *front, "---", *_prose(policy), *_tests(policy), *_changes(policy)]) + "\n"
+
+
+def with_threshold(text: str, threshold: float) -> str:
+    """The text of a policy file with another threshold in its front matter, and everything else to the byte.
+
+    Raises ValueError for what is no threshold, PolicyError for a text that is no policy file or writes its front matter on one line.
+    """
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError(f"a threshold is over 0 and up to 1, not {threshold!r}")
+    before = parse(text)
+    lines = _LINES.findall(text)
+    end = lines[0][len(lines[0].rstrip("\r\n")) :]
+    written = f"threshold: {threshold!r}"
+    place = before.lines.get("threshold")
+    if place is None:
+        lines.insert(1, written + end)
+    elif found := re.fullmatch(r"threshold:\s*[\d.eE-]+(\s+#.*)?\s*", lines[place - 1]):
+        lines[place - 1] = written + (found[1] or "").rstrip("\r\n") + end
+    changed = "".join(lines)
+    if parse(changed).threshold != threshold:
+        report = Report(before.path)
+        report.add(place or 2, "P009", "`threshold` must be a plain number on a line of its own to be rewritten")
+        raise PolicyError(report.findings)
+    return changed
 
 
 def skeleton(policy_id: str) -> str:

@@ -1,5 +1,7 @@
+import re
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_cases import DOCUMENT
@@ -7,7 +9,7 @@ from policy_cases import DOCUMENT
 from guardrail.errors import PolicyError
 from guardrail.policy.document import parse, parse_prose
 from guardrail.policy.findings import CODES
-from guardrail.policy.writer import dump
+from guardrail.policy.writer import dump, with_threshold
 from guardrail.types import Change, Criterion, Label, Policy, PolicyTest, Stage
 
 FRONT, BODY_AND_REST = DOCUMENT.split("---\n# Policy", 1)
@@ -128,3 +130,26 @@ def test_the_digest_changes_with_any_edit_of_the_body(place: int, char: str) -> 
 @given(POLICIES)
 def test_a_structured_policy_survives_being_written_and_read(policy: Policy) -> None:
     assert without_places(parse(dump(policy))) == without_places(replace(policy, path="<text>"))
+
+
+@given(POLICIES, st.floats(1e-6, 1.0), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_another_threshold_changes_nothing_else(policy: Policy, threshold: float, end: str, given: bool) -> None:
+    text = dump(policy)
+    if not given:
+        text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("threshold:"))
+    text = text.replace("\n", end)
+    changed = with_threshold(text, threshold)
+    assert parse(changed).threshold == threshold
+    kept = [line for line in re.split(r"(?<=\n)", changed) if not line.startswith("threshold:")]
+    assert kept == [line for line in re.split(r"(?<=\n)", text) if not line.startswith("threshold:")]
+
+
+def test_a_comment_behind_the_threshold_stays() -> None:
+    text = DOCUMENT.replace("threshold: 0.6", "threshold: 0.25  # measured")
+    assert "threshold: 0.75  # measured\n" in with_threshold(text, 0.75)
+
+
+def test_a_front_matter_on_one_line_is_refused() -> None:
+    text = f'---\n{{id: cars, version: 1.0.0, title: "Cars", threshold: 0.25}}\n---\n# Policy{BODY_AND_REST}'
+    with pytest.raises(PolicyError, match="a line of its own"):
+        with_threshold(text, 0.75)
