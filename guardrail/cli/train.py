@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from guardrail.cli.train_contradictory import contradiction_options, contradictions_of
+from guardrail.cli.train_contradictory import contradictory as contradictory_command
 from guardrail.config.environment import process_environment
 from guardrail.errors import GuardrailError
 from guardrail.policy.registry import load_folder, shipped_folder
@@ -20,6 +23,9 @@ DEFAULTS = Recipe()
 @click.group()
 def train() -> None:
     """Train the models that this package ships."""
+
+
+train.add_command(contradictory_command)
 
 
 @train.command()
@@ -43,8 +49,17 @@ def train() -> None:
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Append step, loss and seconds here, a line every 20 steps.")
+@contradiction_options(0.0)
 def embedded(
-    data: Path | None, output: Path, folder: Path, steps: int, seed: int, init: Path | None, threads: int, log: Path | None
+    data: Path | None,
+    output: Path,
+    folder: Path,
+    steps: int,
+    seed: int,
+    init: Path | None,
+    threads: int,
+    log: Path | None,
+    **contradictory: Any,
 ) -> None:
     """Train the embedded policy reader on the sets that may train shipped weights, plus this project's own text."""
     import torch  # noqa: PLC0415  (heavy; `--help` should not wait for it)
@@ -53,7 +68,7 @@ def embedded(
     where = data or process_environment().data_folder
     if where is None:
         raise GuardrailError("no training data: give --data FOLDER or set GUARDRAIL_DATA")
-    recipe = Recipe(steps=steps, seed=seed)
+    recipe = Recipe(steps=steps, seed=seed, contradictions=contradictions_of(**contradictory))
     if init is not None:
         recipe = replace(recipe, trunk_rate=recipe.trunk_rate / 3, new_rate=recipe.new_rate / 3)
     console = Console(stderr=True)

@@ -14,6 +14,7 @@ from guardrail.engine.embedded.minilm import installed_folder, load_base
 from guardrail.engine.embedded.model import ReaderConfig
 from guardrail.engine.embedded.tokens import Tokens
 from guardrail.engine.embedded.weights import Calibration, load, save
+from guardrail.training.contradictory_sampler import ContradictorySampler
 from guardrail.training.rows import TrainingRow, load_rows
 from guardrail.training.sampler import Materials, Sampler, forward
 from guardrail.training.trainer import Progress, Recipe, train
@@ -45,7 +46,14 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
         recipe = replace(recipe, init=trained.digest)
     tokens, wordings = Tokens.from_json(tokenizer), Wordings.load()
     learnt, kept = split([*load_rows(plan.data), *wordings.topic_rows()])
-    sampler = Sampler(learnt, Materials(wordings, shipped, tokens), seed=recipe.seed)
+    sampler: Sampler = Sampler(learnt, Materials(wordings, shipped, tokens), seed=recipe.seed)
+    notes = {"recipe": json.dumps(asdict(recipe)), "rows": str(len(learnt)), "data": data_digest(learnt)}
+    if recipe.contradictions.share:
+        contradictory = ContradictorySampler(
+            learnt, Materials(wordings, shipped, tokens), recipe.contradictions, seed=recipe.seed, steps=recipe.steps
+        )
+        notes["contradictions"] = contradictory.describe(plan.data, plan.folder / "contradictions.json")
+        sampler = contradictory
     train(model, sampler, recipe, plan.folder, report=report)
     judge = Sampler(kept, Materials(Wordings.load(held_out=True), shipped, tokens), seed=plan.recipe.seed + 1)
     logits, labels, weights = [], [], []
@@ -56,7 +64,6 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
             labels.append(batch.labels)
             weights.append(batch.weights)
     calibration = fit(torch.cat(logits), torch.cat(labels), torch.cat(weights))
-    notes = {"recipe": json.dumps(asdict(recipe)), "rows": str(len(learnt)), "data": data_digest(learnt)}
     plan.output.parent.mkdir(parents=True, exist_ok=True)
     return save(plan.output, model, tokenizer, calibration, notes=notes)
 

@@ -4,17 +4,21 @@ The idea of showing one text under policies with opposite answers is CoPE's Cont
 proportions and order are unpublished. Which variants we build and how often is our own reconstruction.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from guardrail.training.rows import WEAK, TrainingRow
 
-Kind = Literal["area", "inverted", "scoped", "except_group", "threats_only", "profanity_allowed", "topic"]
+Kind = Literal[
+    "area", "inverted", "scoped", "except_group", "threats_only", "profanity_allowed", "topic",
+    "ground", "direct_abuse_only", "strict", "permissive", "function_only", "function_counted", "mention_except",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a policy variant is about: its kind and the area, group or topic it names."""
+    """What a policy variant is about: its kind and the area, group, topic or ground it names; `subject/use` where a use decides."""
 
     kind: Kind
     name: str = ""
@@ -87,6 +91,62 @@ def _topic(row: TrainingRow, topic: str) -> Target | None:
     return None if row.complete and not any(label for label, _ in row.known.values()) else (0, WEAK)
 
 
+_GROUND = {  # what a group is attacked for; a group that could be attacked for either is in no list
+    "race": {"black_people", "asians", "latinos", "native_americans"},
+    "religion": {"muslims", "christians"},
+    "gender": {"women", "men"},
+}
+
+
+def _ground(row: TrainingRow, ground: str) -> Target | None:
+    hate = _hate(row)
+    if hate is None or hate[0] == 0:
+        return hate
+    if row.grounds:
+        return (int(ground in row.grounds), 0.7)
+    sure = {name for name, groups in _GROUND.items() if row.groups & groups}
+    if ground in sure:
+        return (1, 1.0)
+    return (0, 1.0) if row.groups and row.groups <= set().union(*_GROUND.values()) else None
+
+
+def _direct(row: TrainingRow, _: str) -> Target | None:
+    if row.addressed is not None:
+        return (int(row.addressed), 1.0)
+    found = row.known.get("harassment")
+    return found if found is not None and found[0] == 0 else None
+
+
+def _strict(row: TrainingRow, _: str) -> Target | None:
+    """One rater is enough."""
+    return None if row.agreement is None else (int(row.agreement > 0), 0.8)
+
+
+def _permissive(row: TrainingRow, _: str) -> Target | None:
+    """No rater may differ."""
+    return None if row.agreement is None else (int(row.agreement == 1), 0.8)
+
+
+def _function_only(row: TrainingRow, name: str) -> Target | None:
+    return _by_use(row, name, lambda use, named: use == named)
+
+
+def _function_counted(row: TrainingRow, name: str) -> Target | None:
+    return _by_use(row, name, lambda use, named: use in ("plain", named))
+
+
+def _mention_except(row: TrainingRow, name: str) -> Target | None:
+    return _by_use(row, name, lambda use, named: use not in ("neutral", named))
+
+
+def _by_use(row: TrainingRow, name: str, violates: Callable[[str, str], bool]) -> Target | None:
+    """`name` is `subject/use`. Our own texts alone say what they do with a statement; a text of another subject is outside."""
+    if not row.function:
+        return None
+    subject, _, use = name.partition("/")
+    return (int(row.subject == subject and violates(row.function, use)), 1.0)
+
+
 _RULES = {
     "area": _area,
     "inverted": _inverted,
@@ -95,4 +155,11 @@ _RULES = {
     "threats_only": _threats,
     "profanity_allowed": _profanity_allowed,
     "topic": _topic,
+    "ground": _ground,
+    "direct_abuse_only": _direct,
+    "strict": _strict,
+    "permissive": _permissive,
+    "function_only": _function_only,
+    "function_counted": _function_counted,
+    "mention_except": _mention_except,
 }

@@ -7,7 +7,7 @@ is our own reading of its card, written down in `_SETS`; a label that says nothi
 import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ class TrainingRow:
 
     `known` maps an area to (label, weight of that label in the loss); an area that is missing is unknown. `groups` are the protected
     groups a hateful or neutral text speaks of, `severity` is `threat` or `attack` where a set says so, `topic` an off-topic
-    policy's key the text belongs to or (`near`) nearly belongs to.
+    policy's key the text belongs to or (`near`) nearly belongs to. `grounds` are the coarse grounds of an attack (race, religion,
+    gender), `addressed` says whether abuse hits the person spoken to, `agreement` the share of raters who found the text toxic, and
+    `function` what one of our own texts does with a statement of its `subject`.
     """
 
     text: str
@@ -40,6 +42,11 @@ class TrainingRow:
     topic: str | None = None
     near: str | None = None
     complete: bool = field(default=False)
+    grounds: frozenset[str] = frozenset()
+    addressed: bool | None = None
+    agreement: float | None = None
+    function: str = ""
+    subject: str = ""
 
 
 def load_rows(data: Path) -> list[TrainingRow]:
@@ -90,7 +97,15 @@ def _joined(one: TrainingRow, other: TrainingRow) -> TrainingRow:
     for area, (label, weight) in other.known.items():
         if area not in known or known[area][1] < weight:
             known[area] = (label, weight)
-    return TrainingRow(one.text, known, one.source, one.unit, one.groups | other.groups, one.severity or other.severity)
+    return replace(
+        one,
+        known=known,
+        groups=one.groups | other.groups,
+        severity=one.severity or other.severity,
+        grounds=one.grounds | other.grounds,
+        addressed=other.addressed if one.addressed is None else one.addressed,
+        agreement=other.agreement if one.agreement is None else one.agreement,
+    )
 
 
 def _off_area(*areas: str) -> Known:
@@ -109,6 +124,9 @@ _GROUPS = {
     "mental dis": ("disabled",), "physical dis": ("disabled",), "lgbtq": ("lgbtq",), "black": ("black_people",), "muslim": ("muslims",),
     "jewish": ("jews",), "native-american": ("native_americans",), "middle-eastern": ("arabs",),
 }  # fmt: skip
+
+
+_GROUNDS = frozenset({"race", "religion", "gender"})
 
 
 def _row(raw: Mapping[str, Any], source: str, known: Known, **more: Any) -> TrainingRow:
@@ -136,7 +154,8 @@ def _hate(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
     codes = [code.strip(" '\"") for name in names for code in (name.strip("[]").split(",") if name.startswith("[") else (name,))]
     groups = frozenset(group for code in codes for group in _GROUPS.get(code, ()))
     severity = "threat" if threat else "attack" if label and source == "hatemoji_build" else None
-    return _row(raw, source, known, groups=groups, severity=severity)
+    grounds = frozenset(names) & _GROUNDS if label and source == "hatexplain" else frozenset()
+    return _row(raw, source, known, groups=groups, severity=severity, grounds=grounds)
 
 
 def _women(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
@@ -154,7 +173,11 @@ def _women(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
 
 def _davidson(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
     weight = 1.0 if raw["area"] == "toxicity" else 0.5
-    return _row(raw, source, {raw["area"]: (raw["label"], weight), **_off_area("self_harm", "illegal_activity", "prompt_attack")})
+    hate, offensive, neither = raw["meta"].get("votes", (0, 0, 0))
+    voters = hate + offensive + neither
+    agreement = (hate + offensive) / voters if voters else None
+    known: Known = {raw["area"]: (raw["label"], weight), **_off_area("self_harm", "illegal_activity", "prompt_attack")}
+    return _row(raw, source, known, agreement=agreement)
 
 
 def _convabuse(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
@@ -167,16 +190,18 @@ def _convabuse(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
         known |= _off_area("hate_speech", "violence", "sexual_content")
     elif "type.sex_harassment" in raw["labels"]:
         known["sexual_content"] = (1, WEAK)
-    return _row(raw, source, known)
+    system, others = "target.system" in raw["labels"], {"target.generalised", "target.individual"} & set(raw["labels"])
+    return _row(raw, source, known, addressed=system if raw["label"] and system != bool(others) else None)
 
 
 def _civil(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
     if raw["label"] is None:
         return None
     weight = 1.0 if raw["area"] == "toxicity" else 0.7
-    return _row(
-        raw, source, {raw["area"]: (raw["label"], weight), **_off_area("self_harm", "illegal_activity", "prompt_attack", "sexual_content")}
-    )
+    votes = raw["meta"].get("votes", {})
+    agreement = votes.get("toxic", 0) / votes["n"] if votes.get("n") else None
+    known: Known = {raw["area"]: (raw["label"], weight), **_off_area("self_harm", "illegal_activity", "prompt_attack", "sexual_content")}
+    return _row(raw, source, known, agreement=agreement)
 
 
 _ILLEGAL = (

@@ -10,6 +10,7 @@ from torch import Tensor
 from guardrail.engine.embedded.model import PolicyReader, Statements
 from guardrail.engine.embedded.tokens import Tokens, pad
 from guardrail.training.labels import Aim, target
+from guardrail.training.packing import TEXT_TOKENS, neighbours
 from guardrail.training.rows import AREAS, TrainingRow
 from guardrail.training.templates import wrappers
 from guardrail.training.variants import Variant, Wordings, shipped_variant
@@ -19,8 +20,6 @@ ASKED_AREAS = 5
 JOINED = 0.06  # share of texts that are two texts in one
 WRAPPED = 0.35  # share of our own harmless texts that stand inside a task; of violating ones a quarter of it
 LONGEST_WRAPPED = 400
-TOKENS_A_STEP = 2400  # padded text tokens of a step
-TEXT_TOKENS = 128  # a longer training text is cut at a random place; at judging time it is windowed
 SHARES = {"own": 0.46, "prompt": 0.14, "toxic": 0.15, "hate": 0.25}
 _FAMILY = {
     "advbench_behaviors": "prompt", "red_instruct": "prompt", "salad_verified": "prompt", "inthewild_jailbreaks": "prompt",
@@ -93,15 +92,7 @@ class Sampler:
             groups = self._by_source[family]
             source = random_.choices(list(groups), [len(group) ** 0.5 for group in groups.values()])[0]
             drawn.append(random_.choice(groups[source]))
-        drawn.sort(key=lambda row: min(len(row.text), 4 * TEXT_TOKENS))
-        first = random_.randrange(len(drawn))
-        chosen: list[TrainingRow] = []
-        for row in drawn[first:] + drawn[:first][::-1]:
-            longest = max(min(len(each.text) // 4, TEXT_TOKENS) for each in (*chosen, row)) + 2
-            if len(chosen) == self._texts or (len(chosen) >= 16 and longest * (len(chosen) + 1) > TOKENS_A_STEP):
-                break
-            chosen.append(row)
-        return chosen
+        return neighbours(drawn, self._texts, random_)
 
     def _aims(self, rows: Sequence[TrainingRow], random_: random.Random) -> list[Aim]:
         """Which policies this batch asks: always some of the areas, and variants that disagree with them."""
@@ -143,7 +134,13 @@ class Sampler:
         return random_.choice(("{} {}", "{}\n\n{}", "{}. {}")).format(pair[0].text, pair[1].text), answers
 
     def _tensors(
-        self, texts: Sequence[str], known: Sequence[Sequence[tuple[int, float] | None]], variants: Sequence[Variant], random_: random.Random
+        self,
+        texts: Sequence[str],
+        known: Sequence[Sequence[tuple[int, float] | None]],
+        variants: Sequence[Variant],
+        random_: random.Random,
+        *,
+        asked: int | None = None,
     ) -> Batch:
         ids, mask = pad([_cut(self._tokens.windows(text, size=100_000, overlap=0)[0].ids, random_) for text in texts])
         pairs, labels, weights = [], [], []
@@ -151,7 +148,7 @@ class Sampler:
             there = [(policy, answer) for policy, answer in enumerate(answers) if answer is not None]
             # Certain labels first: a text's own area must be asked, the many "elsewhere" answers only fill up.
             there.sort(key=lambda item: -(item[1][1] + item[1][0] + random_.random() * 0.7))
-            for policy, (label, weight) in there[: self._asked]:
+            for policy, (label, weight) in there[: asked or self._asked]:
                 pairs.append((text, policy))
                 labels.append(float(label))
                 weights.append(weight)

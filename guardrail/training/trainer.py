@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file, save_file
 
 from guardrail.engine.embedded.model import PolicyReader
+from guardrail.training.contradictory import Contradictions
 from guardrail.training.sampler import Sampler, forward
 
 
@@ -27,6 +28,7 @@ class Recipe:
     weight_decay: float = 0.01
     checkpoint_every: int = 100
     init: str = ""  # sha256 of the weights it goes on from; empty: the base model's
+    contradictions: Contradictions = field(default_factory=Contradictions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ _DOUBTFUL = frozenset(
         "medical_dosage",
     }
 )
+USES = ("function_only", "function_counted", "mention_except")
+CARVED = ("except_group", "mention_except")  # their first Excludes is the carve-out and is never left out
+WHOLE = ("function_only", "function_counted")  # their Includes are few and all needed
 MOST = 12  # statements of one variant in a training step; at judging time a policy may have more
 
 
@@ -46,6 +49,7 @@ class Wordings:
         self._document = document
         self._held_out = held_out
         self.groups: tuple[str, ...] = tuple(document["groups"])
+        self.group_names: Mapping[str, Any] = document["groups"]
         self.topics: dict[str, Mapping[str, Any]] = {topic["key"]: topic for topic in document.get("topics", ())}
 
     @classmethod
@@ -68,17 +72,28 @@ class Wordings:
     def draw(self, aim: Aim, random_: random.Random) -> Variant:
         """One variant of an aim: a single sentence, a short policy or a full one."""
         part = self._part(aim)
-        names = self._document["groups"][aim.name]["names"] if aim.kind in ("scoped", "except_group") else ()
-        draw = _Draw(random_, names, held_out=self._held_out)
+        draw = _Draw(random_, self._fills(aim, random_), held_out=self._held_out)
         form = random_.choices(("line", "short", "full"), (0.2, 0.35, 0.45))[0]
         if form == "line" and part.get("one_liners"):
             return Variant(aim, (Statement(LABEL, draw.pick(part["one_liners"])),))
         most_in, most_out, terms = (4, 3, 0) if form == "short" else (7, 7, random_.choice((0, 0, 2)))
         found = [Statement(LABEL, f"{draw.pick(part['titles'])}. {draw.pick(part['overviews'])}")]
-        found += draw.criteria(INCLUDE, part["includes"], random_.randint(2, most_in))
-        found += draw.criteria(EXCLUDE, part["excludes"], random_.randint(1, most_out), first=aim.kind == "except_group")
+        found += draw.criteria(INCLUDE, part["includes"], len(part["includes"]) if aim.kind in WHOLE else random_.randint(2, most_in))
+        found += draw.criteria(EXCLUDE, part["excludes"], random_.randint(1, most_out), first=aim.kind in CARVED)
         found += [Statement(TERM, text) for text in list(part.get("terms", ()))[:terms]]
         return Variant(aim, tuple(found[:MOST]))
+
+    def _fills(self, aim: Aim, random_: random.Random) -> Mapping[str, Sequence[str]]:
+        """What stands for the gaps of the wordings. A use keeps one name throughout a policy, so that its criteria mean one thing."""
+        if aim.kind in ("scoped", "except_group"):
+            return {"group": self._document["groups"][aim.name]["names"]}
+        if aim.kind == "ground":
+            return {"ground": self._document["grounds"][aim.name]["names"]}
+        if aim.kind in USES:
+            subject, _, use = aim.name.partition("/")
+            name = _Draw(random_, {}, held_out=self._held_out).pick(self._document["functions"][use]["names"])
+            return {"subject": self._document["subjects"][subject]["names"], "function": (name,)}
+        return {}
 
     def _part(self, aim: Aim) -> Mapping[str, Any]:
         if aim.kind == "area":
@@ -92,10 +107,10 @@ class Wordings:
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """One variant's random choices. `names` are the forms of the group it speaks of."""
+    """One variant's random choices. `fills` are the forms that may stand in a gap such as {group}."""
 
     random: random.Random
-    names: Sequence[str]
+    fills: Mapping[str, Sequence[str]]
     held_out: bool
 
     def pick(self, wordings: Sequence[str]) -> str:
@@ -103,7 +118,10 @@ class _Draw:
             chosen = wordings[-1]
         else:
             chosen = self.random.choice(wordings[:-1] if len(wordings) > 2 else wordings)
-        return chosen.replace("{group}", self.random.choice(self.names)) if "{group}" in chosen else chosen
+        for gap, forms in self.fills.items():
+            if f"{{{gap}}}" in chosen:
+                chosen = chosen.replace(f"{{{gap}}}", self.random.choice(forms))
+        return chosen
 
     def criteria(self, kind: int, concepts: Sequence[Sequence[str]], count: int, *, first: bool = False) -> list[Statement]:
         """`count` of the concepts in random order, one wording each; `first`: the first concept is always among them."""
