@@ -17,9 +17,13 @@ from guardrail.cli.evaluate_options import (
     config_option,
     policy_option,
 )
+from guardrail.cli.evaluate_outputs import Extras, check_writable, write_reports, write_thresholds
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.baseline_tfidf import examples
+from guardrail.evaluation.evaluation_report import markdown
+from guardrail.evaluation.predictions import read_run
 from guardrail.evaluation.run import Plan, Progress, evaluate
+from guardrail.evaluation.summary import summarise
 
 
 def _areas(_: click.Context, __: click.Parameter, value: Sequence[str]) -> dict[str, str]:
@@ -40,6 +44,9 @@ def _areas(_: click.Context, __: click.Parameter, value: Sequence[str]) -> dict[
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run; one that stopped goes on.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many texts of each set, evenly spaced (default: all).")
 @click.option("--batch", type=click.IntRange(1, 4096), default=16, show_default=True, help="Texts in one call; 1 measures latency.")
+@click.option("--write-thresholds", "target", metavar="TARGET", help="Put a target's threshold into the policies' files: f1, fpr=0.01, ...")
+@click.option("--bells-o", is_flag=True, help="Also write one JSON file a text, in the format of BELLS-O.")
+@click.option("--show-text", is_flag=True, help="Let the HTML report and the BELLS-O files hold the texts. They may be offensive.")
 def run(
     sets: Sequence[str],
     name: str,
@@ -49,11 +56,26 @@ def run(
     out: Path,
     limit: int | None,
     batch: int,
+    target: str | None,
+    bells_o: bool,
+    show_text: bool,
 ) -> None:
-    """Judge labelled data by policies and keep what was said. Exits 1 when something could not be judged; again, it asks only for that."""
+    """Judge labelled data by policies and report how well, into --out: predictions, report.md, report.html, results.json, TSV.
+
+    Exits 1 when something could not be judged. Called again, it asks only for what is missing, and reports anew.
+    """
+    if target is not None:
+        check_writable(wanted, target)
     plan = Plan(chosen_sets(sets), chosen_policies(wanted), areas, batch, limit)
     last = asyncio.run(_evaluate(plan, name, config_path, out))
     click.echo(f"{last.done} of {last.total} texts judged, {last.before} of them before; {last.failed} judgements failed. {out}", err=True)
+    info, found = read_run(out)
+    summary = summarise(plan, info, found)
+    write_reports(out, summary, found, Extras(bells_o, show_text))
+    click.echo(markdown(summary))
+    if target is not None:
+        for line in write_thresholds(summary, plan.policies, target):
+            click.echo(line, err=True)
     if last.failed:
         raise click.exceptions.Exit(1)
 

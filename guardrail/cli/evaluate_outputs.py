@@ -1,0 +1,65 @@
+"""What `guardrail evaluate run` writes: reports into the run's folder, thresholds into policies' files."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guardrail.errors import GuardrailError
+from guardrail.evaluation.bells import leaderboard, write_prompts
+from guardrail.evaluation.evaluation_page import page
+from guardrail.evaluation.evaluation_report import markdown, results
+from guardrail.evaluation.predictions import Key, Prediction
+from guardrail.evaluation.ranking import curve
+from guardrail.evaluation.summary import Summary
+from guardrail.evaluation.thresholds import propose
+from guardrail.policy.document import read_text
+from guardrail.policy.writer import with_threshold
+from guardrail.types import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What is written on request alone."""
+
+    prompts: bool
+    text: bool
+
+
+def write_reports(folder: Path, summary: Summary, found: Mapping[Key, Prediction], extras: Extras) -> None:
+    """Write `report.md`, `report.html`, `results.json` and `bells-o-TASK.tsv`, and on request `bells-o/` with a file for each text."""
+    _write(folder / "report.md", markdown(summary))
+    _write(folder / "report.html", page(summary, text=extras.text))
+    _write(folder / "results.json", json.dumps(results(summary), ensure_ascii=False, indent=1) + "\n")
+    for task, table in leaderboard(summary, found).items():
+        _write(folder / f"bells-o-{task}.tsv", table)
+    if extras.prompts:
+        write_prompts(folder / "bells-o", summary, found, text=extras.text)
+
+
+def check_writable(wanted: Sequence[str], target: str) -> None:
+    """Raises GuardrailError before anything is judged: for an unknown target, or when policies were not named by their files."""
+    propose(curve([0.0, 1.0], [0, 1]), target)
+    if not wanted or not all(name.endswith(".md") or "/" in name for name in wanted):
+        raise GuardrailError("--write-thresholds changes files: name each policy by its file, as in --policy policies/violence.md")
+
+
+def write_thresholds(summary: Summary, policies: Sequence[Policy], target: str) -> Iterator[str]:
+    """Put what a target asks for into the policies' front matter, and say so, policy by policy."""
+    for policy in policies:
+        pooled = summary.pooled.get(policy.id)
+        proposal = propose(pooled, target) if pooled is not None else None
+        if proposal is None:
+            yield f"{policy.path}: left at {policy.threshold:g}: no threshold reaches {target} on these texts"
+            continue
+        path = Path(policy.path)
+        _write(path, with_threshold(read_text(path), proposal.threshold))
+        yield (
+            f"{policy.path}: threshold {policy.threshold:g} -> {proposal.threshold:g}"
+            f" ({target}: precision {proposal.precision:.3f}, recall {proposal.recall:.3f}, FPR {proposal.fpr:.3f})"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
