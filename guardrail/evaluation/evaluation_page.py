@@ -5,7 +5,9 @@ from html import escape
 
 import numpy as np
 
-from guardrail.evaluation.evaluation_report import HEAD, cells, facts, proposals, worst
+from guardrail.evaluation.evaluation_report import ELSEWHERE, HEAD, cells, facts, proposals, worst
+from guardrail.evaluation.published import HEAD as PUBLISHED_HEAD
+from guardrail.evaluation.published import published
 from guardrail.evaluation.ranking import Floats
 from guardrail.evaluation.summary import Judged, Row, Summary
 
@@ -27,7 +29,10 @@ def page(summary: Summary, *, text: bool = False) -> str:
     """The document. With `text` the worst errors show what was judged: mind who reads it."""
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation</title><style>{_STYLE}</style>"
     told = "".join(f"<li>{escape(fact)}" for fact in facts(summary))
-    body = [f"<h1>Evaluation</h1><ul>{told}</ul>", _table(HEAD.split(" | "), map(cells, summary.rows)), "<h2>Thresholds</h2>"]
+    body = [f"<h1>Evaluation</h1><ul>{told}</ul>", _table(HEAD.split(" | "), map(cells, summary.rows))]
+    if others := [each.cells() for each in published(each.name for each in summary.info.sets)]:
+        body.append(f"<h2>Published elsewhere</h2><p>{ELSEWHERE}</p>{_table(PUBLISHED_HEAD, others)}")
+    body.append("<h2>Thresholds</h2>")
     body.append(_table(("policy", "target", "threshold", "precision", "recall", "F1", "FPR"), _proposed(summary)))
     body += [_section(row, text=text) for row in summary.rows]
     return head + "\n".join(body) + "\n"

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from guardrail.evaluation.published import HEAD as PUBLISHED_HEAD
+from guardrail.evaluation.published import published
 from guardrail.evaluation.run import ANY
 from guardrail.evaluation.summary import Judged, Row, Summary
 from guardrail.evaluation.thresholds import TARGETS, Proposal, propose
 
 WORST = 10
+ELSEWHERE = "As their sources print them: other rows, other policies, not measured here. For orientation only."
 HEAD = (
     "set | asked | rows | violating | precision | recall | F1 | FPR | ROC AUC | AUPRC | recall at 1% FPR | at 5% FPR | ECE | Brier"
     " | kappa (95%) | not judged"
@@ -58,6 +61,9 @@ def markdown(summary: Summary) -> str:
     """The summary as GitHub Markdown."""
     lines = ["# Evaluation", "", *(f"- {fact}" for fact in facts(summary)), "", f"| {HEAD} |", "|---|---|" + "--:|" * (HEAD.count("|") - 1)]
     lines += [f"| {' | '.join(map(_plain, cells(row)))} |" for row in summary.rows]
+    if told := list(published(each.name for each in summary.info.sets)):
+        lines += ["", "## Published elsewhere", "", ELSEWHERE, "", f"| {' | '.join(PUBLISHED_HEAD)} |", "|---|---|--:|--:|--:|--:|--:|---|"]
+        lines += [f"| {' | '.join(each.cells())} |" for each in told]
     lines += ["", "## Thresholds", "", *_threshold_lines(summary)]
     for row in summary.rows:
         if row.sub_labels:

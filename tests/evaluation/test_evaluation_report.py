@@ -123,6 +123,20 @@ def test_the_reports_of_a_run_hold_numbers_and_ids_and_no_text(sheet: Path) -> N
     assert not [path for path in out.rglob("*") if path.is_file() and SECRET in path.read_text()]
 
 
+def test_what_others_published_is_marked_and_only_for_its_set(sheet: Path) -> None:
+    judge(sheet)
+    assert "Published elsewhere" not in (sheet.parent / "out" / "report.md").read_text()
+    ethos = sheet.parent / "ethos.jsonl"
+    ethos.write_text(sheet.read_text())
+    judge(ethos, "--out", str(sheet.parent / "ethos"))
+    for name in ("report.md", "report.html"):
+        told = (sheet.parent / "ethos" / name).read_text()
+        assert "Published elsewhere" in told
+        assert "not measured here" in told
+        assert "CoPE-A-9B" in told
+        assert "ToxicChat" not in told
+
+
 def test_bells_o_has_a_file_a_text_and_a_row_a_task(sheet: Path) -> None:
     judge(sheet, "--bells-o", "--show-text")
     out = sheet.parent / "out"
