@@ -28,6 +28,7 @@ COMMANDS = {
 }
 EVALUATIONS = {
     "run": ("guardrail.cli.evaluate_run:run", "Judge labelled data and report how well."),
+    "compare": ("guardrail.cli.evaluate_compare:compare_runs", "Compare two runs over the same texts."),
 }
 # Those below `bench` that load torch themselves, which the others have no use for.
 BENCHES = {
