@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,7 @@ from guardrail.errors import GuardrailError
 from guardrail.types import Stage
 
 ANSWER = "llm_response"
+ANY_AREA = ":any"
 LABELS: dict[object, int | None] = {1: 1, 0: 0, "1": 1, "0": 0, None: None, "": None}
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 
@@ -67,7 +68,12 @@ def read_set(data: Path, name: str, *, areas: Iterable[str] | None = None) -> li
 
 
 def open_set(wanted: str, data: Path | None) -> DataSet:
-    """A set by the path of its file, or by its name in the folder `data`. Raises GuardrailError when there is none, or it is malformed."""
+    """A set by the path of its file, or by its name in the folder `data`; with `:any` behind it, `in_any_area`.
+
+    Raises GuardrailError when there is none, or it is malformed.
+    """
+    if wanted.endswith(ANY_AREA):
+        return in_any_area(open_set(wanted.removesuffix(ANY_AREA), data))
     if wanted.endswith(ENDINGS):
         path = Path(wanted)
         name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
@@ -78,6 +84,21 @@ def open_set(wanted: str, data: Path | None) -> DataSet:
     if not path.is_file():
         raise GuardrailError(f"{path}: there is no such set; name a .jsonl or .csv file, or a set in the folder of GUARDRAIL_DATA")
     return read_file(path, name)
+
+
+def in_any_area(data: DataSet) -> DataSet:
+    """Each text once, without an area: violating when it violates in any, not when it is known to violate in none."""
+    texts: dict[str, list[Item]] = {}
+    for item in data.items:
+        texts.setdefault(item.text, []).append(item)
+    name = data.name + ANY_AREA
+    return replace(data, name=name, items=tuple(_merged(items, name) for items in texts.values()))
+
+
+def _merged(items: list[Item], name: str) -> Item:
+    known = [item.label for item in items if item.label is not None]
+    finer = dict.fromkeys(label for item in items for label in item.sub_labels)
+    return replace(items[0], set=name, area="", label=max(known, default=None), sub_labels=tuple(finer))
 
 
 def read_file(path: Path, name: str) -> DataSet:

@@ -61,6 +61,6 @@ PUBLISHED = (
 
 
 def published(sets: Iterable[str]) -> Iterator[Published]:
-    """What is published about these sets."""
-    wanted = set(sets)
+    """What is published about these sets (`NAME:any` is the set NAME)."""
+    wanted = {name.partition(":")[0] for name in sets}
     return (each for each in PUBLISHED if each.set in wanted)

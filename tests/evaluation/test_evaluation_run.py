@@ -101,6 +101,18 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
     assert (second.label, second.area, second.sub_labels) == (None, "", ())
 
 
+def test_a_text_of_several_areas_can_be_one_that_violates_in_any(tmp_path: Path) -> None:
+    texts = [("1", "x", 0, "violence"), ("2", "x", 1, "harassment"), ("3", "y", None, "violence"), ("4", "y", 0, "harassment")]
+    rows: list[dict[str, object]] = [
+        {"id": name, "text": text, "label": label, "area": area, "labels": [area]} for name, text, label, area in texts
+    ]
+    data(tmp_path, rows)
+    found = open_set(f"{tmp_path / 'small.jsonl'}:any", None)
+    assert found.name == "small:any"
+    assert [(each.id, each.area, each.label, each.set) for each in found.items] == [("1", "", 1, "small:any"), ("3", "", 0, "small:any")]
+    assert found.items[0].sub_labels == ("violence", "harassment")
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
