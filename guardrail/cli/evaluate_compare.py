@@ -30,7 +30,7 @@ def compare_runs(first: Path, second: Path, out: Path | None, versions: bool, se
     """
     ours, theirs = Run(*read_run(first)), Run(*read_run(second))
     folder = process_environment().data_folder
-    units = _units(ours.info, folder) if folder is not None else {}
+    units = units_of(ours.info, folder) if folder is not None else {}
     comparison = compare(ours, theirs, units, versions=versions, seed=seed)
     found = json.dumps(document(comparison), ensure_ascii=False, indent=1)
     if out is not None:
@@ -41,7 +41,7 @@ def compare_runs(first: Path, second: Path, out: Path | None, versions: bool, se
     click.echo(found if as_json else markdown(comparison), nl=as_json)
 
 
-def _units(info: RunInfo, folder: Path) -> Mapping[Place, str]:
+def units_of(info: RunInfo, folder: Path) -> Mapping[Place, str]:
     """Which texts leak into each other, of sets that are there as they were."""
     found: dict[Place, str] = {}
     for each in info.sets:
