@@ -29,7 +29,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> ScriptedClassifier:
     scripted = ScriptedClassifier({"used_cars": contains("estate")})
 
     @asynccontextmanager
-    async def opened(name: str):
+    async def opened(name: str, config: object = None):
         yield scripted
         await scripted.aclose()
 
