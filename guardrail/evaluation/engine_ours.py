@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from guardrail.engine.cope.answer import share
 from guardrail.engine.cope.kv import KVSpan
 from guardrail.engine.cope.messages import Prefix
 from guardrail.engine.cope.prefixes import PrefixStore
@@ -159,4 +160,4 @@ def probability(read: Read | None) -> float:
     """p1 / (p0 + p1); NaN where nothing was read."""
     if read is None:
         return math.nan
-    return 1.0 / (1.0 + math.exp(read.zero - read.one))
+    return share(read)

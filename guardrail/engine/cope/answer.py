@@ -20,6 +20,11 @@ def probability(read: Read, *, most_outside: float = MOST_OUTSIDE) -> float:
     rest = outside(read)
     if rest > most_outside:
         raise ClassifierError("malformed", f"the model gave {rest:.0%} to answers that are neither 0 nor 1; {most_outside:.0%} is allowed")
+    return share(read)
+
+
+def share(read: Read) -> float:
+    """p("1") / (p("0") + p("1")), whatever else the model might have said; NaN where a logit is. To compare runners, not to judge."""
     gap = read.one - read.zero
     return 1.0 / (1.0 + math.exp(-gap)) if gap >= 0 else math.exp(gap) / (1.0 + math.exp(gap))
 

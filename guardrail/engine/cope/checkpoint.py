@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from guardrail.engine.cope import manifest as manifests
@@ -79,9 +79,7 @@ def load_checkpoint(
             vouched.result()  # an altered file is the better reason, if there is one
             raise
         found = vouched.result()
-    longest = min(LONGEST, getattr(model.config, "max_position_embeddings", LONGEST))
-    tokens = PromptTokens(tokenizer, manifest.template if manifest else "A", longest)
-    tokens.assert_seams()
+    tokens = _prompt_tokens(tokenizer, manifest, model.config)
     if manifest and manifest.tokenizer != tokens.tokenizer_digest:
         logger.warning("%s was merged with another version of the tokenizers package; its ids are the same on the probe texts", place)
     manifest = manifest or Manifest(found, None, tokens.template, _name(wanted), tokens.tokenizer_digest, {}, "")
@@ -95,9 +93,15 @@ def load_checkpoint(
 def load_tokens(place: str | Path) -> PromptTokens:
     """The prompt tokens of a model whose weights are somewhere else (an engine's own process). Raises ModelFileError."""
     source = locate(place)
-    manifest = manifests.read(source.folder)
-    tokenizer = read_tokenizer(source.folder)
-    longest = min(LONGEST, read_json(source.folder / "config.json").get("max_position_embeddings", LONGEST))
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelFileError(f"{source.folder / 'config.json'} cannot be read as a model's configuration ({error})") from error
+    return _prompt_tokens(read_tokenizer(source.folder), manifests.read(source.folder), config)
+
+
+def _prompt_tokens(tokenizer: Any, manifest: Manifest | None, config: Any) -> PromptTokens:
+    longest = min(LONGEST, getattr(config, "max_position_embeddings", LONGEST))
     tokens = PromptTokens(tokenizer, manifest.template if manifest else "A", longest)
     tokens.assert_seams()
     return tokens

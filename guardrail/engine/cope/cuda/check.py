@@ -4,13 +4,13 @@ The questions are made of arbitrary tokens: what they mean is of no account, tha
 prefix, one grows, one is read beyond the sliding window.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guardrail.engine.cope.answer import share
 from guardrail.engine.cope.kv import PAGE, KVSpan
 from guardrail.engine.cope.messages import Read
 from guardrail.engine.cope.rows import Row
@@ -59,7 +59,7 @@ def agrees(candidate: Runner, reference: Runner, *, vocabulary: int, window: int
     expected = [_ask_whole(reference, prompt) for prompt in prompts]
     pairs = list(zip(told, expected, strict=True))
     found = Agreement(
-        probability=max(abs(_probability(left) - _probability(right)) for left, right in pairs),
+        probability=max(abs(share(left) - share(right)) for left, right in pairs),
         logit=max(_apart(left, right) for left, right in pairs),
         questions=len(pairs),
         farthest=max(map(len, prompts)) - 1,
@@ -114,10 +114,6 @@ def _ask_whole(runner: Runner, prompt: NDArray[np.int32]) -> Read:
     (read,) = execute(runner, [Row(prompt)])
     assert read is not None  # a row that is read is answered
     return read
-
-
-def _probability(read: Read) -> float:
-    return 1.0 / (1.0 + math.exp(read.zero - read.one))
 
 
 def _apart(left: Read, right: Read) -> float:
