@@ -38,6 +38,9 @@ BENCHES = {
 }
 
 
+_EXTRAS = {"transformers": "cope", "peft": "cope", "jinja2": "cope", "sklearn": "train"}
+
+
 class LazyGroup(click.Group):
     """A group whose commands come from a table, so that `--help` is quick and a broken one does not break the others."""
 
@@ -57,9 +60,9 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(place), attribute)
         except ModuleNotFoundError as error:
-            raise click.UsageError(
-                f"`{ctx.command_path} {cmd_name}` needs the Python module {error.name!r}, which is not installed"
-            ) from error
+            needs = f"`{ctx.command_path} {cmd_name}` needs the Python module {error.name!r}, which is not installed"
+            extra = _EXTRAS.get(str(error.name).partition(".")[0])
+            raise click.UsageError(needs + (f"; run: pip install 'guardrail[{extra}]'" if extra else "")) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

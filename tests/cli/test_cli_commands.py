@@ -257,3 +257,13 @@ def test_the_demo_runs_once_with_the_embedded_classifier() -> None:
     document = json.loads(done.stdout)
     assert [exchange["name"] for exchange in document["exchanges"] if not exchange["expected"]] == []
     assert (done.returncode, document["ok"]) == (0, True)
+
+
+def test_a_command_whose_extra_is_not_installed_says_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(place: str) -> None:
+        raise ModuleNotFoundError(place, name="transformers.utils")
+
+    monkeypatch.setattr("guardrail.cli.importlib.import_module", missing)
+    result = CliRunner().invoke(commands, ["model", "info", "somewhere"])
+    assert result.exit_code == 2
+    assert "which is not installed; run: pip install 'guardrail[cope]'" in result.stderr
