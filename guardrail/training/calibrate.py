@@ -3,7 +3,6 @@
 Which method to take is decided by scores of units that its fit has not seen: isotonic steps follow the rows they were fitted on closely.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from guardrail.calibration import NEAREST, Calibration, Isotonic, Platt, Temperature
 from guardrail.errors import GuardrailError
+from guardrail.units import folds as deal
 
 FOLDS = 5
 _GOLDEN = (5**0.5 - 1) / 2
@@ -61,7 +61,7 @@ def fit(method: str, rows: Sequence[HeldOut]) -> Calibration:
 
 def cross_fitted(method: str, rows: Sequence[HeldOut], *, folds: int = FOLDS) -> Floats:
     """Each row's score, calibrated by a map that was fitted without the row's fold, hence without its unit."""
-    chosen = np.array(_folds(rows, folds))
+    chosen = np.array(deal([row.unit for row in rows], [row.label for row in rows], folds))
     found = np.empty(len(rows))
     for fold in sorted(set(chosen.tolist())):
         map_ = fit(method, [row for row, of in zip(rows, chosen, strict=True) if of != fold])
@@ -89,17 +89,6 @@ def _check(rows: Sequence[HeldOut]) -> None:
         units = {row.unit for row in rows if row.label == label}
         if len(units) < 2:
             raise GuardrailError(f"calibration needs held-out texts of two units at least with each label; label {label} has {len(units)}")
-
-
-def _folds(rows: Sequence[HeldOut], folds: int) -> list[int]:
-    """Units dealt out in turn: those of positives, those of both, those of negatives, so that no fold holds all of a label."""
-    labels: dict[str, set[int]] = {}
-    for row in rows:
-        labels.setdefault(row.unit, set()).add(row.label)
-    kinds = {unit: -max(found) - (len(found) == 1 and 1 in found) for unit, found in labels.items()}
-    order = sorted(labels, key=lambda unit: (kinds[unit], hashlib.sha256(unit.encode()).digest()))
-    place = {unit: number % max(2, folds) for number, unit in enumerate(order)}
-    return [place[row.unit] for row in rows]
 
 
 def _targets(rows: Sequence[HeldOut]) -> Floats:

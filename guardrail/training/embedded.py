@@ -20,8 +20,7 @@ from guardrail.training.sampler import Materials, Sampler, forward
 from guardrail.training.trainer import Progress, Recipe, train
 from guardrail.training.variants import Wordings
 from guardrail.types import Policy
-
-HELD_OUT = 20  # one unit in so many is kept for calibration and never trained on
+from guardrail.units import held_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,7 @@ def split(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[Training
     learnt: list[TrainingRow] = []
     kept: list[TrainingRow] = []
     for row in rows:
-        chosen = int.from_bytes(hashlib.sha256(row.unit.encode()).digest()[:4]) % HELD_OUT == 0
-        (kept if chosen else learnt).append(row)
+        (kept if held_out(row.unit) else learnt).append(row)
     return learnt, kept
 
 
