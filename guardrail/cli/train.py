@@ -45,7 +45,10 @@ train.add_command(contradictory_command)
 @click.option("--steps", type=click.IntRange(1), default=DEFAULTS.steps, show_default=True)
 @click.option("--seed", type=int, default=DEFAULTS.seed, show_default=True)
 @click.option(
-    "--init", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Go on from these weights, at a third of the rates."
+    "--init", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Go on from these weights instead of the base model's."
+)
+@click.option(
+    "--rate", type=click.FloatRange(0, 10, min_open=True), help="Factor on both learning rates (default: 1; with --init a third)."
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Append step, loss and seconds here, a line every 20 steps.")
@@ -57,6 +60,7 @@ def embedded(
     steps: int,
     seed: int,
     init: Path | None,
+    rate: float | None,
     threads: int,
     log: Path | None,
     **contradictory: Any,
@@ -69,8 +73,8 @@ def embedded(
     if where is None:
         raise GuardrailError("no training data: give --data FOLDER or set GUARDRAIL_DATA")
     recipe = Recipe(steps=steps, seed=seed, contradictions=contradictions_of(**contradictory))
-    if init is not None:
-        recipe = replace(recipe, trunk_rate=recipe.trunk_rate / 3, new_rate=recipe.new_rate / 3)
+    factor = rate or (1.0 if init is None else 1 / 3)
+    recipe = replace(recipe, trunk_rate=recipe.trunk_rate * factor, new_rate=recipe.new_rate * factor)
     console = Console(stderr=True)
     columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
     with Bar(*columns, console=console) as bar:

@@ -22,7 +22,11 @@ INVERTIBLE = ("hate_speech", "toxicity", "prompt_attack", "harassment", "illegal
 HELD_GROUPS = frozenset({"native_americans", "christians"})
 HELD_USES = frozenset({"question"})
 HELD_TOPICS = 0.15  # share of the topics, the last ones of the wordings file
-MIX = {"group": 0.4, "use": 0.2, "area": 0.12, "topic": 0.12, "ground": 0.04, "severity": 0.05, "votes": 0.04, "direct": 0.03}
+MIX = {
+    "group": 0.38, "use": 0.16, "area": 0.1, "combined": 0.12, "topic": 0.1, "ground": 0.03, "severity": 0.05, "votes": 0.03,
+    "direct": 0.03,
+}  # fmt: skip
+OVERLAPPING = 0.7  # of the combined steps are about two areas that share texts
 FEW = 20  # fewer texts than this are too few to ask about
 
 
@@ -41,7 +45,7 @@ class Contradictions:
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
     criteria: int = 4
     texts: int = 48
-    asked: int = 8
+    asked: int = 9
     most_to_one: float = 3.0
 
     def __post_init__(self) -> None:
@@ -92,6 +96,7 @@ class Builder:
         self._makers: dict[str, Callable[[random.Random], tuple[list[TrainingRow], list[Aim]]]] = {}
         self._offer("group", self._by_group, len(self._groups) > 1)
         self._offer("area", self._by_area, len(self._asked("area:")) > 1)
+        self._offer("combined", self._by_combined, len(self._asked("area:")) > 2)
         self._offer("topic", self._by_topic, len(self._topics) > 1)
         self._offer("ground", self._by_ground, len(self._asked("ground:")) > 1)
         self._offer("severity", self._by_severity, {"threat", "attack"} <= set(self._pools))
@@ -148,8 +153,20 @@ class Builder:
     def _by_area(self, random_: random.Random) -> tuple[list[TrainingRow], list[Aim]]:
         areas = self._several(self._asked("area:"), random_)
         pool = [row for area in areas for row in [*self._some(f"area:{area}", 16, random_), *self._some(f"not:{area}", 8, random_)]]
-        inverted = [Aim("inverted", area) for area in areas if area in INVERTIBLE]
-        return pool, [Aim("area", area) for area in areas] + inverted
+        turned = [Aim("inverted", area) for area in areas if area in INVERTIBLE] + [Aim("reversed", area) for area in areas]
+        return pool, [Aim("area", area) for area in areas] + random_.sample(turned, min(len(turned), len(areas) + 1))
+
+    def _by_combined(self, random_: random.Random) -> tuple[list[TrainingRow], list[Aim]]:
+        """Areas that overlap: joined, one without the other, and each by itself."""
+        pairs = self._asked("both:") or [f"{AREAS[0]}/{AREAS[1]}"]
+        one, other = random_.choice(pairs).split("/") if random_.random() < OVERLAPPING else random_.sample(self._asked("area:"), 2)
+        third = random_.choice([area for area in self._asked("area:") if area not in (one, other)])
+        pool = self._some(f"both:{one}/{other}", 24, random_) + self._some(f"both:{other}/{one}", 24, random_)
+        for area in (one, other, third):
+            pool += [*self._some(f"area:{area}", 14, random_), *self._some(f"not:{area}", 6, random_)]
+        aims = [Aim("area", one), Aim("area", other), Aim("either", f"{one}/{other}"), Aim("reversed", one)]
+        aims += [Aim("without", f"{one}/{other}"), Aim("without", f"{other}/{one}"), Aim("without", f"{one}/{third}")]
+        return pool, [*aims, Aim("either", f"{third}/{other}")]
 
     def _by_topic(self, random_: random.Random) -> tuple[list[TrainingRow], list[Aim]]:
         topics = self._several(self._topics, random_)
@@ -220,6 +237,8 @@ def _pools_of(row: TrainingRow) -> Iterable[str]:
     for area, (label, weight) in row.known.items():
         if area in AREAS and weight >= 0.7 and not row.function:
             yield f"area:{area}" if label else f"not:{area}"
+    violated = [area for area, (label, weight) in row.known.items() if label and weight >= 0.5 and area in AREAS and not row.function]
+    yield from (f"both:{one}/{other}" for one in violated for other in violated if one < other)
     if row.topic or row.near:
         yield f"topic:{row.topic}" if row.topic else f"near:{row.near}"
     elif row.complete:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from guardrail.training.rows import WEAK, TrainingRow
+from guardrail.training.targets import WITHIN
 
 FILE = Path(__file__).parent / "own_text" / "contrasts.yaml"
 SOURCE = "own:contrasts"
@@ -87,7 +88,7 @@ def _row(subject: str, use: _Use, core: str, group: str, name: str) -> TrainingR
         known,
         SOURCE,
         f"{SOURCE}:{subject}:{core}",
-        groups=frozenset({group} if group and use.base == 1 else ()),
+        groups=frozenset({group, WITHIN.get(group, group)} if group and use.base == 1 else ()),
         function=use.function,
         subject=subject,
     )

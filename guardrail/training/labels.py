@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from guardrail.training.rows import WEAK, TrainingRow
+from guardrail.training.targets import aimed_at, aimed_only_at
 
 Kind = Literal[
     "area", "inverted", "scoped", "except_group", "threats_only", "profanity_allowed", "topic",
     "ground", "direct_abuse_only", "strict", "permissive", "function_only", "function_counted", "mention_except",
+    "reversed", "either", "without",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a policy variant is about: its kind and the area, group, topic or ground it names; `subject/use` where a use decides."""
+    """What a policy variant is about: its kind and the area, group, topic or ground it names.
+
+    `subject/use` where a use decides, `area/area` where two areas are joined (`either`) or the second overrides the first (`without`).
+    """
 
     kind: Kind
     name: str = ""
@@ -54,18 +59,20 @@ def _scoped(row: TrainingRow, group: str) -> Target | None:
     hate = _hate(row)
     if hate is None or hate[0] == 0:
         return hate
-    return (int(group in row.groups), 1.0) if row.groups else None
+    aimed = aimed_at(row.groups, group) if row.groups else None
+    return None if aimed is None else (int(aimed), 1.0)
 
 
 def _except(row: TrainingRow, group: str) -> Target | None:
     hate = _hate(row)
     if hate is None or hate[0] == 0:
         return hate
-    if not row.groups:
+    aimed = aimed_at(row.groups, group) if row.groups else None
+    if aimed is None:
         return None
-    if group not in row.groups:
+    if not aimed:
         return (1, 1.0)
-    return (0, 1.0) if row.groups == {group} else None
+    return (0, 1.0) if aimed_only_at(row.groups, group) else None
 
 
 def _threats(row: TrainingRow, _: str) -> Target | None:
@@ -139,6 +146,28 @@ def _mention_except(row: TrainingRow, name: str) -> Target | None:
     return _by_use(row, name, lambda use, named: use not in ("neutral", named))
 
 
+def _reversed(row: TrainingRow, area: str) -> Target | None:
+    """Everything but the area violates: whatever a rater, or we for our own text, said of it is turned round."""
+    found = row.known.get(area)
+    return None if found is None or found[1] < 0.5 else (1 - found[0], found[1] if found[0] else found[1] * 0.6)
+
+
+def _either(row: TrainingRow, areas: str) -> Target | None:
+    one, other = (row.known.get(area) for area in areas.split("/"))
+    positive = [found for found in (one, other) if found is not None and found[0]]
+    if positive:
+        return max(positive, key=lambda found: found[1])
+    return None if one is None or other is None else (0, min(one[1], other[1]))
+
+
+def _without(row: TrainingRow, areas: str) -> Target | None:
+    """The first area's texts, save those that fall under the second too: an Excludes overrides an Includes."""
+    one, other = (row.known.get(area) for area in areas.split("/"))
+    if one is None or not one[0]:
+        return one
+    return None if other is None else (1 - other[0], min(one[1], other[1]))
+
+
 def _by_use(row: TrainingRow, name: str, violates: Callable[[str, str], bool]) -> Target | None:
     """`name` is `subject/use`. Our own texts alone say what they do with a statement; a text of another subject is outside."""
     if not row.function:
@@ -162,4 +191,7 @@ _RULES = {
     "function_only": _function_only,
     "function_counted": _function_counted,
     "mention_except": _mention_except,
+    "reversed": _reversed,
+    "either": _either,
+    "without": _without,
 }

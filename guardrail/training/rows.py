@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from guardrail.training.targets import spoken_of
 from guardrail.training.templates import generate
 
 AREAS = ("hate_speech", "harassment", "toxicity", "sexual_content", "self_harm", "violence", "illegal_activity", "prompt_attack")
@@ -117,7 +118,8 @@ _CALM = ("sexual_content", "self_harm", "illegal_activity", "prompt_attack", "vi
 _GROUPS = {
     "bla": ("black_people",), "african": ("black_people",), "blaman": ("black_people", "men"), "blawom": ("black_people", "women"),
     "mus": ("muslims",), "muswom": ("muslims", "women"), "wom": ("women",), "dis": ("disabled",), "jew": ("jews",),
-    "gay": ("lgbtq",), "gayman": ("lgbtq",), "gaywom": ("lgbtq", "women"), "lgbtqa": ("lgbtq",), "trans": ("lgbtq",), "bis": ("lgbtq",),
+    "gay": ("lgbtq", "gay_people"), "gayman": ("lgbtq", "gay_people"), "gaywom": ("lgbtq", "gay_people", "women"), "lgbtqa": ("lgbtq",),
+    "trans": ("lgbtq", "trans_people"), "bis": ("lgbtq",),
     "asi.east": ("asians",), "asi.east.chin": ("asians",), "asi.south": ("asians",), "asi": ("asians",), "asiwom": ("asians", "women"),
     "arab": ("arabs",), "immig": ("immigrants",), "ref": ("immigrants",), "hisp": ("latinos",), "indig": ("native_americans",),
     "asian": ("asians",), "chinese": ("asians",), "latino": ("latinos",), "mexican": ("latinos",), "women": ("women",),
@@ -126,6 +128,7 @@ _GROUPS = {
 }  # fmt: skip
 
 
+_WITHOUT_TARGETS = frozenset({"implicit_hate", "measuring_hate_speech", "hatexplain"})
 _GROUNDS = frozenset({"race", "religion", "gender"})
 
 
@@ -153,6 +156,8 @@ def _hate(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
         known.pop("harassment")
     codes = [code.strip(" '\"") for name in names for code in (name.strip("[]").split(",") if name.startswith("[") else (name,))]
     groups = frozenset(group for code in codes for group in _GROUPS.get(code, ()))
+    if label and not groups and source in _WITHOUT_TARGETS:
+        groups = spoken_of(raw["text"])
     severity = "threat" if threat else "attack" if label and source == "hatemoji_build" else None
     grounds = frozenset(names) & _GROUNDS if label and source == "hatexplain" else frozenset()
     return _row(raw, source, known, groups=groups, severity=severity, grounds=grounds)

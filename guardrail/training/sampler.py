@@ -9,11 +9,12 @@ from torch import Tensor
 
 from guardrail.engine.embedded.model import PolicyReader, Statements
 from guardrail.engine.embedded.tokens import Tokens, pad
+from guardrail.training.compositions import Composer
 from guardrail.training.labels import Aim, target
 from guardrail.training.packing import TEXT_TOKENS, neighbours
 from guardrail.training.rows import AREAS, TrainingRow
 from guardrail.training.templates import wrappers
-from guardrail.training.variants import Variant, Wordings, shipped_variant
+from guardrail.training.variants import Variant, Wordings
 from guardrail.types import Policy
 
 ASKED_AREAS = 5
@@ -58,7 +59,7 @@ class Sampler:
 
     def __init__(self, rows: Sequence[TrainingRow], materials: Materials, *, seed: int, texts: int = 64, asked: int = 5) -> None:
         self._wordings, self._tokens = materials.wordings, materials.tokens
-        self._shipped = {policy.id: policy for policy in materials.shipped}
+        self._composer = Composer(materials.wordings, {policy.id: policy for policy in materials.shipped})
         self._wrappers = wrappers()
         self._seed, self._texts, self._asked = seed, texts, asked
         self._families: dict[str, list[TrainingRow]] = {name: [] for name in SHARES}
@@ -114,9 +115,7 @@ class Sampler:
         return aims + random_.sample(extra, 3)
 
     def _variant(self, aim: Aim, random_: random.Random) -> Variant:
-        if aim.kind == "area" and aim.name in self._shipped and random_.random() < 0.3:
-            return shipped_variant(self._shipped[aim.name], random_)
-        return self._wordings.draw(aim, random_)
+        return self._composer.draw(aim, random_)
 
     def _joined(self, row: TrainingRow, variants: Sequence[Variant], random_: random.Random) -> tuple[str, list[tuple[int, float] | None]]:
         """Two texts in one: it violates what either violates, and what neither does it does not."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from guardrail.errors import GuardrailError
 from guardrail.training import contradictory, contrasts
+from guardrail.training.compositions import Composer
 from guardrail.training.contradictory import Builder, Contradictions, Step
 from guardrail.training.rows import TrainingRow
 from guardrail.training.spellings import spelled
@@ -25,13 +26,14 @@ MANIFEST, TRIPLES = "manifest.json", "triples.jsonl"
 
 
 def triples(steps: Iterable[Step], wordings: Wordings, *, seed: int, held_out: bool = False) -> Iterator[dict[str, Any]]:
-    """One record a known pair: `policy` (CoPE-format text), `content`, `label`, `weight`, `aim`, `kind`, `source`, `step`.
+    """One record a known pair: `policy` (CoPE-format text), `content`, `label`, `weight`, `aim`, `kind`, `source`, `unit`, `step`.
 
     Pairs of a step share its policies, so that texts with opposite labels stand together.
     """
+    composer = Composer(wordings, {})
     for number, step in enumerate(steps):
         random_ = random.Random(f"triples:{seed}:{number}")  # noqa: S311  (sampling, not secrecy)
-        policies = [spelled(wordings.draw(aim, random_), random_, held_out=held_out) for aim in step.aims]
+        policies = [spelled(composer.draw(aim, random_), random_, held_out=held_out) for aim in step.aims]
         for row, answers in zip(step.rows, step.answers, strict=True):
             for aim, policy, answer in zip(step.aims, policies, answers, strict=True):
                 if answer is not None:
@@ -44,6 +46,7 @@ def triples(steps: Iterable[Step], wordings: Wordings, *, seed: int, held_out: b
                         "label": answer[0],
                         "weight": answer[1],
                         "source": row.source,
+                        "unit": row.unit,
                     }
 
 

@@ -47,9 +47,10 @@ class Wordings:
 
     def __init__(self, document: Mapping[str, Any], *, held_out: bool = False) -> None:
         self._document = document
-        self._held_out = held_out
+        self.held_out = held_out
         self.groups: tuple[str, ...] = tuple(document["groups"])
         self.group_names: Mapping[str, Any] = document["groups"]
+        self.composed: Mapping[str, Sequence[str]] = document["composed"]
         self.topics: dict[str, Mapping[str, Any]] = {topic["key"]: topic for topic in document.get("topics", ())}
 
     @classmethod
@@ -59,6 +60,11 @@ class Wordings:
         for path in sorted(FOLDER.glob("wordings*.yaml")):
             document |= yaml.safe_load(path.read_text(encoding="utf-8"))
         return cls(document, held_out=held_out)
+
+    def titles(self, area: str) -> Sequence[str]:
+        """What an area may be called; the last name is kept for testing."""
+        found: Sequence[str] = self._document["areas"][area]["titles"]
+        return found[-1:] if self.held_out else found[:-1]
 
     def topic_rows(self) -> list[TrainingRow]:
         """The topics' own example texts as training rows."""
@@ -72,7 +78,7 @@ class Wordings:
     def draw(self, aim: Aim, random_: random.Random) -> Variant:
         """One variant of an aim: a single sentence, a short policy or a full one."""
         part = self._part(aim)
-        draw = _Draw(random_, self._fills(aim, random_), held_out=self._held_out)
+        draw = Draw(random_, self._fills(aim, random_), held_out=self.held_out)
         form = random_.choices(("line", "short", "full"), (0.2, 0.35, 0.45))[0]
         if form == "line" and part.get("one_liners"):
             return Variant(aim, (Statement(LABEL, draw.pick(part["one_liners"])),))
@@ -91,7 +97,7 @@ class Wordings:
             return {"ground": self._document["grounds"][aim.name]["names"]}
         if aim.kind in USES:
             subject, _, use = aim.name.partition("/")
-            name = _Draw(random_, {}, held_out=self._held_out).pick(self._document["functions"][use]["names"])
+            name = Draw(random_, {}, held_out=self.held_out).pick(self._document["functions"][use]["names"])
             return {"subject": self._document["subjects"][subject]["names"], "function": (name,)}
         return {}
 
@@ -106,7 +112,7 @@ class Wordings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draw:
+class Draw:
     """One variant's random choices. `fills` are the forms that may stand in a gap such as {group}."""
 
     random: random.Random

@@ -59,10 +59,10 @@ BUILDER = Builder(ROWS, TOPICS, Contradictions(share=0.5))
 
 
 def test_every_kind_of_step_sets_texts_against_policies_that_disagree() -> None:
-    found = survey(BUILDER.step(1, number) for number in range(300))["kinds"]
+    found = survey(BUILDER.step(1, number) for number in range(600))["kinds"]
     assert set(found) == set(MIX)
     for kind, counts in found.items():
-        assert counts["opposed"] > 0.1 * counts["texts"], kind
+        assert counts["opposed"] > 0.05 * counts["texts"], kind
         assert min(counts["positive"], counts["negative"]) > 0.1 * (counts["positive"] + counts["negative"]), kind
     assert found["group"]["opposed"] > 0.9 * found["group"]["texts"]
 

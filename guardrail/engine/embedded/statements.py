@@ -25,11 +25,13 @@ class Statement:
 def statements_of(policy: Policy) -> tuple[Statement, ...]:
     """The policy as statements, the label statement first, at most MAX_STATEMENTS of them.
 
-    Read are: label names with the overview, every Includes and Excludes (inline exceptions too), every defined term. Not read
-    by this model: the section on interpreting language. When there are too many, terms go first, then the last criteria.
+    Read are: label names with the overview (in pieces where it is long), every Includes and Excludes (inline exceptions too), every
+    defined term. Not read by this model: the section on interpreting language. When there are too many, terms go first, then the last
+    criteria.
     """
     title = " or ".join(label.name for label in policy.labels) or policy.title
-    found = [Statement(LABEL, _plain(f"{title}. {policy.overview}")[:_LONG], title)]
+    # The first piece's vector gives the answer; the rest of a long overview stands beside it.
+    found = [Statement(LABEL, piece[:_LONG], title) for piece in _pieces(_plain(f"{title}. {policy.overview}"))]
     for label in policy.labels:
         found += _criteria(INCLUDE, label.includes)
         found += [Statement(EXCLUDE, _plain(f"{c.name}: {c.excludes}")[:_LONG], c.name) for c in label.includes if c.excludes]
