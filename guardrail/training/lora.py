@@ -89,6 +89,10 @@ def save_adapter(model: Any, folder: Path, base: str) -> None:
             model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     finally:
         config.base_model_name_or_path = before
+    written = folder / "adapter_config.json"
+    document = json.loads(written.read_text(encoding="utf-8"))
+    document["target_modules"] = sorted(document["target_modules"])  # a set, which peft writes in another order each time
+    written.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def recompute(model: Any) -> None:
