@@ -28,9 +28,14 @@ COMMANDS = {
 }
 EVALUATIONS = {
     "run": ("guardrail.cli.evaluate_run:run", "Judge labelled data and report how well."),
+    "card": ("guardrail.cli.evaluate_card:card_command", "Measure a classifier on the whole suite and fill a model card's tables."),
     "compare": ("guardrail.cli.evaluate_compare:compare_runs", "Compare two runs over the same texts."),
     "steer": ("guardrail.cli.evaluate_steer:steer", "Probe whether a classifier follows the policy it is given."),
     "calibrate": ("guardrail.cli.evaluate_calibrate:calibrate_run", "Make scores say what they mean, from a run."),
+}
+# Those below `train` whose extra the others do without.
+TRAININGS = {
+    "cope": ("guardrail.cli.train_cope:cope", "Fine-tune a causal language model into a CoPE."),
 }
 # Those below `bench` that load torch themselves, which the others have no use for.
 BENCHES = {

@@ -13,7 +13,6 @@ from yarl import URL
 
 from guardrail.assembly import open_classifier
 from guardrail.cli import BENCHES, LazyGroup
-from guardrail.cli.bench_quality import quality
 from guardrail.cli.bench_report import Report, show, write
 from guardrail.cli.bench_servers import BARE, DIRECT, EMBEDDED, OFF, SCRIPTED, running
 from guardrail.errors import ModelFileError
@@ -190,6 +189,3 @@ def _deliver(report: Report, out: Path | None, *, as_json: bool) -> None:
     show(report, as_json=as_json)
     for path in write(report, out) if out else ():
         click.echo(f"{path} written", err=True)
-
-
-bench.add_command(quality)

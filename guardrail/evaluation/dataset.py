@@ -3,7 +3,8 @@
 One row a text. Columns: `text` (required); `label`: 1 (violates), 0, or null / empty where unknown; `id` (default: the row's number);
 `area`: the subject, which says whose policy is asked (default: every policy); `labels`: original finer labels, a list, in CSV with `|`
 between them; `unit`: rows that leak into each other; `kind`: user_content, llm_prompt or llm_response; `context`: what came before the
-text (of an answer: its prompt). `unit`, `kind` and `prompt` may also stand in an object `meta`. Other columns are ignored.
+text (of an answer: its prompt); `lang`: its language (default: en). `unit`, `kind`, `lang` and `prompt` may also stand in an object
+`meta`. Other columns are ignored.
 """
 
 import csv
@@ -11,7 +12,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -41,6 +42,7 @@ class Item:
     set: str = ""
     kind: str = "user_content"
     context: str | None = None
+    lang: str = "en"
 
     @property
     def stage(self) -> Stage:
@@ -55,16 +57,6 @@ class DataSet:
     name: str
     sha256: str
     items: tuple[Item, ...]
-
-
-def read_set(data: Path, name: str, *, areas: Iterable[str] | None = None) -> list[Item]:
-    """A set's rows with a known label, of some areas or all. Raises FileNotFoundError that says where data is looked for."""
-    path = data / f"{name}.jsonl.gz"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such set; set GUARDRAIL_DATA to the folder that holds the labelled data")
-    wanted = set(areas) if areas is not None else None
-    items = read_file(path, name).items
-    return [item for item in items if item.label is not None and (wanted is None or item.area in wanted)]
 
 
 def open_set(wanted: str, data: Path | None) -> DataSet:
@@ -159,4 +151,5 @@ def _item(row: Mapping[str, object], number: int, name: str) -> Item:
         set=name,
         kind=str(found.get("kind") or "user_content"),
         context=context if isinstance(context, str) else None,
+        lang=str(found.get("lang") or "en"),
     )

@@ -74,14 +74,18 @@ class RunInfo:
     areas: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, object] = field(default_factory=dict)
 
-    def differences(self, other: "RunInfo") -> list[str]:
-        """Why predictions of the other run are none of this one, as names of what differs; thresholds and the machine may."""
+    def differences(self, other: "RunInfo", *, growing: bool = False) -> list[str]:
+        """Why predictions of the other run are none of this one, as names of what differs; thresholds and the machine may.
+
+        `growing`: so may which sets there are, and how much of them; a set that both have must be the same.
+        """
+        ours, theirs = ({each.name: each.sha256 for each in run.sets} for run in (self, other))
         names = {
             "the classifier": self.classifier != other.classifier,
             "the policies": {(each.id, each.digest) for each in self.policies} != {(each.id, each.digest) for each in other.policies},
-            "the data": {(each.name, each.sha256) for each in self.sets} != {(each.name, each.sha256) for each in other.sets},
+            "the data": any(theirs[name] != sha256 for name, sha256 in ours.items() if name in theirs) if growing else ours != theirs,
             "which areas are asked under which policy": dict(self.areas) != dict(other.areas),
-            "the limit": self.limit != other.limit,
+            "the limit": not growing and self.limit != other.limit,
         }
         return [name for name, differs in names.items() if differs]
 

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.evaluation.dataset import DataSet, Item
 from guardrail.evaluation.machine import describe
-from guardrail.evaluation.predictions import RUN, PolicyUsed, Prediction, PredictionFile, RunInfo, SetUsed, read_info, write_info
+from guardrail.evaluation.predictions import RUN, Key, PolicyUsed, Prediction, PredictionFile, RunInfo, SetUsed, read_info, write_info
 from guardrail.interfaces import Classifier
 from guardrail.types import ClassifyRequest, Policy, Score
 
@@ -76,39 +76,57 @@ class Progress:
     failed: int
 
 
+Question = tuple[Item, tuple[Policy, ...]]
+
+
 async def evaluate(classifier: Classifier, plan: Plan, folder: Path) -> AsyncIterator[Progress]:
     """Judge what the folder does not hold yet, and write it there; yields after each batch. Failed judgements are asked again.
 
     Raises GuardrailError when the folder holds another run, or when a classifier refuses the policies.
     """
-    file = _opened(folder, plan, classifier.id)
+    plan.check()
+    questions = [(item, plan.asked(item.area)) for data in plan.sets for item in plan.items(data)]
+    async for progress in ask(classifier, questions, plan.info(classifier.id), folder):
+        yield progress
+
+
+async def ask(
+    classifier: Classifier, questions: Sequence[Question], info: RunInfo, folder: Path, *, growing: bool = False
+) -> AsyncIterator[Progress]:
+    """Ask each question that the folder holds no answer to, `info.batch` of them in a call; as `evaluate`.
+
+    `growing`: the folder may hold other sets, and more or fewer texts of the same ones, of the same classifier and policies.
+    """
+    file = _opened(folder, info, growing=growing)
     known = {key for key, each in file.read().items() if each.score is not None}
-    everything = [item for data in plan.sets for item in plan.items(data)]
-    missing = [(item, open_) for item in everything if (open_ := _missing(item, plan, known))]
-    before, failed = len(everything) - len(missing), 0
-    yield Progress(before, len(everything), before, failed)
+    missing = [(item, open_) for item, policies in questions if (open_ := _missing(item, policies, known))]
+    before, failed = len(questions) - len(missing), 0
+    yield Progress(before, len(questions), before, failed)
     if missing:
-        await classifier.prepare(plan.policies)
-    for first in range(0, len(missing), plan.batch):
-        chunk = missing[first : first + plan.batch]
+        await classifier.prepare(list({policy.digest: policy for _, policies in missing for policy in policies}.values()))
+    for first in range(0, len(missing), info.batch):
+        chunk = missing[first : first + info.batch]
         found = await _judged(classifier, [(item, policy) for item, policies in chunk for policy in policies])
         file.add(found)
         failed += sum(each.score is None for each in found)
-        yield Progress(before + first + len(chunk), len(everything), before, failed)
+        yield Progress(before + first + len(chunk), len(questions), before, failed)
 
 
-def _opened(folder: Path, plan: Plan, classifier: str) -> PredictionFile:
-    plan.check()
-    info = plan.info(classifier)
+def _opened(folder: Path, info: RunInfo, *, growing: bool) -> PredictionFile:
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / RUN).exists() and (differing := info.differences(read_info(folder))):
-        raise GuardrailError(f"{folder} holds another run ({', '.join(differing)} differed); choose another folder, or remove it")
+    if (folder / RUN).exists():
+        before = read_info(folder)
+        if differing := info.differences(before, growing=growing):
+            raise GuardrailError(f"{folder} holds another run ({', '.join(differing)} differed); choose another folder, or remove it")
+        if growing:
+            new = {each.name for each in info.sets}
+            info = replace(info, sets=(*(each for each in before.sets if each.name not in new), *info.sets))
     write_info(folder, info)
     return PredictionFile(folder)
 
 
-def _missing(item: Item, plan: Plan, known: set[tuple[str, str, str]]) -> tuple[Policy, ...]:
-    return tuple(policy for policy in plan.asked(item.area) if (item.set, item.id, policy.digest) not in known)
+def _missing(item: Item, policies: Sequence[Policy], known: set[Key]) -> tuple[Policy, ...]:
+    return tuple(policy for policy in policies if (item.set, item.id, policy.digest) not in known)
 
 
 async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) -> list[Prediction]:

@@ -1,14 +1,13 @@
-"""`guardrail train` and `guardrail bench quality`: without data they say what to do."""
+"""`guardrail train`: without data it says what to do."""
 
 import pytest
 from click.testing import CliRunner
 
-from guardrail.cli.bench_quality import quality
 from guardrail.cli.train import embedded
 from guardrail.errors import GuardrailError
 
 
-@pytest.mark.parametrize("command", [embedded, quality])
+@pytest.mark.parametrize("command", [embedded])
 def test_without_data_the_remedy_is_named(command: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GUARDRAIL_DATA", raising=False)
     result = CliRunner().invoke(command, [])
