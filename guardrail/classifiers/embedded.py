@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -154,6 +154,11 @@ class EmbeddedClassifier:
             return ClassifierError("not_a_number", "the embedded model gave no number")
         value = found.value if self._calibration is None else self._calibration.apply(found.value)
         return Score(value, self._id, span=found.span)
+
+
+def open_weights(options: Mapping[str, str]) -> EmbeddedClassifier:
+    """For a configuration's `kind: custom`; `options` hold `file`: other weights than the shipped ones. Raises ModelFileError as `load`."""
+    return EmbeddedClassifier.load(Path(options["file"]))
 
 
 def _refusal(request: ClassifyRequest, scorer: Scorer) -> ClassifierError | None:

@@ -37,6 +37,7 @@ EVALUATIONS = {
 TRAININGS = {
     "cope": ("guardrail.cli.train_cope:cope", "Fine-tune a causal language model into a CoPE."),
 }
+EMBEDDED_WEIGHTS = "guardrail.classifiers.embedded:open_weights"
 # Those below `bench` that load torch themselves, which the others have no use for.
 BENCHES = {
     "engine": ("guardrail.cli.bench_engine:engine", "Compare the CoPE engine with other ways to run its model."),

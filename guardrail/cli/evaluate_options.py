@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from guardrail.assembly import open_classifier
+from guardrail.cli import EMBEDDED_WEIGHTS
+from guardrail.config.backends import CustomClassifier
 from guardrail.config.environment import process_environment
 from guardrail.config.load import load
 from guardrail.errors import GuardrailError
@@ -24,7 +26,7 @@ classifier_option = click.option(
     "name",
     default="embedded",
     show_default=True,
-    help="A classifier of --config, `embedded`, a baseline (`keywords`, `tfidf`), or a factory's import string.",
+    help="Of --config, `embedded`, a .safetensors file of its weights, a baseline (`keywords`, `tfidf`), or a factory's import string.",
 )
 config_option = click.option(
     "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="Configuration that names the classifier."
@@ -44,6 +46,8 @@ def chosen_classifier(name: str, config_path: Path | None, examples: Sequence[Ex
         return open_classifier(known[name])
     if name in ("keywords", "tfidf"):
         return _baseline(name, examples)
+    if name.endswith(".safetensors"):
+        return open_classifier(CustomClassifier(kind="custom", factory=EMBEDDED_WEIGHTS, options={"file": name}))
     if config_path is None or name == "embedded" or ":" in name:
         return open_classifier(name)
     raise GuardrailError(f"{config_path} has no classifier {name!r}; there are: {', '.join(known) or 'none'}")

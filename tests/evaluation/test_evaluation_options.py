@@ -19,6 +19,7 @@ ROW = '{"text": "a kind word", "label": 0, "area": "violence"}\n'
         (["--data", "cooking"], "set GUARDRAIL_DATA"),
         (["--data", "cooking.csv"], "cooking.csv: there is no such set"),
         (["--policy", "policies/violence.md", "--write-thresholds", "luck"], "no target 'luck'; use f1"),
+        (["--classifier", "other.safetensors"], "other.safetensors: cannot be read as an embedded model"),
         (["--classifier", "cooking", "--config", "guardrail.yaml"], "guardrail.yaml has no classifier 'cooking'; there are: mine"),
     ],
 )
