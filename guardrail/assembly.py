@@ -26,6 +26,7 @@ from guardrail.asgi.app import make_app
 from guardrail.asgi.publication import load_sets, sources_of
 from guardrail.asgi.service import Backends, Endpoint, GuardService, Observers, Opener
 from guardrail.canary import Canary
+from guardrail.config.adapter import AdapterClassifier
 from guardrail.config.backends import (
     ClassifierConfig,
     CustomClassifier,
@@ -58,6 +59,7 @@ from guardrail.telemetry.tracing import Tracing
 from guardrail.upstream.answer import Limits, Timeouts, Upstream
 
 EMBEDDED_CLASSIFIER = "guardrail.classifiers.embedded:EmbeddedClassifier"
+ADAPTER_CLASSIFIER = "guardrail.classifiers.adapter_opening:make_adapter"
 COPE_CLASSIFIER = "guardrail.classifiers.cope_opening:make_cope"
 COPE_OPTIONS = "guardrail.classifiers.cope_options:CopeOptions"
 ENGINE = "guardrail.engine.cope.build:open_engine"
@@ -273,6 +275,8 @@ async def _open(section: ClassifierConfig, folder: Path = Path(), engine: Path |
         made = await _cope(section, engine_settings(section, folder), engine)
     elif isinstance(section, EmbeddedClassifier):
         made = await asyncio.to_thread(lambda: resolve(EMBEDDED_CLASSIFIER).load(threads=section.threads))  # imports torch
+    elif isinstance(section, AdapterClassifier):
+        made = await asyncio.to_thread(lambda: resolve(ADAPTER_CLASSIFIER)(section, folder))  # imports torch and transformers
     elif isinstance(section, RemoteClassifier):
         made = await _remote(section, folder, process_environment())
     else:

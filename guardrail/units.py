@@ -15,9 +15,14 @@ def unit_of(source: str, unit: str, row: str) -> str:
     return f"{source}:{unit or row}"
 
 
-def held_out(unit: str) -> bool:
-    """Whether a unit is kept from training."""
-    return int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogatepass")).digest()[:4]) % HELD_OUT == 0
+def held_out(unit: str, one_in: int = HELD_OUT) -> bool:
+    """Whether a unit is kept from training. With a divisor of `HELD_OUT` as `one_in` more are, those of the rule always among them."""
+    return int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogatepass")).digest()[:4]) % one_in == 0
+
+
+def fold_of(unit: str, count: int) -> int:
+    """The fold of a unit wherever it stands, by other bytes than `held_out` asks: held-out units alone fall into all folds too."""
+    return int.from_bytes(hashlib.sha256(unit.encode("utf-8", "surrogatepass")).digest()[4:8]) % count
 
 
 def folds(units: Sequence[str], labels: Sequence[int], count: int) -> list[int]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from guardrail.config.adapter import AdapterClassifier
 from guardrail.config.cope import CopeClassifier
 from guardrail.config.fields import HttpUrl, ImportString, Section, Variable
 from guardrail.config.remote import CompletionsClassifier, LabelClassifier, VllmClassifier
@@ -66,4 +67,5 @@ class CustomClassifier(Section):
 
 UpstreamConfig = Annotated[OpenAIUpstream | EmbeddedUpstream | LiteLLMUpstream, Field(discriminator="kind")]
 RemoteClassifier = VllmClassifier | CompletionsClassifier | LabelClassifier
-ClassifierConfig = Annotated[EmbeddedClassifier | CopeClassifier | CustomClassifier | RemoteClassifier, Field(discriminator="kind")]
+LocalClassifier = EmbeddedClassifier | CopeClassifier | AdapterClassifier
+ClassifierConfig = Annotated[LocalClassifier | CustomClassifier | RemoteClassifier, Field(discriminator="kind")]

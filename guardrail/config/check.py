@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from guardrail.config.adapter import AdapterClassifier
 from guardrail.config.backends import CustomClassifier, LiteLLMUpstream, OpenAIUpstream, RemoteClassifier
 from guardrail.config.catalog import PolicySource
 from guardrail.config.codes import Code
@@ -107,7 +108,7 @@ def _package_findings(config: Config) -> Iterator[Finding]:
             if not _installed(package):
                 message = f"classifier {name!r}: no package {package!r} is installed; install it, or correct the factory"
                 yield config.source.finding(("classifiers", name, "factory"), Code.MISSING_PACKAGE, message)
-        elif isinstance(classifier, CopeClassifier) and not _installed("transformers"):
+        elif isinstance(classifier, CopeClassifier | AdapterClassifier) and not _installed("transformers"):
             message = f"classifier {name!r} needs transformers, which is not installed; run: pip install 'guardrail[cope]'"
             yield config.source.finding(("classifiers", name, "kind"), Code.MISSING_PACKAGE, message)
         elif getattr(classifier, "tokenizer", None) and not _installed("transformers"):
@@ -145,17 +146,25 @@ def _folder_findings(config: Config) -> Iterator[Finding]:
             yield config.source.finding(loc, Code.MISSING_FOLDER, message)
     for name, classifier in config.classifiers.items():
         if isinstance(classifier, CopeClassifier):
-            yield from _model_findings(config, name, classifier)
+            yield from _model_findings(config, ("classifiers", name, "model"), classifier.model, "guardrail model merge")
+            yield from _probe_findings(config, name, classifier)
+        elif isinstance(classifier, AdapterClassifier):
+            yield from _model_findings(config, ("classifiers", name, "model"), classifier.model, "guardrail train adapter")
+            if classifier.base is not None:
+                yield from _model_findings(config, ("classifiers", name, "base"), classifier.base, "hf download")
 
 
-def _model_findings(config: Config, name: str, classifier: CopeClassifier) -> Iterator[Finding]:
+def _model_findings(config: Config, loc: tuple[str, ...], model: str, command: str) -> Iterator[Finding]:
     """A model is a folder, or `owner/name` on the hub; which of the two a name that is neither was meant to be is not guessed."""
-    if not (config.source.folder / classifier.model).is_dir() and not _HUB_ID.fullmatch(classifier.model):
+    if not (config.source.folder / model).is_dir() and not _HUB_ID.fullmatch(model):
         message = (
-            f"there is no model folder {str(config.source.folder / classifier.model)!r}; write it with `guardrail model merge`, or correct "
+            f"there is no model folder {str(config.source.folder / model)!r}; write it with `{command}`, or correct "
             "the path (it is relative to the configuration file)"
         )
-        yield config.source.finding(("classifiers", name, "model"), Code.MISSING_FOLDER, message)
+        yield config.source.finding(loc, Code.MISSING_FOLDER, message)
+
+
+def _probe_findings(config: Config, name: str, classifier: CopeClassifier) -> Iterator[Finding]:
     if classifier.probe is not None and not (config.source.folder / classifier.probe).is_dir():
         message = f"there is no probe folder {str(config.source.folder / classifier.probe)!r}; correct the path, or leave `probe` out"
         yield config.source.finding(("classifiers", name, "probe"), Code.MISSING_FOLDER, message)

@@ -10,12 +10,17 @@ BROAD_EXCEPTS = {
     "guardrail.events:EventFanout.emit": "an observer must not break what it observes; it is logged and counted",
     "guardrail.guard:_answers": "a classifier is foreign code: what it raises becomes an error verdict, which on_error turns into a block",
     "guardrail.classifiers.embedded:EmbeddedClassifier._run": "the engine loop lives on; every waiter gets an error",
+    "guardrail.classifiers.adapter:AdapterClassifier._run": "the loop of passes lives on; every waiter gets an error, health says so",
     "guardrail.engine.cope.faults:Isolation._attempt": "whatever a pass raises is a row's error, or the engine's end; all waiters are told",
     "guardrail.engine.cope.engine:LocalEngine._live": "whatever ends the engine's thread, everybody who waits is told, and health says so",
     "guardrail.asgi.responder:GuardResponder._answer": "a defect is logged and answered; nothing unjudged leaves because of it",
     "guardrail.asgi.responder:GuardResponder._run": "the app behind the guard is foreign code; its failure is an upstream's failure",
     "guardrail.asgi.publication:Publisher.reload": "whatever refuses new policies is told, and the last good ones stay in force",
     "guardrail.cli:main": "a defect is logged with its trace and still answered in one line, with exit status 2",
+}
+# Where PyTorch's own format is written, which others must unpickle. It is read nowhere.
+PICKLES_WRITTEN = {
+    "guardrail.training.adapter_output:write_output": "the head once more, on --opencc-head alone: OpenCC's reader knows no other format",
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv", "os.unsetenv"}
 PRINTING = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write", "pprint"}
@@ -106,6 +111,16 @@ def test_no_code_is_read_from_data():
     ]
     assert imported == []
     assert [f"{module.place}:{call.lineno} {name}" for module in modules() for name, call in calls(module) if name in UNSAFE_CALLS] == []
+
+
+def test_what_others_must_unpickle_is_written_at_the_listed_places_only():
+    found = {
+        f"{module.name}:{qualified_name_at(module, call.lineno)}"
+        for module in modules()
+        for name, call in calls(module)
+        if name in ("torch.save", "numpy.save", "np.save", "numpy.savez", "np.savez")
+    }
+    assert found == set(PICKLES_WRITTEN)
 
 
 def test_no_shell_is_started():

@@ -46,9 +46,13 @@ class Adapter:
         return (up @ down) * scale
 
 
-def load_adapter(source: Source) -> Adapter:
-    """Read an adapter's folder. Raises ModelFileError for anything but plain LoRA in safetensors."""
-    settings = read_json(source.folder / "adapter_config.json")
+def load_adapter(source: Source, settings: Mapping[str, Any] | None = None) -> Adapter:
+    """Read an adapter's folder. Raises ModelFileError for anything but plain LoRA in safetensors.
+
+    `settings` stand in for its `adapter_config.json`, in the same words.
+    """
+    if settings is None:
+        settings = read_json(source.folder / "adapter_config.json")
     if settings.get("peft_type") != "LORA":
         raise ModelFileError(f"{source.name} is an adapter of type {settings.get('peft_type')!r}; only LORA can be merged here")
     odd = sorted(name for name, value in settings.items() if name not in _HARMLESS and value not in _OFF)
