@@ -1,0 +1,193 @@
+"""A causal language model as a judge that can learn: packs of prompts through it, the two answers' logits, and the loss on them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from peft.helpers import disable_input_dtype_casting
+from torch import Tensor
+
+from guardrail.errors import GuardrailError
+from guardrail.training.causal_packs import Batch, Pack
+
+AGREE = {torch.float32: 1e-3}  # how far a probability may move between a shared pack and prompts of their own
+ROUGHLY = 0.06  # the same in 16 bits, where every sum is rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Token ids of the two answers."""
+
+    zero: int
+    one: int
+
+
+class Judge:
+    """Reads batches with a model that `attach` made (or a plain one): logits of "0" and "1" behind each prompt, fp32.
+
+    They are those of the engine: two rows of the output embeddings in fp32 on the last hidden state, soft-capped where the model is.
+    """
+
+    def __init__(self, model: Any, answers: Answers) -> None:
+        self.model = model
+        self._whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        vocabulary = self._whole.get_output_embeddings().weight.detach()
+        self._vocabulary = vocabulary
+        self._rows = vocabulary[[answers.zero, answers.one]].float()
+        config = self._whole.config
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        self._mixed = "sliding_attention" in kinds
+        self._window = getattr(config, "sliding_window", None) if self._mixed or not kinds else None
+        self.device, self.dtype = vocabulary.device, vocabulary.dtype
+
+    @contextmanager
+    def ready(self, *, training: bool) -> Iterator[None]:
+        """Around a run, backward passes included, which compute anew; within it once more, around what is only measured.
+
+        Dropout and recomputing are for training. Inputs of the adapter's fp32 weights stay as they are: the weights are rounded instead.
+        """
+        before = self.model.training
+        self.model.train(training)
+        try:
+            with disable_input_dtype_casting(self.model, self.dtype != torch.float32):
+                yield
+        finally:
+            self.model.train(before)
+
+    def logits(self, batch: Batch, *, total: bool) -> tuple[Tensor, Tensor | None]:
+        """[R, 2] in the order of the batch's prompts, and with `total` the logsumexp over the whole vocabulary [R]. With gradients."""
+        laid = _laid_out(batch)
+        ids, reads = (torch.from_numpy(each).to(self.device) for each in (laid.ids, laid.reads))
+        inputs: dict[str, Any] = {}
+        if laid.shared:
+            places, segments = (torch.from_numpy(each).to(self.device) for each in (laid.places, laid.segments))
+            inputs = {"position_ids": places, "attention_mask": self._masks(places, segments)}
+        # Once a pass and no longer: it remembers rounded weights until its end, and the next step changes them.
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            # Without sharing, causality is mask enough: what is padded stands behind what is read.
+            states = self._whole.base_model(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+        hidden = states[reads[:, 0], reads[:, 1]]
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self._capped(hidden.float() @ self._rows.T)
+            if not total:
+                return logits, None
+            whole = self._capped(F.linear(hidden.to(self.dtype), self._vocabulary).float()).logsumexp(-1)
+            return logits, torch.maximum(whole, logits.logsumexp(-1))
+
+    def _masks(self, places: Tensor, segments: Tensor) -> Tensor | dict[str, Tensor]:
+        """What is added to attention's scores: a token sees its policy and its own content, up to itself, within the window."""
+        length = places.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=places.device).tril()
+        own = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+        seen = earlier & own
+        near = seen & (places[:, :, None] - places[:, None, :] < self._window) if self._window is not None else seen
+        if not self._mixed:
+            return self._added(near)
+        return {"full_attention": self._added(seen), "sliding_attention": self._added(near)}
+
+    def _added(self, seen: Tensor) -> Tensor:
+        hidden = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
+        return hidden.masked_fill_(~seen, torch.finfo(self.dtype).min)[:, None]
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+
+
+def losses(logits: Tensor, total: Tensor | None, labels: Tensor, outside: float) -> Tensor:
+    """Nats an example [R]: that the answer is the other one, and `outside` times that it is neither.
+
+    The first is the log loss of p("1") / (p("0") + p("1")), which is the score that is read: a proper scoring rule for it. With `outside` 1
+    the sum is the log loss over the whole vocabulary, most of which then goes into teaching what an answer looks like; with 0 nothing does,
+    and a base model may go on saying something else, which the engine takes for an error.
+    """
+    both = logits.logsumexp(-1)
+    decided = both - logits.gather(1, labels[:, None])[:, 0]
+    return decided if total is None else decided + outside * (total - both)
+
+
+@torch.inference_mode()
+def scores(judge: Judge, batches: Sequence[Batch]) -> tuple[list[float], list[float]]:
+    """p("1") against p("0") of each prompt, and the probability outside of both, in the order of the batches."""
+    found: list[float] = []
+    outside: list[float] = []
+    with judge.ready(training=False):
+        for batch in batches:
+            logits, total = judge.logits(batch, total=True)
+            found += torch.sigmoid(logits[:, 1] - logits[:, 0]).tolist()
+            if total is not None:
+                outside += (-torch.expm1(logits.logsumexp(-1) - total)).tolist()
+    return found, outside
+
+
+def assert_apart(judge: Judge, packs: Sequence[Pack]) -> float:
+    """That contents behind one policy do not see each other in this model: the largest difference of a score to its prompt's own.
+
+    Raises GuardrailError where they do, as in a model that does not heed the places and masks it is given.
+    """
+    shared = sorted((pack for pack in packs if len(pack.prompts) > 1), key=lambda pack: pack.length)[:2]
+    if not shared:
+        return 0.0
+    together, _ = scores(judge, [Batch((Pack(pack.prompts[:3]),)) for pack in shared])
+    alone, _ = scores(judge, [Batch((Pack((prompt,)),)) for pack in shared for prompt in pack.prompts[:3]])
+    apart = float(np.max(np.abs(np.subtract(together, alone))))
+    if not apart <= AGREE.get(judge.dtype, ROUGHLY):
+        raise GuardrailError(
+            f"contents that share a policy move each other's scores by up to {apart:.2g} in this architecture; train with each prompt "
+            "whole (--share 1)"
+        )
+    return apart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Laid:
+    """A batch as arrays: `ids`, `places` (positions) and `segments` (0 policy, 1… contents, -1 padding) [B, L]; `reads` [R, 2]."""
+
+    ids: np.ndarray[Any, np.dtype[np.int64]]
+    places: np.ndarray[Any, np.dtype[np.int64]]
+    segments: np.ndarray[Any, np.dtype[np.int64]]
+    reads: np.ndarray[Any, np.dtype[np.int64]]
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.segments.max() > 1)
+
+
+def _laid_out(batch: Batch) -> _Laid:
+    shape = (len(batch.packs), max(pack.length for pack in batch.packs))
+    ids, places, segments = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
+    reads = []
+    for line, pack in enumerate(batch.packs):
+        prefix = pack.prompts[0].prefix
+        parts = [(prefix, 0, 0), *((prompt.row, len(prefix), number) for number, prompt in enumerate(pack.prompts, 1))]
+        end = 0
+        for part, first, segment in parts:
+            begin, end = end, end + len(part)
+            ids[line, begin:end], segments[line, begin:end] = part, segment
+            places[line, begin:end] = np.arange(first, first + len(part))
+            if segment:
+                reads.append((line, end - 1))
+    return _Laid(ids, places, segments, np.array(reads, np.int64))
+
+
+def labels_of(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Labels [R] and weights [R] of a batch."""
+    prompts = batch.prompts
+    return (
+        torch.tensor([prompt.label for prompt in prompts], device=device),
+        torch.tensor([prompt.weight for prompt in prompts], dtype=torch.float32, device=device),
+    )
+
+
+def shape_of(model: Any) -> Mapping[str, int]:
+    """Numbers that decide how much work a token is: all weights but the adapter's and the input table, and what attention adds."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = whole.config
+    table = whole.get_input_embeddings().weight.numel()
+    heads = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    body = sum(weight.numel() for name, weight in whole.base_model.named_parameters() if "lora_" not in name) - table
+    return {"body": body, "layers": config.num_hidden_layers, "heads": heads}
