@@ -29,6 +29,7 @@ COMMANDS = {
 EVALUATIONS = {
     "run": ("guardrail.cli.evaluate_run:run", "Judge labelled data and report how well."),
     "card": ("guardrail.cli.evaluate_card:card_command", "Measure a classifier on the whole suite and fill a model card's tables."),
+    "thresholds": ("guardrail.cli.evaluate_thresholds:thresholds", "Choose the policies' thresholds together, within a budget."),
     "compare": ("guardrail.cli.evaluate_compare:compare_runs", "Compare two runs over the same texts."),
     "steer": ("guardrail.cli.evaluate_steer:steer", "Probe whether a classifier follows the policy it is given."),
     "calibrate": ("guardrail.cli.evaluate_calibrate:calibrate_run", "Make scores say what they mean, from a run."),

@@ -52,12 +52,16 @@ def write_thresholds(summary: Summary, policies: Sequence[Policy], target: str) 
         if proposal is None:
             yield f"{policy.path}: left at {policy.threshold:g}: no threshold reaches {target} on these texts"
             continue
-        path = Path(policy.path)
-        _write(path, with_threshold(read_text(path), proposal.threshold))
+        rewrite_threshold(Path(policy.path), proposal.threshold)
         yield (
             f"{policy.path}: threshold {policy.threshold:g} -> {proposal.threshold:g}"
             f" ({target}: precision {proposal.precision:.3f}, recall {proposal.recall:.3f}, FPR {proposal.fpr:.3f})"
         )
+
+
+def rewrite_threshold(path: Path, threshold: float) -> None:
+    """Put a threshold into a policy file's front matter; every other byte stays."""
+    _write(path, with_threshold(read_text(path), threshold))
 
 
 def _write(path: Path, text: str) -> None:

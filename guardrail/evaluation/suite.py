@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -105,12 +105,12 @@ def _bars(told: Mapping[str, float]) -> Mapping[str, float]:
 class Questions:
     """What a suite asks. `items`: the rows of each task, by its name. `asked`: each text once with the policies it is asked under.
 
-    `places` leads from a text (set, text, context) and a policy's digest to the row under which its answer is kept.
+    `places` leads from a text (set, text, context) to the row under which its answers are kept: the set's first that has it.
     """
 
     items: Mapping[str, tuple[Item, ...]]
     asked: tuple[tuple[Item, tuple[Policy, ...]], ...]
-    places: Mapping[tuple[Place, str], tuple[str, str]]
+    places: Mapping[Place, str]
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -119,7 +119,7 @@ class Questions:
 
     def key(self, item: Item, policy: Policy) -> tuple[str, str, str]:
         """Under which key the prediction about an item's text is found."""
-        return (*self.places[_place(item), policy.digest], policy.digest)
+        return (item.set, self.places[_place(item)], policy.digest)
 
 
 def questions(suite: Suite, data: Iterable[DataSet], policies: Sequence[Policy], *, limit: int | None = None, seed: int = 0) -> Questions:
@@ -130,8 +130,11 @@ def questions(suite: Suite, data: Iterable[DataSet], policies: Sequence[Policy],
     """
     items: dict[str, tuple[Item, ...]] = {}
     asked: list[tuple[Item, tuple[Policy, ...]]] = []
-    places: dict[tuple[Place, str], tuple[str, str]] = {}
+    places: dict[Place, str] = {}
+    known: set[tuple[Place, str]] = set()
     for each in data:
+        for item in each.items:
+            places.setdefault(_place(item), item.id)
         tasks = [task for task in suite.tasks if task.set == each.name]
         of = {task.name: _rows(task, each) for task in tasks}
         kept = _drawn({_place(item) for rows in of.values() for item in rows}, limit, seed)
@@ -142,10 +145,10 @@ def questions(suite: Suite, data: Iterable[DataSet], policies: Sequence[Policy],
                 raise GuardrailError(f"the suite asks the policy {task.asked} about {task.set}, and it is not among the policies")
             for item in items[task.name]:
                 place = _place(item)
-                new = tuple(policy for policy in task.policies(policies) if (place, policy.digest) not in places)
-                places |= {(place, policy.digest): (item.set, item.id) for policy in new}
+                new = tuple(policy for policy in task.policies(policies) if (place, policy.digest) not in known)
+                known |= {(place, policy.digest) for policy in new}
                 if new:
-                    mine.setdefault(place, []).append((item, new))
+                    mine.setdefault(place, []).append((replace(item, id=places[place]), new))
         asked += [question for about in mine.values() for question in about]
     return Questions(items, tuple(asked), places)
 
@@ -158,7 +161,7 @@ def _rows(task: Task, data: DataSet) -> list[Item]:
         if not rows:
             return []
         merged = in_any_area(DataSet(data.name, data.sha256, tuple(rows))).items
-        return [_renamed(item, data.name) for item in merged]
+        return [replace(item, set=data.name) for item in merged]
     return [item for item in rows if item.area == task.area]
 
 
@@ -168,10 +171,6 @@ def _never_trained_on(rows: Sequence[Item]) -> Iterator[Item]:
     for item in rows:
         first.setdefault(item.text, unit_of(item.set, item.unit, item.id))
     return (item for item in rows if held_out(first[item.text]))
-
-
-def _renamed(item: Item, name: str) -> Item:
-    return Item(item.id, "", item.text, item.label, item.sub_labels, item.unit, name, item.kind, item.context, item.lang)
 
 
 def _place(item: Item) -> Place:

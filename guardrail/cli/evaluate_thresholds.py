@@ -1,0 +1,90 @@
+"""`guardrail evaluate thresholds`: the policies' thresholds chosen together, from a card's stored judgements."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from guardrail.cli.evaluate_card import Job
+from guardrail.cli.evaluate_outputs import rewrite_threshold
+from guardrail.config.environment import process_environment
+from guardrail.errors import GuardrailError
+from guardrail.evaluation.card import measured
+from guardrail.evaluation.joint_report import document, joint, markdown, sheets
+from guardrail.evaluation.predictions import RunInfo, read_run
+from guardrail.evaluation.suite import shipped_suite
+from guardrail.types import Policy
+
+
+@click.command("thresholds")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="CARD")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Folder of the labelled sets (default: GUARDRAIL_DATA).")
+@click.option("--sets", metavar="NAME,…", help="Sets whose F1 counts (default: all of the card). Harmless ones always limit.")
+@click.option(
+    "--budget", type=click.FloatRange(0, 1), default=0.015, show_default=True, help="Share of harmless texts that may be flagged."
+)
+@click.option("--each", type=click.FloatRange(0, 1), help="Also of every harmless set (default: of all together alone).")
+@click.option("--folds", type=click.IntRange(2, 20), default=5, show_default=True, help="Parts that the units are dealt into.")
+@click.option(
+    "--write",
+    "policies_folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Put them into this folder's policies.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
+def thresholds(
+    folder: Path,
+    data: Path | None,
+    sets: str | None,
+    budget: float,
+    each: float | None,
+    folds: int,
+    policies_folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Propose thresholds of all policies at once: the best mean F1 over labelled sets within a budget of flagged harmless texts.
+
+    CARD is the folder of `guardrail evaluate card`. Every policy weighs the same, however many sets are about it. Nothing is judged.
+    Exits 1 when no thresholds keep the limits.
+    """
+    where = data or process_environment().data_folder
+    if where is None:
+        raise GuardrailError("no labelled data: give --data FOLDER or set GUARDRAIL_DATA")
+    info, found = read_run(folder)
+    job = _job(info, where)
+    wanted = {part.strip() for part in sets.split(",")} if sets else set(job.suite.sets)
+    job.suite.only(wanted)
+    tasks = measured(job.suite, job.asked, found, job.policies)
+    limited = [task for task in tasks if task.task.set in wanted or "flagged" in task.task.bars or task.task.area == "benign"]
+    goals = sheets(limited, job.suite, [policy.id for policy in job.policies], budget=budget, each=each)
+    if not any(sheet.limit is None for sheet in goals):
+        raise GuardrailError(
+            f"{folder} holds no set with both labels to choose thresholds on; run `guardrail evaluate card` over some first"
+        )
+    proposed = joint(goals, {policy.id: policy.threshold for policy in job.policies}, folds=folds)
+    click.echo(json.dumps(document(proposed), indent=1) if as_json else markdown(proposed))
+    if policies_folder is not None:
+        for line in _write(policies_folder, job.policies, proposed.proposed):
+            click.echo(line, err=True)
+    if not proposed.kept:
+        raise click.exceptions.Exit(1)
+
+
+def _job(info: RunInfo, data: Path) -> Job:
+    """The part of the suite that the card is about. Raises GuardrailError when its sets or policies are no longer what they were."""
+    known = [name for name in shipped_suite().sets if name in {each.name for each in info.sets}]
+    job = Job.of(shipped_suite().only(known), data, limit=None, seed=0, batch=info.batch)
+    same = RunInfo(info.classifier, job.info.policies, job.info.sets)
+    if differing := same.differences(info, growing=True):
+        raise GuardrailError(f"the card was made of something else ({', '.join(differing)} differed); run `guardrail evaluate card` again")
+    return job
+
+
+def _write(folder: Path, policies: Sequence[Policy], proposed: Mapping[str, float]) -> Iterator[str]:
+    for policy in policies:
+        path = folder / f"{policy.id}.md"
+        if not path.is_file():
+            raise GuardrailError(f"{path}: there is no such policy; --write takes the folder with the policies' files")
+        rewrite_threshold(path, proposed[policy.id])
+        yield f"{path}: threshold {policy.threshold:g} -> {proposed[policy.id]:g}"

@@ -1,0 +1,142 @@
+"""From a card's judgements to thresholds proposed together, and what they do: here, and to texts they were not chosen on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guardrail.evaluation.card import TOGETHER, Measured
+from guardrail.evaluation.joint import Sheet, choose, cross_fitted, f1, flags
+from guardrail.evaluation.run import ANY
+from guardrail.evaluation.suite import Suite
+from guardrail.units import unit_of
+
+FEWEST = 5  # texts of either label, below which a set's F1 says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What thresholds do to a sheet: its F1, or the share that is flagged where it has a limit. `goal`: its bar or limit, where it has one.
+
+    `crossed` is of texts whose units had no part in the choice.
+    """
+
+    name: str
+    asked: str
+    rows: int
+    limited: bool
+    goal: float | None
+    now: float
+    proposed: float
+    crossed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Thresholds by policy: those of now, those proposed, and the lowest and highest of the folds."""
+
+    now: Mapping[str, float]
+    proposed: Mapping[str, float]
+    spread: Mapping[str, tuple[float, float]]
+    effects: tuple[Effect, ...]
+    mean_f1: tuple[float, float, float]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the proposal keeps every limit on the texts that it was chosen on."""
+        return all(each.proposed <= (each.goal or 0.0) + 1e-9 for each in self.effects if each.limited)
+
+
+def sheets(tasks: Sequence[Measured], suite: Suite, policies: Sequence[str], *, budget: float, each: float | None = None) -> list[Sheet]:
+    """The goals of a choice: the F1 of every task with both labels, the benign sets together under `budget`, and other limits of the suite.
+
+    `each`: also the share of every benign set that may be flagged; without, the suite's bars of single benign sets are left aside.
+    """
+    found = []
+    benign = [task for task in tasks if task.task.set in suite.benign and task.task.area == "benign"]
+    for task in tasks:
+        labels = [item.label or 0 for item in task.items]
+        limit = each if task in benign else task.task.bars.get("flagged")
+        if limit is not None:
+            found.append(_sheet(task, policies, limit=limit))
+        elif min(sum(labels), len(labels) - sum(labels)) >= FEWEST:
+            found.append(_sheet(task, policies, bar=task.task.bars.get("f1")))
+    if benign:
+        items = tuple(item for task in benign for item in task.items)
+        scores = tuple(row for task in benign for row in task.scores)
+        found.append(_sheet(Measured(TOGETHER, items, scores, 0), policies, limit=budget))
+    return found
+
+
+def _sheet(task: Measured, policies: Sequence[str], *, bar: float | None = None, limit: float | None = None) -> Sheet:
+    return Sheet(
+        task.task.set if task.task is TOGETHER else f"{task.task.set}/{task.task.area}",
+        task.task.asked,
+        np.array([[row.get(policy, -1.0) for policy in policies] for row in task.scores]),
+        np.array([item.label or 0 for item in task.items], np.int64),
+        tuple(unit_of(item.set, item.unit, item.id) for item in task.items),
+        bar,
+        limit,
+    )
+
+
+def joint(goals: Sequence[Sheet], now: Mapping[str, float], *, folds: int) -> Joint:
+    """Choose on everything, and say what that does here and, by `folds` of units, elsewhere."""
+    names, start = list(now), np.array(list(now.values()))
+    found = choose(goals, start)
+    crossed, chosen = cross_fitted(goals, start, folds)
+    effects = tuple(_effect(sheet, flags(sheet, start), flags(sheet, found), other) for sheet, other in zip(goals, crossed, strict=True))
+    scored = [each for each in effects if not each.limited]
+    return Joint(
+        dict(now),
+        {name: round(float(value), 4) for name, value in zip(names, found, strict=True)},
+        {name: (float(column.min()), float(column.max())) for name, column in zip(names, chosen.T, strict=True)},
+        effects,
+        (_mean([x.now for x in scored]), _mean([x.proposed for x in scored]), _mean([x.crossed for x in scored])),
+    )
+
+
+def _effect(sheet: Sheet, now: NDArray[np.bool_], proposed: NDArray[np.bool_], crossed: NDArray[np.bool_]) -> Effect:
+    limited = sheet.limit is not None
+    values = [float(each.mean()) if limited else f1(each, sheet.labels) for each in (now, proposed, crossed)]
+    return Effect(sheet.name, sheet.asked, len(sheet.labels), limited, sheet.limit if limited else sheet.bar, *values)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def document(found: Joint) -> dict[str, object]:
+    """All numbers."""
+    return asdict(found)
+
+
+def markdown(found: Joint) -> str:
+    """The thresholds, and what they do."""
+    return "\n".join(_lines(found))
+
+
+def _lines(found: Joint) -> Iterator[str]:
+    yield from ("| policy | now | proposed | folds |", "|---|--:|--:|--:|")
+    for policy, value in found.proposed.items():
+        low, high = found.spread[policy]
+        yield f"| {policy} | {found.now[policy]:g} | {value:g} | {low:g} to {high:g} |"
+    yield from ("", "| harmless texts | asked | rows | limit | flagged now | proposed | crossed |", "|---|---|--:|--:|--:|--:|--:|")
+    for each in found.effects:
+        if each.limited:
+            yield f"| {_start(each)} | {each.goal:.1%} | {each.now:.2%} | {each.proposed:.2%} | {each.crossed:.2%} |"
+    yield from ("", "| set | asked | rows | bar | F1 now | proposed | crossed |", "|---|---|--:|--:|--:|--:|--:|")
+    for each in found.effects:
+        if not each.limited:
+            bar = "" if each.goal is None else f"{each.goal:.2f}"
+            yield f"| {_start(each)} | {bar} | {each.now:.3f} | {each.proposed:.3f} | {each.crossed:.3f} |"
+    yield "| mean | | | | {:.3f} | {:.3f} | {:.3f} |".format(*found.mean_f1)
+    yield ""
+    yield "Crossed: under thresholds that were chosen without the text's unit. Proposed: on the very texts they were chosen on."
+    if not found.kept:
+        yield "No thresholds keep all limits; these break them least."
+
+
+def _start(each: Effect) -> str:
+    return f"{each.name} | {'all' if each.asked == ANY else each.asked} | {each.rows:,}"
