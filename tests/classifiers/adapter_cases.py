@@ -5,7 +5,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def sentence(chance: random.Random, *, animal: bool, tool: bool) -> str:
     return f"In the {place} number {number} there is {' and '.join([*found, 'a table'])}."
 
 
-def rows(count: int = 240, seed: int = 1) -> list[dict[str, Any]]:
+def rows(count: int = 210, seed: int = 1) -> list[dict[str, Any]]:
     """Sentences with animals, with tools, with both or neither; of some the tools are not known."""
     chance = random.Random(seed)
     found = []
@@ -88,9 +88,13 @@ def recipe(**changes: Any) -> AdapterRecipe:
 
 def trained(folder: Path, architecture: str = "gemma2", *, losses: list[float] | None = None, **options: Any) -> Mapping[str, Any]:
     """Train in `folder`, on `rows()` unless `data` says otherwise; the record."""
-    chosen = {"data": data(folder), "recipe": recipe()} | options
+    told: Callable[[Progress], None] = options.pop("report", lambda progress: None)
+    chosen = {"recipe": recipe()} | options
+    if "data" not in chosen:
+        chosen["data"] = data(folder)
 
     def report(progress: Progress) -> None:
+        told(progress)
         if losses is not None:
             losses.append(progress.loss)
 
