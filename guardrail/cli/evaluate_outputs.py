@@ -7,6 +7,7 @@ from pathlib import Path
 
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.bells import leaderboard, write_prompts
+from guardrail.evaluation.crossfit import proposed
 from guardrail.evaluation.evaluation_page import page
 from guardrail.evaluation.evaluation_report import markdown, results
 from guardrail.evaluation.predictions import Key, Prediction
@@ -48,15 +49,16 @@ def write_thresholds(summary: Summary, policies: Sequence[Policy], target: str) 
     """Put what a target asks for into the policies' front matter, and say so, policy by policy."""
     for policy in policies:
         pooled = summary.pooled.get(policy.id)
-        proposal = propose(pooled, target) if pooled is not None else None
-        if proposal is None:
+        found = proposed(pooled, target) if pooled is not None else None
+        if found is None:
             yield f"{policy.path}: left at {policy.threshold:g}: no threshold reaches {target} on these texts"
             continue
-        rewrite_threshold(Path(policy.path), proposal.threshold)
-        yield (
-            f"{policy.path}: threshold {policy.threshold:g} -> {proposal.threshold:g}"
-            f" ({target}: precision {proposal.precision:.3f}, recall {proposal.recall:.3f}, FPR {proposal.fpr:.3f})"
+        rewrite_threshold(Path(policy.path), found.here.threshold)
+        told = found.told
+        elsewhere = (
+            f"precision {told.precision:.3f}, recall {told.recall:.3f}, FPR {told.fpr:.3f}" if told else "too few units to tell more"
         )
+        yield f"{policy.path}: threshold {policy.threshold:g} -> {found.here.threshold:g} ({target}: {elsewhere})"
 
 
 def rewrite_threshold(path: Path, threshold: float) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardrail.evaluation.ranking import Curve, curve
-from guardrail.evaluation.thresholds import Proposal, propose
+from guardrail.evaluation.thresholds import PRESETS, Proposal, propose
 from guardrail.units import folds as deal
 
 FOLDS = 5
@@ -42,6 +42,40 @@ class CrossFit:
     recall: float
     f1: float
     fpr: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A threshold chosen on all texts, and what choosing so does to texts that had no part in it.
+
+    `crossed` is None where there are too few units to tell, and for presets, which are fitted to nothing.
+    """
+
+    here: Proposal
+    crossed: CrossFit | None
+
+    @property
+    def told(self) -> Proposal | CrossFit | None:
+        """The honest numbers: of presets those here, of others the crossed ones, or none."""
+        return self.here if self.here.target in PRESETS else self.crossed
+
+    def cells(self) -> list[str]:
+        """Threshold, the folds' thresholds, and precision, recall, F1 and false positive rate, as `COLUMNS` says."""
+        told = self.told
+        spread = f"{self.crossed.low:g} to {self.crossed.high:g}" if self.crossed else "-"
+        values = (told.precision, told.recall, told.f1, told.fpr) if told else ()
+        return [f"{self.here.threshold:g}", spread, *(f"{value:.3f}" for value in values), *["-"] * (4 - len(values))]
+
+
+COLUMNS = ("threshold", "folds", "precision", "recall", "F1", "FPR")
+
+
+def proposed(pool: Pool, target: str) -> Proposed | None:
+    """What a target asks for, chosen on all texts and measured by cross-fitting; None where it cannot be reached here."""
+    here = propose(pool.curve, target)
+    if here is None:
+        return None
+    return Proposed(here, None if target in PRESETS else cross_fitted(pool, target))
 
 
 def cross_fitted(pool: Pool, target: str, *, folds: int = FOLDS) -> CrossFit | None:

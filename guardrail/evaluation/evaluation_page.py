@@ -5,7 +5,8 @@ from html import escape
 
 import numpy as np
 
-from guardrail.evaluation.evaluation_report import ELSEWHERE, HEAD, cells, facts, proposals, worst
+from guardrail.evaluation.crossfit import COLUMNS
+from guardrail.evaluation.evaluation_report import ELSEWHERE, HEAD, PROPOSED, cells, facts, proposals, worst
 from guardrail.evaluation.published import HEAD as PUBLISHED_HEAD
 from guardrail.evaluation.published import published
 from guardrail.evaluation.ranking import Floats
@@ -32,8 +33,8 @@ def page(summary: Summary, *, text: bool = False) -> str:
     body = [f"<h1>Evaluation</h1><ul>{told}</ul>", _table(HEAD.split(" | "), map(cells, summary.rows))]
     if others := [each.cells() for each in published(each.name for each in summary.info.sets)]:
         body.append(f"<h2>Published elsewhere</h2><p>{ELSEWHERE}</p>{_table(PUBLISHED_HEAD, others)}")
-    body.append("<h2>Thresholds</h2>")
-    body.append(_table(("policy", "target", "threshold", "precision", "recall", "F1", "FPR"), _proposed(summary)))
+    body.append(f"<h2>Thresholds</h2><p>{PROPOSED}</p>")
+    body.append(_table(("policy", "target", *COLUMNS), _proposed(summary)))
     body += [_section(row, text=text) for row in summary.rows]
     return head + "\n".join(body) + "\n"
 
@@ -63,8 +64,7 @@ def _error(judged: Judged, *, text: bool) -> list[str]:
 def _proposed(summary: Summary) -> Iterator[list[str]]:
     for policy, found in proposals(summary).items():
         for each in found:
-            values = [f"{value:.3f}" for value in (each.precision, each.recall, each.f1, each.fpr)]
-            yield [policy, each.target, f"{each.threshold:g}", *values]
+            yield [policy, each.here.target, *each.cells()]
 
 
 def _share(value: float | None) -> str:

@@ -3,24 +3,29 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from guardrail.evaluation.crossfit import COLUMNS, Proposed, proposed
 from guardrail.evaluation.published import HEAD as PUBLISHED_HEAD
 from guardrail.evaluation.published import published
 from guardrail.evaluation.run import ANY
 from guardrail.evaluation.summary import Judged, Row, Summary
-from guardrail.evaluation.thresholds import TARGETS, Proposal, propose
+from guardrail.evaluation.thresholds import TARGETS
 
 WORST = 10
 ELSEWHERE = "As their sources print them: other rows, other policies, not measured here. For orientation only."
+PROPOSED = (
+    "What a target would set, chosen on all texts, and what such a choice does to texts that had no part in it (units dealt into five"
+    " folds, each cut by the threshold of the others; their range). Presets are published numbers, not fitted to these texts."
+)
 HEAD = (
     "set | asked | rows | violating | precision | recall | F1 | FPR | ROC AUC | AUPRC | recall at 1% FPR | at 5% FPR | ECE | Brier"
     " | kappa (95%) | not judged"
 )
 
 
-def proposals(summary: Summary, targets: Sequence[str] = TARGETS) -> dict[str, tuple[Proposal, ...]]:
+def proposals(summary: Summary, targets: Sequence[str] = TARGETS) -> dict[str, tuple[Proposed, ...]]:
     """For each policy what the targets ask for, without those that its texts cannot answer."""
     return {
-        policy: tuple(found for target in targets if (found := propose(curve, target))) for policy, curve in sorted(summary.pooled.items())
+        policy: tuple(found for target in targets if (found := proposed(pool, target))) for policy, pool in sorted(summary.pooled.items())
     }
 
 
@@ -72,15 +77,14 @@ def markdown(summary: Summary) -> str:
 
 
 def _threshold_lines(summary: Summary) -> Iterator[str]:
-    yield "What a target would set, and what that would have done here. Presets are published numbers, not fitted to these texts."
+    yield PROPOSED
     yield ""
-    yield "| policy | now | target | threshold | precision | recall | F1 | FPR |"
-    yield "|---|--:|---|--:|--:|--:|--:|--:|"
+    yield f"| policy | now | target | {' | '.join(COLUMNS)} |"
+    yield "|---|--:|---|" + "--:|" * len(COLUMNS)
     now = summary.info.thresholds()
     for policy, found in proposals(summary).items():
         for each in found:
-            values = " | ".join(f"{value:.3f}" for value in (each.precision, each.recall, each.f1, each.fpr))
-            yield f"| {policy} | {now[policy]:g} | {each.target} | {each.threshold:g} | {values} |"
+            yield f"| {policy} | {now[policy]:g} | {each.here.target} | {' | '.join(each.cells())} |"
 
 
 def _sub_label_lines(row: Row) -> Iterator[str]:
@@ -115,5 +119,8 @@ def results(summary: Summary) -> dict[str, object]:
             }
             for row in summary.rows
         ],
-        "thresholds": {policy: [asdict(each) for each in found] for policy, found in proposals(summary).items()},
+        "thresholds": {
+            policy: [{**asdict(each.here), "crossed": asdict(each.crossed) if each.crossed else None} for each in found]
+            for policy, found in proposals(summary).items()
+        },
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guardrail.evaluation.agreement import Kappa, kappa
+from guardrail.evaluation.crossfit import Pool, pooled
 from guardrail.evaluation.dataset import Item
 from guardrail.evaluation.metrics import Quality, quality
 from guardrail.evaluation.overhead import quantile
@@ -14,6 +15,7 @@ from guardrail.evaluation.predictions import Key, Prediction, RunInfo
 from guardrail.evaluation.ranking import Curve, curve
 from guardrail.evaluation.reliability import Reliability, reliability
 from guardrail.evaluation.run import ANY, Plan
+from guardrail.units import unit_of
 
 FEWEST = 5  # rows of a sub-label that is shown
 
@@ -95,11 +97,11 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that is reported of a run. `pooled`: for each policy the curve over all texts that speak of it."""
+    """Everything that is reported of a run. `pooled`: for each policy all texts that speak of it."""
 
     info: RunInfo
     rows: tuple[Row, ...]
-    pooled: Mapping[str, Curve]
+    pooled: Mapping[str, Pool]
     latency: Latency
 
 
@@ -110,7 +112,7 @@ def summarise(plan: Plan, info: RunInfo, found: Mapping[Key, Prediction]) -> Sum
     for data in plan.sets:
         for item in plan.items(data):
             groups[item.set, item.area].append(item)
-    pools: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    pools: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
     rows = []
     for (name, area), items in groups.items():
         asked = plan.asked(area)
@@ -118,11 +120,10 @@ def summarise(plan: Plan, info: RunInfo, found: Mapping[Key, Prediction]) -> Sum
         for each in judged:
             # A text that violates something does not say which policy; one that violates nothing violates none.
             for policy, score in each.scores.items() if len(asked) == 1 or not each.label else ():
-                pools[policy].append((score, each.label))
+                pools[policy].append((score, each.label, unit_of(each.item.set, each.item.unit, each.item.id)))
         if judged:
             rows.append(_row((name, area, asked[0].id if len(asked) == 1 else ANY), judged, len(items) - len(judged), info.seed))
-    pooled = {policy: curve(*zip(*pairs, strict=True)) for policy, pairs in pools.items()}
-    return Summary(info, tuple(rows), pooled, latency(found.values()))
+    return Summary(info, tuple(rows), {policy: pooled(texts) for policy, texts in pools.items()}, latency(found.values()))
 
 
 def latency(found: Iterable[Prediction]) -> Latency:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.agreement import kappa
+from guardrail.evaluation.crossfit import Pool, proposed
 from guardrail.evaluation.ranking import curve
 from guardrail.evaluation.reliability import reliability
 from guardrail.evaluation.thresholds import TARGETS, propose
@@ -89,6 +90,23 @@ def test_where_a_target_cannot_be_reached_nothing_is_proposed() -> None:
     for target in ("f2", "fpr=2", "fpr=", "recall"):
         with pytest.raises(GuardrailError, match="target"):
             propose(curve([0.9, 0.8], [1, 0]), target)
+
+
+def test_what_a_proposal_does_elsewhere_is_not_what_it_was_chosen_for() -> None:
+    draws = np.random.default_rng(1)
+    units = [f"u{place // 2}" for place in range(80)]
+    scores = np.repeat(draws.random(40), 2)
+    labels = np.repeat(draws.integers(0, 2, 40), 2)
+    found = proposed(Pool(tuple(scores), tuple(map(int, labels)), tuple(units)), "f1")
+    assert found is not None
+    assert found.crossed is not None
+    assert found.crossed.f1 < found.here.f1
+    assert found.crossed.low <= found.here.threshold <= found.crossed.high
+    assert found.told is found.crossed
+    preset = proposed(Pool(tuple(scores), tuple(map(int, labels)), tuple(units)), "high-recall")
+    assert preset is not None
+    assert preset.told is preset.here
+    assert preset.cells()[1] == "-"
 
 
 def test_without_both_labels_there_is_no_area() -> None:

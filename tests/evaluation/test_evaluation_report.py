@@ -57,7 +57,7 @@ def test_a_text_of_all_policies_counts_once_and_its_strongest_score_ranks() -> N
     assert (any_row.policy, any_row.quality.rows, any_row.quality.flagged, any_row.quality.auc) == (ANY, 2, 1.0, 1.0)
     assert (hate_row.policy, hate_row.quality.recall) == ("hate_speech", 0.0)
     # That a text violates something does not say that it violates this: it is in no policy's pool. A clean one is in each.
-    assert {name: (each.positives, each.negatives) for name, each in found.pooled.items()} == {
+    assert {name: (each.curve.positives, each.curve.negatives) for name, each in found.pooled.items()} == {
         "hate_speech": (1, 1),
         "prompt_attack": (0, 1),
     }
