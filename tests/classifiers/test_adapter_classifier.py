@@ -110,9 +110,11 @@ async def test_one_output_is_a_yes_or_no_and_no_softmax_that_always_says_yes(tmp
     cases.as_safetensors(folder, "jailbreak_head.pt")
     reader = opencc_reader.open_folder(folder)
     attack = policy("prompt_attack")
-    async with opened(folder, AdapterOptions({"prompt_attack": "jailbreak"}), attack) as classifier:
-        scores = await values(classifier, attack)
+    named = AdapterOptions({"prompt_attack": "jailbreak"})
+    async with opened(folder, named, attack) as moved, opened(folder, replace(named, scores="plain"), attack) as plain:
+        scores, probabilities = await values(moved, attack), await values(plain, attack)
     expected = reader.probabilities(list(TEXTS))[:, 0].tolist()
+    assert probabilities == pytest.approx(expected, abs=1e-5)
     assert max(expected) < 1.0
     assert [value >= 0.5 for value in scores] == [p >= 0.34 for p in expected]
     assert reader.binary

@@ -112,6 +112,15 @@ def test_a_folder_that_does_not_say_what_it_means_is_refused(
         read_frame(folder(tmp_path, {"classifier": {**BASE, **frame}}, **files))
 
 
+def test_a_pickled_head_is_neither_downloaded_nor_read_and_the_remedy_is_named(tmp_path: Path) -> None:
+    made = folder(tmp_path, {"classifier": {**BASE, "taxonomy": ["a", "b"]}}, heads=())
+    with pytest.raises(ModelFileError, match=r"put the publisher's classification_head\.pt there and convert it once.*weights_only=True"):
+        read_frame(made)
+    (tmp_path / "classification_head.pt").touch()
+    with pytest.raises(ModelFileError, match=r"classification_head\.pt is a pickle.*never read here; convert it once"):
+        read_frame(made)
+
+
 def test_an_empty_frame_and_no_frame_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="describes neither"):
         read_frame(folder(tmp_path, {}))

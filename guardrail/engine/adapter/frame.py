@@ -148,12 +148,12 @@ def _head(folder: Path, name: str) -> Path:
     found = wanted.with_suffix(".safetensors")
     if found.is_file():
         return found
+    if wanted == found:
+        raise ModelFileError(f"{folder} has no {name}: the download or the copy is not complete")
+    remedy = f'convert it once, where you trust it: python -c "{conversion(wanted, found)}"'
     if wanted.is_file():
-        raise ModelFileError(
-            f"{wanted} is a pickle, which can run code when it is read and is never read here; convert it once, where you trust it: "
-            f'python -c "{conversion(wanted, found)}"'
-        )
-    raise ModelFileError(f"{folder} has no {name}: the download or the copy is not complete")
+        raise ModelFileError(f"{wanted} is a pickle, which can run code when it is read and is never read here; {remedy}")
+    raise ModelFileError(f"{folder} has no {found.name}, and a pickle is never downloaded: put the publisher's {name} there and {remedy}")
 
 
 def conversion(source: Path, target: Path) -> str:
