@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from guardrail.engine.cope import onednn
+from guardrail.engine import onednn
 from guardrail.evaluation.engine_models import Shape
 
 LARGEST_MEASURED = 1024  # tokens; beyond, products take time in proportion

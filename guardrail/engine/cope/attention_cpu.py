@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from guardrail.engine.cope.kv import KVPool
-from guardrail.engine.cope.onednn import linear
 from guardrail.engine.cope.rows import Plan
 from guardrail.engine.cope.tiles import Block, Cut, Tiling, all_queries, blocks, kept, read_queries
+from guardrail.engine.onednn import linear
 
 _LARGEST_CAP = 64.0  # e^64 * 8,192 keys * values of thousands still fit fp32
 _LOWEST = -1e30  # the running maximum before any key was seen; finite, so that differences with it are defined

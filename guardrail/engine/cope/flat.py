@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from guardrail.engine.cope import onednn
+from guardrail.engine import onednn
 from guardrail.engine.cope.attention_cpu import PackedAttention, Scoring
 from guardrail.engine.cope.head import AnswerHead
 from guardrail.engine.cope.kv import KVPool

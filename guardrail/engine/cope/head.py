@@ -5,8 +5,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from guardrail.engine.cope.onednn import linear
 from guardrail.engine.cope.probe import ProbeWeights
+from guardrail.engine.onednn import linear
 
 _CHUNK = 1 << 20  # logits held at a time: 4 MiB in fp32
 

@@ -121,13 +121,18 @@ class PolicyReader(nn.Module):
         mean: Tensor = (last * weight).sum(1) / weight.sum(1).clamp_min(1.0)
         return mean
 
+    def enter(self, policies: "Statements") -> Tensor:
+        """What goes into the first reader layer, [P, K, D]; independent of any text."""
+        entering: Tensor = self.norm_statement(self.statement(policies.vectors) + self.kind(policies.kinds))
+        return entering
+
     def read(self, pairs: Tensor, policies: "Statements", texts: list[Tensor], text_mask: Tensor) -> Tensor:
         """Logits [N] that a text violates a policy, one for each of the `pairs` [N, 2] of (text, policy) rows.
 
         `texts` from `encode` with their `text_mask` [B, T].
         """
         text, policy = pairs[:, 0], pairs[:, 1]
-        x = self.norm_statement(self.statement(policies.vectors) + self.kind(policies.kinds))[policy]
+        x = self.enter(policies)[policy]
         mask = torch.cat([policies.present[policy], text_mask[text]], dim=1)[:, None, None, :]
         depth = self.config.trunk_layers - self.config.reader_layers
         for step, each in enumerate(self.reader):

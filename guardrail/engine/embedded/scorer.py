@@ -2,29 +2,34 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from guardrail.engine.embedded.model import PolicyReader, Statements
+from guardrail.engine.embedded.fast import FastReader
+from guardrail.engine.embedded.model import PolicyReader
 from guardrail.engine.embedded.statements import statements_of
-from guardrail.engine.embedded.tokens import Tokens, Window, pad
+from guardrail.engine.embedded.tokens import Tokens, Window
 from guardrail.engine.embedded.weights import Calibration
 from guardrail.types import Policy, Span
 
 TOKENS_A_PASS = 2048  # of text; about a tenth of a second on one core
-PAIRS_A_READ = 256
 MOST_RESIDENT = 1024  # policies; beyond that those of the oldest generations go
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """A prepared policy: its statement vectors [K, D] and kinds [K]."""
+class Reader(Protocol):
+    """A way to run the network: `FastReader`, or `PlainReader`, which it must agree with."""
 
-    vectors: Tensor
-    kinds: Tensor
+    def resident(self, vectors: Tensor, kinds: Tensor) -> Any:
+        """What is kept of a policy with these statement vectors [K, D] and kinds [K]."""
+        ...
+
+    def read(self, texts: Sequence[Sequence[int]], policies: Sequence[Any], pairs: Sequence[tuple[int, int]]) -> list[float]:
+        """Logits of the `pairs` (text, policy), none of them twice, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ class Found:
 class Reading:
     """Texts on their way through the model, under the policies as they were when it began. Advanced by `Scorer.advance`."""
 
-    def __init__(self, asked: Sequence[tuple[str, Policy]], resident: dict[str, Resident], tokens: Tokens) -> None:
-        self.policies: dict[str, Resident] = {policy.digest: resident[policy.digest] for _, policy in asked}
+    def __init__(self, asked: Sequence[tuple[str, Policy]], resident: dict[str, Any], tokens: Tokens) -> None:
+        self.policies: dict[str, Any] = {policy.digest: resident[policy.digest] for _, policy in asked}
         self.wanted: dict[str, dict[str, list[int]]] = {}
         for place, (text, policy) in enumerate(asked):
             self.wanted.setdefault(text, {}).setdefault(policy.digest, []).append(place)
@@ -72,11 +77,20 @@ class Reading:
 class Scorer:
     """Holds a model and its resident policies. Not safe for concurrent calls of `prepare`, nor of `advance`."""
 
-    def __init__(self, model: PolicyReader, tokens: Tokens, calibration: Calibration, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: PolicyReader,
+        tokens: Tokens,
+        calibration: Calibration,
+        *,
+        dtype: torch.dtype = torch.float32,
+        reader: Callable[[PolicyReader], Reader] = FastReader,
+    ) -> None:
         self._model = model.eval().to(dtype)
+        self._reader = reader(self._model)
         self._tokens = tokens
         self._calibration = calibration
-        self._resident: dict[str, Resident] = {}
+        self._resident: dict[str, Any] = {}
 
     def prepare(self, policies: Sequence[Policy]) -> None:
         """Encode what is new. Policies of before stay, since exchanges may still be pinned to them, until there are very many."""
@@ -86,7 +100,7 @@ class Scorer:
                 if policy.digest not in known:
                     statements = statements_of(policy)
                     vectors = self._model.encode_statements(*self._tokens.statements([statement.text for statement in statements]))
-                    known[policy.digest] = Resident(vectors, torch.tensor([statement.kind for statement in statements]))
+                    known[policy.digest] = self._reader.resident(vectors, torch.tensor([statement.kind for statement in statements]))
         wanted = {policy.digest for policy in policies}
         spare = [digest for digest in known if digest not in wanted][: max(0, len(known) - MOST_RESIDENT)]
         self._resident = {digest: resident for digest, resident in known.items() if digest not in spare}
@@ -113,9 +127,8 @@ class Scorer:
                     room -= len(item[1].ids)
                 if room <= 0:
                     break
-        with torch.inference_mode():
-            for group in _groups(taken):
-                self._read(group)
+        if taken:
+            self._read(taken)
 
     def answers(self, reading: Reading) -> list[Found]:
         """What a finished reading found, in the order it was asked."""
@@ -132,43 +145,17 @@ class Scorer:
             self.advance([reading])
         return self.answers(reading)
 
-    def _read(self, group: Sequence[tuple[Reading, str, Window]]) -> None:
-        policies = {digest: resident for reading, _, _ in group for digest, resident in reading.policies.items()}
+    def _read(self, taken: Sequence[tuple[Reading, str, Window]]) -> None:
+        policies = {digest: resident for reading, _, _ in taken for digest, resident in reading.policies.items()}
         column = {digest: place for place, digest in enumerate(policies)}
-        asked = [(row, digest) for row, (reading, text, _) in enumerate(group) for digest in reading.wanted[text]]
-        ids, mask = pad([window.ids for _, _, window in group])
-        states, statements = self._model.encode(ids, mask), _stacked(list(policies.values()))
-        for first in range(0, len(asked), PAIRS_A_READ):
-            chosen = asked[first : first + PAIRS_A_READ]
-            pairs = torch.tensor([(row, column[digest]) for row, digest in chosen])
-            logits = self._model.read(pairs, statements, states, mask).float().tolist()
-            for (row, digest), logit in zip(chosen, logits, strict=True):
-                reading, text, window = group[row]
-                for place in reading.wanted[text][digest]:
-                    reading.note(place, logit, window.span)
+        asked = [(row, digest) for row, (reading, text, _) in enumerate(taken) for digest in reading.wanted[text]]
+        pairs = [(row, column[digest]) for row, digest in asked]
+        logits = self._reader.read([window.ids for _, _, window in taken], list(policies.values()), pairs)
+        for (row, digest), logit in zip(asked, logits, strict=True):
+            reading, text, window = taken[row]
+            for place in reading.wanted[text][digest]:
+                reading.note(place, logit, window.span)
 
     def _probability(self, logit: float) -> float:
         scaled = torch.tensor(self._calibration.slope * logit + self._calibration.offset, dtype=torch.float64)
         return float(torch.sigmoid(scaled))
-
-
-def _stacked(policies: Sequence[Resident]) -> Statements:
-    width = max(len(policy.kinds) for policy in policies)
-    vectors = torch.zeros(len(policies), width, policies[0].vectors.shape[1], dtype=policies[0].vectors.dtype)
-    kinds = torch.zeros(len(policies), width, dtype=torch.long)
-    present = torch.zeros(len(policies), width, dtype=torch.bool)
-    for place, policy in enumerate(policies):
-        size = len(policy.kinds)
-        vectors[place, :size], kinds[place, :size], present[place, :size] = policy.vectors, policy.kinds, True
-    return Statements(vectors, kinds, present)
-
-
-def _groups(taken: Sequence[tuple[Reading, str, Window]]) -> list[list[tuple[Reading, str, Window]]]:
-    """Windows of like length together, so that little is padding: none in a group is over twice as long as another."""
-    groups: list[list[tuple[Reading, str, Window]]] = []
-    for item in sorted(taken, key=lambda item: len(item[2].ids)):
-        if groups and len(item[2].ids) <= max(32, 2 * len(groups[-1][0][2].ids)):
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups
