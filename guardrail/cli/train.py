@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from guardrail.cli import TRAININGS, LazyGroup
 from guardrail.cli.train_contradictory import contradiction_options, contradictions_of
 from guardrail.cli.train_contradictory import contradictory as contradictory_command
 from guardrail.config.environment import process_environment
@@ -20,9 +21,9 @@ from guardrail.training.trainer import Progress, Recipe
 DEFAULTS = Recipe()
 
 
-@click.group()
+@click.group(cls=LazyGroup, table=TRAININGS)
 def train() -> None:
-    """Train the models that this package ships."""
+    """Train classifiers: the one that ships, and your own."""
 
 
 train.add_command(contradictory_command)

@@ -18,9 +18,9 @@ from guardrail.engine.cope.tokens import PromptTokens
 from guardrail.errors import DoesNotFitError, GuardrailError, ModelFileError
 from guardrail.training.causal_data import Example, Examples, read, split, without
 from guardrail.training.causal_learner import CausalLearner, Kept, Recipe
-from guardrail.training.causal_model import Answers, Judge, assert_apart
-from guardrail.training.causal_packs import Prompt, packs, spell
-from guardrail.training.lora import Keeper, attach, recompute, save_adapter
+from guardrail.training.causal_model import Answers, adapted, assert_apart
+from guardrail.training.causal_packs import packs, spell
+from guardrail.training.lora import Keeper, save_adapter
 from guardrail.training.steps import History, Progress, Upkeep, peak_memory, run
 
 ADAPTER = "adapter"
@@ -98,7 +98,9 @@ def train_causal(plan: Plan, *, report: Callable[[Progress], None]) -> Trained:
         "dtype": name,
     }
     try:
-        judge, learner, apart = _learner(_model(source, dtype, device), (tokens, learnt, Kept(kept, data.kept)), plan.recipe)
+        judge = adapted(_model(source, dtype, device), Answers(tokens.zero, tokens.one), plan.recipe.lora, seed=plan.recipe.pace.seed)
+        apart = assert_apart(judge, packs(learnt, plan.recipe.layout))
+        learner = CausalLearner(judge, learnt, Kept(kept, data.kept), plan.recipe)
         with judge.ready(training=True):
             history = run(learner, plan.recipe.pace, plan.upkeep, Keeper(plan.output / CHECKPOINTS, identity), report=report)
         found, _ = learner.judged(kept)
@@ -141,15 +143,6 @@ def prompt_tokens(source: Source, recipe: Recipe) -> PromptTokens:
     tokens = PromptTokens(read_tokenizer(source.folder), recipe.template, longest)
     tokens.assert_seams()
     return tokens
-
-
-def _learner(model: Any, asked: tuple[PromptTokens, list[Prompt], Kept], recipe: Recipe) -> tuple[Judge, CausalLearner, float]:
-    tokens, learnt, kept = asked
-    adapted = attach(model, recipe.lora, seed=recipe.pace.seed)
-    recompute(adapted.get_base_model())
-    judge = Judge(adapted, Answers(tokens.zero, tokens.one))
-    apart = assert_apart(judge, packs(learnt, recipe.layout)) if recipe.layout.share > 1 else 0.0
-    return judge, CausalLearner(judge, learnt, kept, recipe), apart
 
 
 def _model(source: Source, dtype: torch.dtype, device: torch.device) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from guardrail.engine.cope.checkpoint import LONGEST
 from guardrail.errors import GuardrailError
 from guardrail.training.causal_data import Example
 from guardrail.training.causal_measures import measures
@@ -16,6 +15,7 @@ from guardrail.training.causal_packs import Batch, Layout, Prompt, batches, epoc
 from guardrail.training.lora import Lora, learning
 from guardrail.training.steps import Pace
 
+LONGEST = 8192  # CoPE-A's limit for policy and content together, which the engine keeps to
 QUICK = 256  # held-out examples that are measured on the way
 
 

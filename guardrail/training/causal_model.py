@@ -1,6 +1,6 @@
 """A causal language model as a judge that can learn: packs of prompts through it, the two answers' logits, and the loss on them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from guardrail.errors import GuardrailError
 from guardrail.training.causal_packs import Batch, Pack
+from guardrail.training.lora import Lora, attach, recompute
 
 AGREE = {torch.float32: 1e-3}  # how far a probability may move between a shared pack and prompts of their own
 ROUGHLY = 0.06  # the same in 16 bits, where every sum is rounded
@@ -98,6 +99,13 @@ class Judge:
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
 
+def adapted(model: Any, answers: Answers, lora: Lora, *, seed: int) -> Judge:
+    """A transformers model with a new adapter, ready to learn: its layers are computed anew on the way back."""
+    model = attach(model, lora, seed=seed)
+    recompute(model.get_base_model())
+    return Judge(model, answers)
+
+
 def losses(logits: Tensor, total: Tensor | None, labels: Tensor, outside: float) -> Tensor:
     """Nats an example [R]: that the answer is the other one, and `outside` times that it is neither.
 
@@ -181,13 +189,3 @@ def labels_of(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         torch.tensor([prompt.label for prompt in prompts], device=device),
         torch.tensor([prompt.weight for prompt in prompts], dtype=torch.float32, device=device),
     )
-
-
-def shape_of(model: Any) -> Mapping[str, int]:
-    """Numbers that decide how much work a token is: all weights but the adapter's and the input table, and what attention adds."""
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = whole.config
-    table = whole.get_input_embeddings().weight.numel()
-    heads = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    body = sum(weight.numel() for name, weight in whole.base_model.named_parameters() if "lora_" not in name) - table
-    return {"body": body, "layers": config.num_hidden_layers, "heads": heads}

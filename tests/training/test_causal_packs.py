@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_checkpoints import byte_level_tokenizer, gemma_tokenizer, tiny_base, tiny_checkpoint
 from tiny_models import ONE, ZERO, naive, tiny_gemma2, tiny_llama, tiny_qwen2
 
-from guardrail.engine.cope.checkpoint import load_tokens
+from guardrail.engine.cope.checkpoint import LONGEST, load_tokens
 from guardrail.engine.cope.head import AnswerHead
 from guardrail.engine.cope.source import locate
 from guardrail.engine.cope.tokens import PromptTokens
@@ -40,6 +40,7 @@ def test_token_ids_are_the_engine_s(tmp_path: Path) -> None:
     """Of the merged model's folder, as the classifier reads it; and those of the prompt as one text."""
     served, trained = load_tokens(tiny_checkpoint(tmp_path)), prompt_tokens(locate(tiny_base(tmp_path)), Recipe())
     assert served.digest == trained.digest
+    assert trained.longest == LONGEST
     assert (served.zero, served.one, served.longest) == (trained.zero, trained.one, trained.longest)
     prompts, refused = spell(EXAMPLES, trained)
     assert refused == []
