@@ -16,7 +16,7 @@ from guardrail.evaluation.baseline_tfidf import Example, TfidfClassifier
 from guardrail.evaluation.dataset import Item
 from guardrail.evaluation.steer import Rate, Sample, Steering, labelled_samples, own_samples, steer
 from guardrail.evaluation.steer_policies import LENGTHS, carved, inverted, material, off_topic, paraphrased, shortened
-from guardrail.evaluation.steer_report import markdown, summary
+from guardrail.evaluation.steer_report import bars, markdown, summary
 from guardrail.policy.registry import load_folder, shipped_folder
 from guardrail.training.rows import own_rows
 from guardrail.training.variants import Wordings
@@ -75,6 +75,7 @@ async def test_a_judge_that_reads_the_policy_passes_every_probe() -> None:
         "carve_out_selectivity": 100.0,
         "paraphrase_stability": 1.0,
     }
+    assert all(bar["met"] for bar in bars(found))
     assert [each.recall.share for each in found.lengths] == [1.0] * len(LENGTHS)
     assert told[-1][0] == told[-1][1] > 1000
     assert len(found.carve_outs) == len(material()["groups"])
@@ -87,7 +88,26 @@ async def test_a_policy_blind_model_scores_badly() -> None:
     assert found.selectivity == 0
     assert found.false_flags.share > 0.3
     assert found.stable.share == 1  # so stability alone shows nothing
-    assert "| inversion flip rate | 0%" in markdown(found)
+    assert "| inversion flip rate: positives released | 0%" in markdown(found)
+    assert {bar["name"]: bar["met"] for bar in bars(found)} == {
+        "inversion_flip_rate": False,
+        "off_topic_false_flags": False,
+        "carve_out_selectivity": False,
+    }
+    assert markdown(found).count("**missed**") == 3
+
+
+async def test_a_model_that_never_flags_an_inverted_policy_flips_without_following() -> None:
+    class Shy(Reader):
+        """Knows what is wanted of it, and says no to every policy that is turned round."""
+
+        @staticmethod
+        def _violates(policy: Policy, sample: Sample) -> bool:
+            return "turned round" not in policy.overview and Reader._violates(policy, sample)
+
+    found = await steer(Shy(SAMPLES), [HATE], [sample for sample in SAMPLES if sample.area == HATE.id])
+    assert (found.flip.share, found.adopted.share) == (1.0, 0.0)
+    assert "negatives adopted: flagged once inverted | 0%" in markdown(found)
 
 
 async def test_what_cannot_be_judged_stops_the_probe() -> None:
@@ -153,8 +173,10 @@ def test_the_command_probes_the_embedded_classifier(tmp_path: Path) -> None:
     out = tmp_path / "steer.json"
     result = CliRunner().invoke(command, ["--data", str(rows), "--policy", "hate_speech", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert "| inversion flip rate |" in result.output
-    assert json.loads(out.read_text())["samples"] == 3
+    assert "| inversion flip rate: positives released |" in result.output
+    told = json.loads(out.read_text())
+    assert told["samples"] == 3
+    assert {bar["name"] for bar in told["bars"]} <= set(told["summary"])
     nothing = CliRunner().invoke(command, ["--data", str(rows), "--policy", "violence"])
     assert nothing.exit_code == 2
     assert "nothing to probe with" in nothing.output
