@@ -1,4 +1,4 @@
-"""Small adapters on disk: three architectures with their tokenizers, trained on mild sentences, or made as OpenCC publishes them."""
+"""Small adapters on disk: four architectures with their tokenizers, trained on mild sentences, or made as OpenCC publishes them."""
 
 import atexit
 import json
@@ -15,17 +15,34 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_checkpoints import byte_level_tokenizer, gemma_tokenizer, quiet
 from tiny_models import tiny_gemma2, tiny_llama, tiny_qwen2
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from guardrail.training.adapter import AdapterPlan, train_adapter
 from guardrail.training.adapter_model import AdapterRecipe
 from guardrail.training.adapter_rows import AdapterData, read_data
 from guardrail.training.steps import Pace, Progress
 
+
+def tiny_qwen3_5(**shape: Any) -> Qwen3_5ForConditionalGeneration:
+    """Linear and full attention in turn, and eyes that nobody asks: the architecture of OpenCC's published adapters, as it is published."""
+    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    eyes = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": shape["hidden_size"]}
+    text = {**shape, **linear, "head_dim": 16, "num_hidden_layers": 4}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=eyes))
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if weight.ndim == 2:
+                    weight.normal_(0, 0.35 if "embed" in name else weight.shape[1] ** -0.5)
+    return model
+
+
 ARCHITECTURES = {
     "gemma2": (tiny_gemma2, gemma_tokenizer),
     "qwen2": (tiny_qwen2, byte_level_tokenizer),
     "llama": (tiny_llama, byte_level_tokenizer),
+    "qwen3_5": (tiny_qwen3_5, byte_level_tokenizer),
 }
 TEXTS = (
     "In the house there is a cat and a table.",
