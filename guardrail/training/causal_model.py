@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from guardrail.errors import GuardrailError
 from guardrail.training.causal_packs import Batch, Pack
 from guardrail.training.lora import Lora, attach, recompute
 
-AGREE = {torch.float32: 1e-3}  # how far a probability may move between a shared pack and prompts of their own
-ROUGHLY = 0.06  # the same in 16 bits, where every sum is rounded
+UNMOVED = 1e-6  # how far what another content says may move a probability: sums of the same shape round alike
+AGREE = {torch.float32: 1e-3}  # how far a probability may be from that of its prompt alone, whose sums round otherwise
+ROUGHLY = 0.25  # the same in 16 bits, which forty layers may multiply
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +134,33 @@ def scores(judge: Judge, batches: Sequence[Batch]) -> tuple[list[float], list[fl
 
 
 def assert_apart(judge: Judge, packs: Sequence[Pack]) -> float:
-    """That contents behind one policy do not see each other in this model: the largest difference of a score to its prompt's own.
+    """That contents behind one policy do not see each other in this model; the largest difference of a score to its prompt's own.
 
-    Raises GuardrailError where they do, as in a model that does not heed the places and masks it is given.
+    What one content says must not move another's score at all, whatever the rounding; and a shared prompt's score is its own but for that.
+    Raises GuardrailError where it is not so, as in a model that does not heed the places and masks it is given.
     """
-    shared = sorted((pack for pack in packs if len(pack.prompts) > 1), key=lambda pack: pack.length)[:2]
+    shared = [Pack(pack.prompts[:3]) for pack in sorted(packs, key=lambda pack: pack.length) if len(pack.prompts) > 1][:2]
     if not shared:
         return 0.0
-    together, _ = scores(judge, [Batch((Pack(pack.prompts[:3]),)) for pack in shared])
-    alone, _ = scores(judge, [Batch((Pack((prompt,)),)) for pack in shared for prompt in pack.prompts[:3]])
-    apart = float(np.max(np.abs(np.subtract(together, alone))))
-    if not apart <= AGREE.get(judge.dtype, ROUGHLY):
+    moved = apart = 0.0
+    for pack in shared:
+        together, _ = scores(judge, [Batch((pack,))])
+        first, *others = pack.prompts
+        altered, _ = scores(judge, [Batch((Pack((replace(first, row=np.roll(first.row, 1)), *others)),))])
+        moved = max(moved, _furthest(together[1:], altered[1:]))
+        alone, _ = scores(judge, [Batch((Pack((prompt,)),)) for prompt in pack.prompts])
+        apart = max(apart, _furthest(together, alone))
+    if not (moved <= UNMOVED and apart <= AGREE.get(judge.dtype, ROUGHLY)):
         raise GuardrailError(
-            f"contents that share a policy move each other's scores by up to {apart:.2g} in this architecture; train with each prompt "
-            "whole (--share 1)"
+            f"contents that share a policy move each other's scores by up to {max(moved, apart):.2g} in this architecture; train with each "
+            "prompt whole (--share 1)"
         )
     return apart
+
+
+def _furthest(before: Sequence[float], after: Sequence[float]) -> float:
+    """The largest difference; infinite where one is no number."""
+    return float(np.nan_to_num(np.abs(np.subtract(before, after)), nan=np.inf).max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,13 @@
 """What becomes of a trained adapter: merged into its base, verified against both, calibrated if asked, and all of it written down."""
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from guardrail import __version__
 from guardrail.calibration import StoredCalibration, digest, write_beside
@@ -48,6 +51,9 @@ def finish(plan: Plan, trained: Trained, ending: Ending, *, report: Callable[[St
     if ending.dtype is None:
         _write(plan.output, note)
         return Made(note, None)
+    gc.collect()  # what was trained is let go, so that what is compared has room
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     folder = plan.output / MODEL
     manifest = _merged(plan, trained, ending.dtype, report)
     subject = Subject(folder, base=_named(trained), adapter=str(plan.output / ADAPTER), device=_device(trained))
@@ -135,7 +141,9 @@ def _write(folder: Path, note: dict[str, Any]) -> None:
 
 
 def _named(trained: Trained) -> str:
-    return trained.source.name
+    """The base, to be located again: a model of the hub at the very commit."""
+    source = trained.source
+    return source.name if source.revision is None or "@" in source.name else f"{source.name}@{source.revision}"
 
 
 def _device(trained: Trained) -> str:

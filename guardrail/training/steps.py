@@ -125,7 +125,7 @@ def run(learner: Learner[P], pace: Pace, upkeep: Upkeep, keeper: Keeper, *, repo
     first, notes = keeper.resume(parameters, optimizer)
     history = History(**notes)
     if first == 0:
-        _validated(history, learner, 0, whole=steps == 0)
+        _validated(history, learner, 0, whole=True)
     smooth = _smooth(history.losses)
     for step in range(first, steps):
         began = time.monotonic()

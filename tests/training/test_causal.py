@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_checkpoints import quiet, tiny_adapter, tiny_base
+from tiny_checkpoints import byte_level_tokenizer, quiet, tiny_adapter, tiny_base
+from tiny_models import tiny_llama, tiny_qwen2
 from transformers import AutoModelForCausalLM
 
 from guardrail.assembly import open_classifier
@@ -152,9 +153,9 @@ def test_the_merged_model_verifies_against_base_and_adapter(made: Made) -> None:
     assert [check.name for check in made.checks if check.passed] == ["files", "template", "tokenizer", "weights", "scores"]
 
 
-async def served(model: Path, examples: Sequence[Example]) -> tuple[list[float], str]:
+async def served(model: Path, examples: Sequence[Example], **settings: Any) -> tuple[list[float], str]:
     """Scores through the engine, from a section of a configuration on; and the classifier's id. An error is none."""
-    section = CopeClassifier(kind="cope", model=str(model), device="cpu", kv_gib=0.05, host_gib=0)
+    section = CopeClassifier(kind="cope", model=str(model), device="cpu", kv_gib=0.05, host_gib=0, **settings)
     asked = [ClassifyRequest(policy(f"p{POLICIES.index(each.policy)}", body=each.policy), each.content) for each in examples]
     async with open_classifier(section) as classifier:
         await classifier.prepare([request.policy for request in asked])
@@ -178,6 +179,20 @@ async def test_and_calibrated_where_that_was_asked_for(remembered: Trained, made
     values, name = await served(made.model, remembered.judged)
     assert values == pytest.approx([calibration.apply(score) for score in remembered.scores], abs=2e-3)
     assert "+calibration@" in name
+
+
+@pytest.mark.parametrize("make", [tiny_qwen2, tiny_llama])
+async def test_other_architectures_are_trained_and_served_alike(home: Path, tmp_path: Path, make: Any) -> None:
+    """No soft-cap, and a tokenizer that may join policy and content."""
+    tokenizer = byte_level_tokenizer()
+    make(vocab_size=len(tokenizer), num_hidden_layers=2).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    plan = plan_of(home, tmp_path / "out", base=str(tmp_path / "base"), recipe=replace(RECIPE, steps=2, longest=2000))
+    trained = train_causal(plan, report=lambda _: None)
+    made = finish(plan, trained, Ending("float32"))
+    assert made.model is not None
+    values, _ = await served(made.model, trained.judged, most_outside=1.0)
+    assert values == pytest.approx(list(trained.scores), abs=1e-4)
 
 
 def test_labels_that_contradict_the_scores_leave_it_uncalibrated(plan: Plan, remembered: Trained, made: Made, tmp_path: Path) -> None:

@@ -236,15 +236,30 @@ def test_the_loss_is_the_engine_s_score_s_and_with_outside_one_the_vocabulary_s(
     )
 
 
-def test_a_model_that_does_not_keep_contents_apart_is_refused() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_does_not_keep_contents_apart_is_refused(dtype: torch.dtype) -> None:
     class Careless(Judge):
         def _masks(self, places: Any, segments: Any) -> Any:
             return super()._masks(places, segments.clamp(max=0))
 
     prompts = packs(some(1, 4), Layout())
-    assert assert_apart(Judge(tiny_gemma2(**SMALL), Answers(ZERO, ONE)), prompts) < 1e-5
+    assert assert_apart(Judge(tiny_gemma2(**SMALL, dtype=dtype), Answers(ZERO, ONE)), prompts) < 0.2
     with pytest.raises(GuardrailError, match=r"contents that share a policy move each other's scores .* \(--share 1\)"):
-        assert_apart(Careless(tiny_gemma2(**SMALL), Answers(ZERO, ONE)), prompts)
+        assert_apart(Careless(tiny_gemma2(**SMALL, dtype=dtype), Answers(ZERO, ONE)), prompts)
+
+
+def test_a_model_that_does_not_heed_places_is_refused() -> None:
+    class Careless(Judge):
+        def logits(self, batch: Batch, *, total: bool) -> Any:
+            inner, self._whole = self._whole, lambda: None
+            self._whole.base_model = lambda position_ids=None, **inputs: inner.base_model(**inputs)
+            try:
+                return super().logits(batch, total=total)
+            finally:
+                self._whole = inner
+
+    with pytest.raises(GuardrailError, match=r"in this architecture; train with each prompt whole"):
+        assert_apart(Careless(tiny_gemma2(**SMALL), Answers(ZERO, ONE)), packs(some(1, 4), Layout()))
 
 
 def test_sixteen_bits_train_the_adapter_in_thirty_two() -> None:
