@@ -37,6 +37,7 @@ EVALUATIONS = {
 # Those below `train` whose extra the others do without.
 TRAININGS = {
     "cope": ("guardrail.cli.train_cope:cope", "Fine-tune a causal language model into a CoPE."),
+    "adapter": ("guardrail.cli.train_adapter:adapter", "Train a multilabel adapter for the categories of your data."),
 }
 EMBEDDED_WEIGHTS = "guardrail.classifiers.embedded:open_weights"
 # Those below `bench` that load torch themselves, which the others have no use for.
