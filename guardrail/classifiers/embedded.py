@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 
 from guardrail.calibration import Calibration, read_beside, suffix
+from guardrail.engine.embedded.fast import FastReader
+from guardrail.engine.embedded.plain import PlainReader
 from guardrail.engine.embedded.scorer import Found, Scorer
 from guardrail.engine.embedded.weights import load
 from guardrail.errors import ClassifierError
@@ -56,31 +58,38 @@ class EmbeddedClassifier:
     `calibration`, where there is one, is applied to each probability of the model, and its digest is part of the id.
     """
 
-    def __init__(self, scorer: Scorer, *, name: str, calibration: Calibration | None = None) -> None:
+    def __init__(self, scorer: Scorer, *, name: str, calibration: Calibration | None = None, threads: int = 1) -> None:
         self._scorer = scorer
         self._calibration = calibration
         self._id = name + suffix(calibration)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="embedded-classifier")
+        # In the worker itself: a thread that has computed once keeps its number, whatever is set elsewhere later.
+        self._worker = ThreadPoolExecutor(
+            1, thread_name_prefix="embedded-classifier", initializer=torch.set_num_threads, initargs=(threads,)
+        )
         self._waiting: deque[_Call] = deque()
         self._size = 0
         self._running: asyncio.Task[None] | None = None
         self._closed = False
 
     @classmethod
-    def load(cls, path: Path | None = None, *, threads: int = 1, precision: Precision = "auto") -> "EmbeddedClassifier":
+    def load(
+        cls, path: Path | None = None, *, threads: int = 1, precision: Precision = "auto", reference: bool = False
+    ) -> "EmbeddedClassifier":
         """Read the shipped weights or those at `path`; raises ModelFileError when they cannot be used.
 
         A calibration stored beside them (`NAME.calibration.json`) is read too, and refused when it was fitted on other weights.
-        `threads`: processor threads of torch, which are shared by the whole process. `precision` `auto` computes in bfloat16 where
-        the processor has instructions for it (several times faster, scores agree to about 1e-2) and in float32 elsewhere.
+        `threads`: processor threads that a pass is spread over. `precision` `auto` computes in bfloat16 where the processor has
+        instructions for it (about twice as fast, scores agree to about 1e-2) and in float32 elsewhere. `reference` runs the
+        network's own modules, as training does: slower, to measure and test against.
         """
-        torch.set_num_threads(threads)
         weights = path or SHIPPED
         loaded = load(weights)
         calibration = read_beside(weights, f"sha256:{loaded.digest}")
         dtype = _dtype(precision)
         name = f"embedded@sha256:{loaded.digest[:16]}:{str(dtype).removeprefix('torch.')}"
-        return cls(Scorer(loaded.model, loaded.tokens, loaded.calibration, dtype=dtype), name=name, calibration=calibration)
+        reader = PlainReader if reference else FastReader
+        scorer = Scorer(loaded.model, loaded.tokens, loaded.calibration, dtype=dtype, reader=reader)
+        return cls(scorer, name=name, calibration=calibration, threads=threads)
 
     @property
     def id(self) -> str:

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from yarl import URL
 
-from guardrail.assembly import open_classifier
+from guardrail.assembly import EMBEDDED_CLASSIFIER, open_classifier, resolve
 from guardrail.cli import BENCHES, LazyGroup
 from guardrail.cli.bench_report import Report, show, write
 from guardrail.cli.bench_servers import BARE, DIRECT, EMBEDDED, OFF, SCRIPTED, running
 from guardrail.errors import ModelFileError
-from guardrail.evaluation.latency import Latency, measure
+from guardrail.evaluation.latency import Case, Latency, measure
 from guardrail.evaluation.load import Burst, Requests, burst
 from guardrail.evaluation.machine import describe
 from guardrail.evaluation.overhead import Load, Yardsticks, summarise
@@ -24,7 +24,9 @@ from guardrail.policy.registry import load_folder, shipped_folder
 
 WARM_UP_S = 0.5
 BAR = 0.6
-TOKENS = (16, 64, 128, 256)
+TOKENS = (16, 128, 256)
+BATCHED_TOKENS = 128
+EMBEDDED_NAME = "embedded"
 
 Rounds = dict[tuple[str, int], list[Burst]]
 
@@ -103,27 +105,51 @@ def proxy(
 
 
 @bench.command()
-@click.option("--seconds", type=click.FloatRange(0.01, 600), default=5.0, show_default=True, help="For each length and number of policies.")
+@click.option("--seconds", type=click.FloatRange(0.01, 600), default=5.0, show_default=True, help="For each row.")
 @click.option("--tokens", callback=_numbers, default=",".join(map(str, TOKENS)), show_default=True, help="Lengths of the texts.")
-@click.option("--classifier", default="embedded", show_default=True, help="`embedded`, or a factory's import string.")
+@click.option("--threads", callback=_numbers, default="1,2", show_default=True, help="Processor threads of the embedded classifier.")
+@click.option(
+    "--batch", type=click.IntRange(1, 1024), default=32, show_default=True, help="Texts in one call, where throughput is measured."
+)
+@click.option("--classifier", default=EMBEDDED_NAME, show_default=True, help="`embedded`, or a factory's import string.")
 @_as_json
 @_out
-def classifier(*, seconds: float, tokens: tuple[int, ...], classifier: str, as_json: bool, out: Path | None) -> None:
-    """Measure a classifier's latency, one text at a time, in this process (the embedded one: on one core)."""
+def classifier(
+    *, seconds: float, tokens: tuple[int, ...], threads: tuple[int, ...], batch: int, classifier: str, as_json: bool, out: Path | None
+) -> None:
+    """Measure a classifier in this process: one text at a time under one and under all shipped policies, and many texts in one call.
+
+    The embedded one is asked in turn with its reference: the network's own modules, as training runs them.
+    """
     machine = describe()
-    name, rows = asyncio.run(_latencies(classifier, tokens, seconds))
-    report = Report("classifier", f"Time to judge one text: {name}", rows, {"seconds": seconds, "classifier": name}, machine)
+    counts = threads if classifier == EMBEDDED_NAME else (1,)
+    found = [asyncio.run(_latencies(classifier, _cases(tokens, batch), seconds, count)) for count in counts]
+    rows = [row for _, measured in found for row in measured]
+    title = f"Time to judge: {found[0][0]}"
+    report = Report("classifier", title, rows, {"seconds": seconds, "batch": batch, "classifier": found[0][0]}, machine)
     _deliver(report, out, as_json=as_json)
 
 
-async def _latencies(wanted: str, lengths: Sequence[int], seconds: float) -> tuple[str, list[Latency]]:
+def _cases(lengths: Sequence[int], batch: int) -> list[Case]:
     policies = load_folder(shipped_folder())
-    async with open_classifier(wanted) as opened:
-        await opened.prepare(policies)
-        rows = [
-            await measure(opened, asked, tokens=max(3, length), seconds=seconds) for asked in (policies[:1], policies) for length in lengths
-        ]
-        return opened.id, rows
+    one = [Case(asked, max(3, length)) for asked in (policies[:1], policies) for length in lengths]
+    return [*one, Case(policies, BATCHED_TOKENS, batch), Case(policies, BATCHED_TOKENS, batch, mixed=True)]
+
+
+async def _latencies(wanted: str, cases: Sequence[Case], seconds: float, threads: int) -> tuple[str, list[Latency]]:
+    """What the classifier calls itself, and a row for each case."""
+    async with contextlib.AsyncExitStack() as stack:
+        reference = None
+        if wanted == EMBEDDED_NAME:
+            load = resolve(EMBEDDED_CLASSIFIER).load
+            opened, reference = load(threads=threads), load(threads=threads, reference=True)
+            for each in (opened, reference):
+                stack.push_async_callback(each.aclose)
+                await each.prepare(cases[-1].policies)
+        else:
+            opened = await stack.enter_async_context(open_classifier(wanted))
+            await opened.prepare(cases[-1].policies)
+        return opened.id, [await measure(opened, case, seconds=seconds, threads=threads, reference=reference) for case in cases]
 
 
 def _start(stack: contextlib.ExitStack, notes: list[str], *, embedded: bool) -> dict[str, str]:

@@ -31,12 +31,17 @@ LOAD_COLUMNS: tuple[Column, ...] = (
     ("failures", lambda row: str(row.failures)),
 )
 LATENCY_COLUMNS: tuple[Column, ...] = (
-    ("tokens", lambda row: str(row.tokens)),
+    ("tokens", lambda row: f"up to {row.tokens}" if row.mixed else str(row.tokens)),
+    ("texts", lambda row: str(row.at_once)),
     ("policies", lambda row: str(row.policies)),
-    ("texts", lambda row: str(row.texts)),
+    ("threads", lambda row: str(row.threads)),
+    ("calls", lambda row: str(row.calls)),
     ("p50 ms", lambda row: _number(row.p50_ms)),
     ("p95 ms", lambda row: _number(row.p95_ms)),
     ("p99 ms", lambda row: _number(row.p99_ms)),
+    ("texts/s", lambda row: _number(row.texts_per_s, 1)),
+    ("reference p50 ms", lambda row: _number(row.reference_p50_ms)),
+    ("times as fast", lambda row: _number(row.times_as_fast)),
 )
 
 

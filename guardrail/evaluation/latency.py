@@ -1,9 +1,11 @@
-"""How long a classifier takes for one text, by the length of the text and the number of policies."""
+"""How long a classifier takes, by the length and number of texts and the number of policies, beside another way to run the same model."""
 
+import math
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.overhead import quantile
@@ -12,7 +14,8 @@ from guardrail.types import ClassifyRequest, Policy, Score
 
 FRAME = 2  # tokens a model puts around each text
 WARM_UP = 3
-LEAST_TEXTS = 5
+LEAST_CALLS = 5
+LEAST_TOKENS = 8  # of the shortest text where lengths are mixed
 PATIENCE_S = 60.0
 
 # Each is one token to models with a WordPiece vocabulary of English.
@@ -25,15 +28,41 @@ WORDS = tuple(
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """What is asked at once: `texts` texts of `tokens` tokens each (`mixed`: of lengths spread evenly up to that) under the policies."""
+
+    policies: Sequence[Policy]
+    tokens: int
+    texts: int = 1
+    mixed: bool = False
+
+    def asked(self, number: int) -> list[ClassifyRequest]:
+        """The requests of the call of that number; no two calls share a text."""
+        lengths = [LEAST_TOKENS + (self.tokens - LEAST_TOKENS) * place // max(1, self.texts - 1) for place in range(self.texts)]
+        texts = [text_of(length if self.mixed else self.tokens, number * self.texts + place) for place, length in enumerate(lengths)]
+        return [ClassifyRequest(policy, text) for text in texts for policy in self.policies]
+
+
+@dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from asking about one text to having all scores, over `texts` texts, one at a time."""
+    """Milliseconds from asking to having all scores, over `calls` calls, one at a time, each for `at_once` texts.
+
+    `reference_p50_ms`: of the other way to run the same model, asked the same in turn; `times_as_fast`: the middle one of the ratios of
+    neighbouring calls, which noise moves less than it moves the times. Both are NaN where there is no other way.
+    """
 
     tokens: int
+    mixed: bool
     policies: int
-    texts: int
+    at_once: int
+    threads: int
+    calls: int
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    texts_per_s: float
+    reference_p50_ms: float
+    times_as_fast: float
 
 
 def text_of(tokens: int, number: int) -> str:
@@ -42,21 +71,49 @@ def text_of(tokens: int, number: int) -> str:
     return " ".join(chosen.choices(WORDS, k=tokens - FRAME))
 
 
-async def measure(classifier: Classifier, policies: Sequence[Policy], *, tokens: int, seconds: float) -> Latency:
-    """Ask about one text after the other for `seconds`, and about five at least. Raises GuardrailError when one is not scored.
+async def measure(classifier: Classifier, case: Case, *, seconds: float, threads: int = 1, reference: Classifier | None = None) -> Latency:
+    """Ask one call after the other for `seconds`, and about five at least; `reference` is asked the same, in turn.
 
-    The policies must be prepared.
+    The policies must be prepared. `threads` is only written down. Raises GuardrailError when a text is not scored.
     """
     took: list[float] = []
+    other: list[float] = []
     number, until = 0, time.perf_counter() + seconds
-    while len(took) < LEAST_TEXTS or time.perf_counter() < until:
-        text = text_of(tokens, number)
-        began = time.perf_counter()
-        answers = await classifier.classify([ClassifyRequest(policy, text) for policy in policies], deadline=time.monotonic() + PATIENCE_S)
+    while len(took) < LEAST_CALLS or time.perf_counter() < until:
+        requests = case.asked(number)
+        ours = partial(_timed, classifier, requests)
+        theirs = partial(_timed, reference, requests) if reference is not None else _nothing
+        # Now one goes first, now the other.
+        pair = (await ours(), await theirs()) if number % 2 else (await theirs(), await ours())[::-1]
         if number >= WARM_UP:
-            took.append((time.perf_counter() - began) * 1000)
+            took.append(pair[0])
+            other.append(pair[1])
         number += 1
-        for answer in answers:
-            if not isinstance(answer, Score):
-                raise GuardrailError(f"classifier {classifier.id} did not score a text of {tokens} tokens: {answer}")
-    return Latency(tokens, len(policies), len(took), quantile(took, 0.5), quantile(took, 0.95), quantile(took, 0.99))
+    return Latency(
+        tokens=case.tokens,
+        mixed=case.mixed,
+        policies=len(case.policies),
+        at_once=case.texts,
+        threads=threads,
+        calls=len(took),
+        p50_ms=quantile(took, 0.5),
+        p95_ms=quantile(took, 0.95),
+        p99_ms=quantile(took, 0.99),
+        texts_per_s=1000 * case.texts * len(took) / sum(took),
+        reference_p50_ms=quantile(other, 0.5),
+        times_as_fast=quantile([theirs / ours for ours, theirs in zip(took, other, strict=True)], 0.5),
+    )
+
+
+async def _nothing() -> float:
+    return math.nan
+
+
+async def _timed(classifier: Classifier, requests: Sequence[ClassifyRequest]) -> float:
+    began = time.perf_counter()
+    answers = await classifier.classify(requests, deadline=time.monotonic() + PATIENCE_S)
+    took = (time.perf_counter() - began) * 1000
+    for answer in answers:
+        if not isinstance(answer, Score):
+            raise GuardrailError(f"classifier {classifier.id} did not score a text: {answer}")
+    return took

@@ -14,7 +14,7 @@ from guardrail.cli.bench import passes
 from guardrail.cli.bench_servers import BARE, DIRECT, OFF, SCRIPTED
 from guardrail.cli.listen import bind, listening
 from guardrail.errors import ClassifierError, GuardrailError
-from guardrail.evaluation.latency import measure, text_of
+from guardrail.evaluation.latency import Case, measure, text_of
 from guardrail.evaluation.load import Burst, Requests, burst
 from guardrail.evaluation.overhead import Load, Yardsticks, quantile, summarise
 from guardrail.testing import ScriptedClassifier, policy
@@ -113,23 +113,47 @@ def test_quantiles_are_values_that_were_seen():
     assert math.isnan(quantile([], 0.5))
 
 
-async def test_latency_is_measured_on_texts_that_differ():
-    classifier = ScriptedClassifier(delay_s=0.002)
+async def test_latency_is_measured_on_texts_that_differ_beside_a_reference_that_is_asked_the_same():
+    quick, slow = ScriptedClassifier(delay_s=0.002), ScriptedClassifier(delay_s=0.012)
 
-    found = await measure(classifier, [policy("violence"), policy("toxicity")], tokens=16, seconds=0.05)
+    found = await measure(quick, Case([policy("violence"), policy("toxicity")], 16), seconds=0.05, threads=2, reference=slow)
 
-    assert found.policies == 2
-    assert found.texts >= 5
+    assert (found.policies, found.at_once, found.threads) == (2, 1, 2)
+    assert found.calls >= 5
     assert 2.0 <= found.p50_ms <= found.p95_ms <= found.p99_ms
-    assert len({request.text for request in classifier.requests}) == classifier.batches
-    assert {len(request.text.split()) for request in classifier.requests} == {14}
+    assert found.reference_p50_ms >= 12.0
+    assert found.times_as_fast > 1
+    assert quick.requests == slow.requests
+    assert len({request.text for request in quick.requests}) == quick.batches
+    assert {len(request.text.split()) for request in quick.requests} == {14}
+
+
+def test_the_embedded_classifier_is_measured_beside_its_reference():
+    if not (ROOT / "guardrail" / "models" / "embedded.safetensors").exists():
+        pytest.skip("the weights are not in this copy")
+    run = bench("classifier", "--seconds", "0.01", "--tokens", "16", "--threads", "1", "--batch", "2", "--json")
+
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(run.stdout)["rows"]
+    assert [(row["policies"], row["at_once"], row["mixed"]) for row in rows] == [(1, 1, False), (8, 1, False), (8, 2, False), (8, 2, True)]
+    assert all(row["times_as_fast"] > 0 and row["reference_p50_ms"] > 0 for row in rows)
+
+
+async def test_many_texts_at_once_count_one_by_one_and_may_be_of_any_length():
+    classifier = ScriptedClassifier(delay_s=0.004)
+
+    found = await measure(classifier, Case([policy("violence")], 40, 5, mixed=True), seconds=0.01)
+
+    assert 0 < found.texts_per_s <= 5 / 0.004
+    assert math.isnan(found.times_as_fast)
+    assert [len(request.text.split()) + 2 for request in classifier.requests[:5]] == [8, 16, 24, 32, 40]
 
 
 async def test_latency_of_a_classifier_that_does_not_answer_is_no_number():
     classifier = ScriptedClassifier({"*": lambda _: ClassifierError("crash", "broken")})
 
     with pytest.raises(GuardrailError, match="did not score"):
-        await asyncio.wait_for(measure(classifier, [policy()], tokens=16, seconds=0.05), 5)
+        await asyncio.wait_for(measure(classifier, Case([policy()], 16), seconds=0.05), 5)
 
 
 def test_texts_to_measure_with_have_the_tokens_they_say():
