@@ -36,7 +36,13 @@ def padded(length: int, grain: int = GRAIN) -> int:
 
 
 def decoder_of(model: Any) -> Any:
-    """The part of a causal language model that ends with its last hidden state. What comes behind it is never computed."""
+    """The part of a causal language model that ends with its last hidden state. What comes behind it is never computed.
+
+    Attention is fused, so that memory grows with a text's length and not with its square, but where scores are capped: there only
+    eager attention is right in every version of transformers.
+    """
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None:
+        model.set_attn_implementation("sdpa")
     return model.get_decoder()
 
 
