@@ -37,6 +37,7 @@ EVALUATIONS = {
 # Those below `train` whose extra the others do without.
 TRAININGS = {
     "cope": ("guardrail.cli.train_cope:cope", "Fine-tune a causal language model into a CoPE."),
+    "sweep": ("guardrail.cli.train_sweep:sweep", "Search over the settings of a trainer, with a leaderboard."),
     "adapter": ("guardrail.cli.train_adapter:adapter", "Train a multilabel adapter for the categories of your data."),
 }
 EMBEDDED_WEIGHTS = "guardrail.classifiers.embedded:open_weights"

@@ -1,6 +1,8 @@
 """`guardrail train`: make the weights that ship."""
 
-from dataclasses import replace
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,14 @@ from guardrail.config.environment import process_environment
 from guardrail.errors import GuardrailError
 from guardrail.policy.registry import load_folder, shipped_folder
 from guardrail.training.embedded import Plan, train_embedded
+from guardrail.training.held_out import measure
 from guardrail.training.trainer import Progress, Recipe
 
 DEFAULTS = Recipe()
+# Numbers of the recipe that have no option of their own.
+FIELDS = tuple(
+    each.name for each in fields(Recipe) if isinstance(getattr(DEFAULTS, each.name), int | float) and each.name not in ("steps", "seed")
+)
 
 
 @click.group(cls=LazyGroup, table=TRAININGS)
@@ -53,6 +60,8 @@ train.add_command(contradictory_command)
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Append step, loss and seconds here, a line every 20 steps.")
+@click.option("--set", "settings", multiple=True, metavar="FIELD=NUMBER", help=f"Of the recipe; repeatable: {', '.join(FIELDS)}.")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="Measure on held-out units and wordings, into this file.")
 @contradiction_options(0.0)
 def embedded(
     data: Path | None,
@@ -64,6 +73,8 @@ def embedded(
     rate: float | None,
     threads: int,
     log: Path | None,
+    settings: Sequence[str],
+    metrics: Path | None,
     **contradictory: Any,
 ) -> None:
     """Train the embedded policy reader on the sets that may train shipped weights, plus this project's own text."""
@@ -73,7 +84,7 @@ def embedded(
     where = data or process_environment().data_folder
     if where is None:
         raise GuardrailError("no training data: give --data FOLDER or set GUARDRAIL_DATA")
-    recipe = Recipe(steps=steps, seed=seed, contradictions=contradictions_of(**contradictory))
+    recipe = _with(Recipe(steps=steps, seed=seed, contradictions=contradictions_of(**contradictory)), settings)
     factor = rate or (1.0 if init is None else 1 / 3)
     recipe = replace(recipe, trunk_rate=recipe.trunk_rate * factor, new_rate=recipe.new_rate * factor)
     console = Console(stderr=True)
@@ -89,3 +100,21 @@ def embedded(
 
         digest = train_embedded(Plan(where, folder, output, recipe, init), load_folder(shipped_folder()), report=report)
     click.echo(f"{output}: sha256 {digest}")
+    if metrics is not None:
+        found = measure(output, where, load_folder(shipped_folder()))
+        metrics.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        click.echo(", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+
+
+def _with(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe with fields set. Raises BadParameter for one that is none, or no number."""
+    changed: dict[str, float] = {}
+    for part in settings:
+        name, _, number = part.partition("=")
+        if name not in FIELDS:
+            raise click.BadParameter(f"--set {part}: there is no field {name!r}; there are {', '.join(FIELDS)}")
+        try:
+            changed[name] = type(getattr(recipe, name))(number)
+        except ValueError as error:
+            raise click.BadParameter(f"--set {part}: {number!r} is not a number of its kind") from error
+    return replace(recipe, **changed)  # type: ignore[arg-type]
