@@ -276,6 +276,16 @@ def test_sixteen_bits_train_the_adapter_in_thirty_two() -> None:
     assert assert_apart(judge, [Pack(tuple(prompts[::2]))]) < 0.06
 
 
+def test_examples_count_by_their_weights() -> None:
+    judge, prompts = Judge(tiny_gemma2(**SMALL), Answers(ZERO, ONE)), some(2, 3)
+    learner = CausalLearner(judge, prompts, Kept(), Recipe(outside=0.0))
+    (batch,) = learner.passes(0)
+    found, _ = scores(judge, [batch])
+    expected = sum(-prompt.weight * np.log(p if prompt.label else 1 - p) for prompt, p in zip(batch.prompts, found, strict=True))
+    assert len({prompt.weight for prompt in prompts}) > 1
+    assert float(learner.loss(batch)) == pytest.approx(expected, rel=1e-3)
+
+
 def test_without_examples_there_is_nothing_to_learn() -> None:
     judge = Judge(tiny_gemma2(**SMALL), Answers(ZERO, ONE))
     with pytest.raises(GuardrailError, match="no examples to learn from"):
