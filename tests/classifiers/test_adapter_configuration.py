@@ -32,6 +32,8 @@ async def test_a_guard_judges_by_the_categories_that_stand_for_its_policies(tmp_
         assert guard.canaries is not None
         assert guard.canaries.ok
         judged = [await guard.check(text) for text in (CAT, TABLE)]
+        with pytest.raises(ClassifierError, match="stands for policy harassment"):
+            await guard.check(CAT, policies=["harassment"])
     assert [decision.action for decision in judged] == [Action.BLOCK, Action.PASS]
     (verdict,) = judged[0].verdicts
     assert (verdict.policy_id, verdict.criterion) == ("violence", "animals")
