@@ -5,6 +5,7 @@ grid of short numbers, along rising and falling prices of a false flag; from eve
 the best answer that keeps them wins. It is deterministic, and no proof of a global optimum.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from guardrail.units import fold_of
 
 GRID = np.round(np.concatenate([np.arange(0.01, 0.98, 0.005), np.arange(0.98, 0.9991, 0.001), [1.0]]), 4)
-PRICES = (0.0, *np.geomspace(0.02, 20.0, 16).tolist())  # of the whole budget, in points of mean F1 / 100
+PRICES = (0.0, *np.geomspace(0.05, 20.0, 9).tolist())  # of the whole budget, in points of mean F1 / 100
 BAR = 5.0  # how often a point of F1 counts that is missing to a bar
 FORBIDDEN = 1e3  # the price of what is over a limit
 SWEEPS = 12
@@ -95,20 +96,26 @@ def cross_fitted(sheets: Sequence[Sheet], start: NDArray[np.float64], folds: int
 
 
 class _Search:
-    """Coordinate ascent. A threshold is a place in `GRID`; a text is flagged when its score's place is not below it."""
+    """Coordinate ascent. A threshold is a place in `GRID`; a text is flagged when its score's place is not below it.
+
+    All sheets lie one behind the other, texts along the last axis, so that a step is a handful of array operations whatever their number.
+    """
 
     def __init__(self, sheets: Sequence[Sheet], policies: int) -> None:
+        kept = [sheet for sheet in sheets if len(sheet.labels)]
         self._policies = policies
-        self._sheets = [sheet for sheet in sheets if len(sheet.labels)]
         # Below the lowest place, and where a policy is not asked: -1.
-        self._places: list[Places] = [np.searchsorted(GRID, sheet.scores, side="right") - 1 for sheet in self._sheets]
-        self._asks: list[NDArray[np.bool_]] = [np.logical_or.reduce(sheet.scores >= 0, axis=0) for sheet in self._sheets]
-        groups: dict[str, int] = {}
-        for sheet in self._sheets:
-            if sheet.limit is None:
-                groups[sheet.asked] = groups.get(sheet.asked, 0) + 1
+        self._places = np.ascontiguousarray(np.concatenate([np.searchsorted(GRID, sheet.scores, side="right") - 1 for sheet in kept]).T)
+        self._labels = np.concatenate([sheet.labels for sheet in kept])
+        self._sheet = np.repeat(np.arange(len(kept)), [len(sheet.labels) for sheet in kept])
+        self._rows = np.array([len(sheet.labels) for sheet in kept], np.float64)[:, None]
+        self._positives = np.array([sheet.labels.sum() for sheet in kept], np.float64)[:, None]
+        self._bars = np.array([sheet.bar or 0.0 for sheet in kept])[:, None]
+        self._limits = np.array([-1.0 if sheet.limit is None else sheet.limit for sheet in kept])[:, None]
+        groups = Counter(sheet.asked for sheet in kept if sheet.limit is None)
         # Every policy weighs the same, however many sets are about it.
-        self._weights = [1 / (groups[sheet.asked] * len(groups)) if sheet.limit is None else 0.0 for sheet in self._sheets]
+        weights = [1 / (groups[sheet.asked] * len(groups)) if sheet.limit is None else 0.0 for sheet in kept]
+        self._weights = np.array(weights)[:, None]
 
     def climb(self, start: Places, *, price: float, forbidden: float) -> Places:
         """The best place of one policy after the other, until none moves."""
@@ -116,7 +123,7 @@ class _Search:
         for _ in range(SWEEPS):
             before = here.copy()
             for policy in range(self._policies):
-                values = self._along(here, policy, price=price, forbidden=forbidden)
+                values = self._worth(*self._counts(here, policy), price=price, forbidden=forbidden)
                 # Of equals the one nearest to now, then the stricter.
                 best = np.flatnonzero(values >= values.max() - 1e-12)
                 here[policy] = best[np.argmin(np.abs(best - here[policy]) * 2 - (best > here[policy]))]
@@ -126,43 +133,32 @@ class _Search:
 
     def value(self, here: Places, *, price: float, forbidden: float) -> float:
         """What thresholds are worth."""
-        return sum(
-            float(self._worth(number, *self._counts(number, here, None), price=price, forbidden=forbidden)[0])
-            for number in range(len(self._sheets))
-        )
+        flagged, hits = self._counts(here, 0)
+        place = slice(here[0], here[0] + 1)
+        return float(self._worth(flagged[:, place], hits[:, place], price=price, forbidden=forbidden)[0])
 
-    def _along(self, here: Places, policy: int, *, price: float, forbidden: float) -> NDArray[np.float64]:
-        """What every place of one policy is worth, those of the others held: [G]."""
-        values = np.zeros(len(GRID))
-        for number, asks in enumerate(self._asks):
-            if asks[policy]:
-                values += self._worth(number, *self._counts(number, here, policy), price=price, forbidden=forbidden)
-        return values
+    def _counts(self, here: Places, policy: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Flagged texts and flagged positives of each of S sheets at every place of a policy, those of the others held: [S, G] each."""
+        over = np.asarray(self._places >= here[:, None])
+        over[policy] = False
+        others = np.logical_or.reduce(over, axis=0)
+        own = self._places[policy]
+        mine = np.flatnonzero(~others & (own >= 0))
+        cells = self._sheet[mine] * len(GRID) + own[mine]
+        return self._sums(cells, others, None, mine), self._sums(cells, others, self._labels, mine)
 
-    def _counts(self, number: int, here: Places, policy: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Flagged texts and flagged positives at every place of a policy, [G] each; without a policy just as they are, [1]."""
-        places: Places = self._places[number]
-        labels = self._sheets[number].labels
-        over = np.asarray(places >= here)
-        if policy is None:
-            flagged = _some(over)
-            return np.array([flagged.sum()], float), np.array([labels[flagged].sum()], float)
-        over[:, policy] = False
-        others = _some(over)
-        mine = np.flatnonzero(~others & (places[:, policy] >= 0))
-        own = places[mine, policy]
-        every = np.bincount(own, minlength=len(GRID))[::-1].cumsum()[::-1] + int(others.sum())
-        hits = np.bincount(own, weights=labels[mine], minlength=len(GRID))[::-1].cumsum()[::-1] + int(labels[others].sum())
-        return every.astype(np.float64), hits.astype(np.float64)
+    def _sums(self, cells: Places, others: NDArray[np.bool_], weights: Places | None, mine: Places) -> NDArray[np.float64]:
+        count = len(self._rows)
+        own = np.bincount(cells, weights=None if weights is None else weights[mine], minlength=count * len(GRID))
+        base = np.bincount(self._sheet, weights=others if weights is None else others * weights, minlength=count)
+        found: NDArray[np.float64] = own.reshape(count, len(GRID))[:, ::-1].cumsum(1)[:, ::-1] + base[:, None]
+        return found
 
-    def _worth(
-        self, number: int, flagged: NDArray[np.float64], hits: NDArray[np.float64], *, price: float, forbidden: float
-    ) -> NDArray[np.float64]:
-        sheet = self._sheets[number]
-        if sheet.limit is not None:
-            share = flagged / len(sheet.labels)
-            return -price / 100 * share / max(sheet.limit, 1e-3) - forbidden * np.maximum(0.0, share - sheet.limit)
-        found = 2 * hits / np.maximum(flagged + sheet.labels.sum(), 1)
-        short = np.maximum(0.0, sheet.bar - found) if sheet.bar is not None else 0.0
-        worth: NDArray[np.float64] = self._weights[number] * (found - BAR * short)
+    def _worth(self, flagged: NDArray[np.float64], hits: NDArray[np.float64], *, price: float, forbidden: float) -> NDArray[np.float64]:
+        """What each place is worth, all sheets together."""
+        found = 2 * hits / np.maximum(flagged + self._positives, 1)
+        gained = self._weights * (found - BAR * np.maximum(0.0, self._bars - found))
+        share = flagged / self._rows
+        lost = price / 100 * share / np.maximum(self._limits, 1e-3) + forbidden * np.maximum(0.0, share - self._limits)
+        worth: NDArray[np.float64] = np.where(self._limits < 0, gained, -lost).sum(0)
         return worth
