@@ -22,7 +22,7 @@ COMMANDS = {
     "policy": ("guardrail.cli.policy:policy", "Write, lint and test policies."),
     "config": ("guardrail.cli.config:config", "Check a configuration and print its schema."),
     "model": ("guardrail.cli.model:model", "Make and check the models of CoPE classifiers."),
-    "train": ("guardrail.cli.train:train", "Train the embedded classifier."),
+    "train": ("guardrail.cli.train:train", "Train classifiers: the embedded one, and your own."),
     "evaluate": ("guardrail.cli.evaluate:evaluate", "Measure how well classifiers judge."),
     "bench": ("guardrail.cli.bench:bench", "Measure accuracy and overhead."),
 }
@@ -44,6 +44,7 @@ EMBEDDED_WEIGHTS = "guardrail.classifiers.embedded:open_weights"
 # Those below `bench` that load torch themselves, which the others have no use for.
 BENCHES = {
     "engine": ("guardrail.cli.bench_engine:engine", "Compare the CoPE engine with other ways to run its model."),
+    "fuzz": ("guardrail.cli.bench_fuzz:fuzz", "Try the stream guard with random chunkings."),
 }
 
 
