@@ -68,8 +68,19 @@ class Job:
                 info = replace(self.info, classifier=classifier.id)
                 async for progress in ask(classifier, self.asked.asked, info, out, growing=True):
                     bar.update(task, total=progress.total, completed=progress.done)
+        return info, self.rows(out)
+
+    def rows(self, out: Path) -> tuple[CardRow, ...]:
+        """What the folder's answers make of the suite."""
         tasks = measured(self.suite, self.asked, read_run(out)[1], self.policies)
-        return info, tuple(card(self.suite, tasks, info.thresholds()))
+        return tuple(card(self.suite, tasks, self.info.thresholds()))
+
+
+def _named(_: click.Context, __: click.Parameter, value: Sequence[str]) -> dict[str, Path]:
+    pairs = [part.partition("=") for part in value]
+    if not all(name and folder for name, _, folder in pairs):
+        raise click.BadParameter("write NAME=FOLDER, as in before=runs/card-before")
+    return {name: Path(folder) for name, _, folder in pairs}
 
 
 @click.command("card")
@@ -86,6 +97,9 @@ class Job:
 @click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Texts in one call.")
 @click.option(
     "--baselines", is_flag=True, help="Beside the baselines, over the same texts: keywords, and TF-IDF trained on the training sets."
+)
+@click.option(
+    "--beside", "others", multiple=True, callback=_named, metavar="NAME=FOLDER", help="Beside another card's answers; repeatable."
 )
 @click.option(
     "--write", "documents", multiple=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Put the table there."
@@ -105,6 +119,7 @@ def card_command(
     seed: int,
     batch: int,
     baselines: bool,
+    others: Mapping[str, Path],
     documents: Sequence[Path],
     results: Path | None,
     as_json: bool,
@@ -121,6 +136,7 @@ def card_command(
     suite = shipped_suite().only([part.strip() for part in sets.split(",")] if sets else (), bars=bars)
     job = Job.of(suite, folder, limit=limit, seed=seed, batch=batch)
     found = asyncio.run(_all(job, chosen_classifier(name, config_path), out, folder if baselines else None))
+    found = replace(found, beside={**found.beside, **{title: job.rows(place) for title, place in others.items()}})
     told = json.dumps(document(found), ensure_ascii=False, indent=1) + "\n"
     table = markdown(found)
     files: Mapping[Path, str] = {out / "card.json": told, out / "card.md": table + "\n"}

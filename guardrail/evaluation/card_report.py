@@ -18,6 +18,10 @@ SHORT = "set | asked | rows | ROC AUC | AUPRC | F1 | flagged | bars"
 NAMES = {"f1": "F1", "auc": "ROC AUC", "auprc": "AUPRC", "flagged": "flagged"}
 BLOCK = re.compile(r"(?m)^(<!-- evaluation(: short)? -->\n).*?^(<!-- /evaluation -->)$", re.DOTALL)
 DIGITS = 4
+BASELINES = {
+    "keywords": "keywords looks for words of what a policy includes.",
+    "tfidf": "tfidf never reads a policy: TF-IDF and logistic regression, trained on rows that the shipped weights may learn from.",
+}
 MEANING = (
     "Precision, recall, F1 and flagged are at the policies' thresholds. F1 crossed: at a threshold chosen on the other half of the units,"
     " both ways. † may train the shipped weights; only units that training never sees are measured. Published figures are of other"
@@ -27,12 +31,12 @@ MEANING = (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A classifier's rows, and those of baselines by name, over the same texts. `empty`: what had no text to measure."""
+    """A classifier's rows, and those of others by name, over the same texts. `empty`: what had no text to measure."""
 
     info: RunInfo
     rows: tuple[CardRow, ...]
     empty: tuple[str, ...] = ()
-    baselines: Mapping[str, tuple[CardRow, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    beside: Mapping[str, tuple[CardRow, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def failed(self) -> int:
@@ -41,13 +45,13 @@ class Card:
 
 
 def markdown(card: Card) -> str:
-    """The whole table, what its columns mean, and the baselines beside it."""
+    """The whole table, what its columns mean, and others beside it."""
     lines = [*_facts(card), "", f"| {HEAD} |", "|---|---|" + "--:|" * 9 + "---|---|"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in card.rows]
     lines += ["", *_bars_line(card), ""]
     lines.append(MEANING)
-    if card.baselines:
-        lines += ["", *_baselines(card)]
+    if card.beside:
+        lines += ["", *_beside(card)]
     return "\n".join(lines)
 
 
@@ -66,7 +70,7 @@ def document(card: Card) -> dict[str, object]:
     return {
         "run": asdict(card.info),
         "rows": [_numbers(row) for row in card.rows],
-        "baselines": {name: [_numbers(row) for row in rows] for name, rows in card.baselines.items()},
+        "beside": {name: [_numbers(row) for row in rows] for name, rows in card.beside.items()},
     }
 
 
@@ -126,23 +130,25 @@ def _published(row: CardRow) -> str:
     return ", ".join(told)
 
 
-def _baselines(card: Card) -> Iterator[str]:
-    names = list(card.baselines)
-    others = [{row.task.name: row for row in rows} for rows in card.baselines.values()]
-    yield "Beside baselines that read no policy: keywords looks for words of what a policy includes, tfidf is TF-IDF with logistic"
-    yield "regression, trained on the rows that the shipped weights may learn from. ROC AUC / AUPRC / F1 crossed."
+def _beside(card: Card) -> Iterator[str]:
+    names = list(card.beside)
+    others = [{row.task.name: row for row in rows} for rows in card.beside.values()]
+    yield "Side by side: ROC AUC / AUPRC / F1 crossed, or the share that is flagged where there is nothing to find." + "".join(
+        f" {BASELINES[name]}" for name in names if name in BASELINES
+    )
     yield ""
     yield f"| set | asked | this | {' | '.join(names)} |"
     yield "|---|---|" + "--:|" * (1 + len(names))
     for row in card.rows:
-        if row.quality.auc is not None:
-            cells = [_three(row), *(_three(each.get(row.task.name)) for each in others)]
-            yield f"| {' | '.join([*_cells(row)[:2], *cells])} |"
+        cells = [_three(row), *(_three(each.get(row.task.name)) for each in others)]
+        yield f"| {' | '.join([*_cells(row)[:2], *cells])} |"
 
 
 def _three(row: CardRow | None) -> str:
     if row is None:
         return "-"
+    if row.quality.auc is None:
+        return f"{row.quality.flagged:.1%}"
     return " / ".join(_number(value) for value in (row.quality.auc, row.quality.auprc, row.crossed_f1))
 
 

@@ -207,7 +207,7 @@ def test_a_suite_file_with_a_mistake_is_refused(tmp_path: Path) -> None:
             read_suite(path)
 
 
-def test_the_command_measures_the_embedded_classifier_beside_the_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_measures_the_embedded_classifier_and_sets_others_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with gzip.open(tmp_path / "xstest.jsonl.gz", "wt") as lines:
         texts = [("You are a worthless idiot, and everybody in this room despises you.", 1), ("The library opens at nine.", 0)]
         lines.writelines(json.dumps({"text": text, "label": label, "area": "general_harm"}) + "\n" for text, label in texts)
@@ -220,6 +220,13 @@ def test_the_command_measures_the_embedded_classifier_beside_the_baselines(tmp_p
     assert "| xstest/general_harm | all | 2 | 1 | 1.000 |" in place.read_text()
     (stored,) = (tmp_path / "results").glob("*-evaluation.json")
     assert json.loads(stored.read_text())["rows"][0]["rows"] == 2
+    again = CliRunner().invoke(
+        card_command, ["--sets", "xstest", "--classifier", "keywords", "--out", str(out / "words"), "--beside", f"first={out}"]
+    )
+    assert again.exit_code == 0, again.output
+    assert "| set | asked | this | first |" in again.output
+    assert "/ - | 1.000 / 1.000 / - |" in again.output
+    assert "write NAME=FOLDER" in CliRunner().invoke(card_command, ["--beside", "nowhere"]).output
     monkeypatch.delenv("GUARDRAIL_DATA")
     nowhere = CliRunner().invoke(card_command, [])
     assert "--data FOLDER or set GUARDRAIL_DATA" in str(nowhere.exception)
