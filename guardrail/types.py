@@ -200,12 +200,53 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingLimits:
+    """How far a text's disguises are undone: `readings` of it at most, the raw one included, of `characters` together beside the raw one
+    (and no longer raw one is looked at), `depth` disguises one upon the other."""
+
+    readings: int = 4
+    characters: int = 1_000_000
+    depth: int = 8
+
+
+@dataclass(frozen=True, slots=True)
 class Escalation:
     """Scores in [low, high] are asked again of `classifier`, whose answer replaces the first one."""
 
     classifier: str
     low: float
     high: float
+
+
+class StreamMode(StrEnum):
+    """When a streamed answer's text is let out: once all of it, once what contains it, or before it was judged (`watch`).
+
+    `overlap` does as `window` does while the next text is generated and judged; `watch` cuts an answer off when a block comes late.
+    """
+
+    HOLD = "hold"
+    WINDOW = "window"
+    OVERLAP = "overlap"
+    WATCH = "watch"
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How a streamed answer is let out.
+
+    `window`: characters from one check to the next, at least. `overlap`: characters at the end of what was judged that wait for the next
+    check, so that nothing shorter that violates only together with what follows is out by then. `first_s`: seconds after which the first
+    window is judged though it is not full. Raises ValueError for what is no such number.
+    """
+
+    mode: StreamMode = StreamMode.HOLD
+    window: int = 400
+    overlap: int = 80
+    first_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.overlap < 0 or not self.first_s > 0:
+            raise ValueError("a window has at least one character, an overlap none or more, and a deadline is above 0 seconds")
 
 
 @dataclass(frozen=True, slots=True)
