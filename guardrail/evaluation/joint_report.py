@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,13 +88,12 @@ def joint(goals: Sequence[Sheet], now: Mapping[str, float], *, folds: int) -> Jo
     found = choose(goals, start)
     crossed, chosen = cross_fitted(goals, start, folds)
     effects = tuple(_effect(sheet, flags(sheet, start), flags(sheet, found), other) for sheet, other in zip(goals, crossed, strict=True))
-    scored = [each for each in effects if not each.limited]
     return Joint(
         dict(now),
         {name: round(float(value), 4) for name, value in zip(names, found, strict=True)},
         {name: (float(column.min()), float(column.max())) for name, column in zip(names, chosen.T, strict=True)},
         effects,
-        (_mean([x.now for x in scored]), _mean([x.proposed for x in scored]), _mean([x.crossed for x in scored])),
+        _mean_f1(effects),
     )
 
 
@@ -103,8 +103,15 @@ def _effect(sheet: Sheet, now: NDArray[np.bool_], proposed: NDArray[np.bool_], c
     return Effect(sheet.name, sheet.asked, len(sheet.labels), limited, sheet.limit if limited else sheet.bar, *values)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _mean_f1(effects: Sequence[Effect]) -> tuple[float, float, float]:
+    """Now, proposed and crossed: the mean over policies of the mean over their sets, which is what the choice is for."""
+    groups: dict[str, list[Effect]] = {}
+    for each in effects:
+        if not each.limited:
+            groups.setdefault(each.asked, []).append(each)
+    means = [(fmean(x.now for x in found), fmean(x.proposed for x in found), fmean(x.crossed for x in found)) for found in groups.values()]
+    now, proposed, crossed = map(fmean, zip(*means, strict=True))
+    return (now, proposed, crossed)
 
 
 def document(found: Joint) -> dict[str, object]:
@@ -131,7 +138,7 @@ def _lines(found: Joint) -> Iterator[str]:
         if not each.limited:
             bar = "" if each.goal is None else f"{each.goal:.2f}"
             yield f"| {_start(each)} | {bar} | {each.now:.3f} | {each.proposed:.3f} | {each.crossed:.3f} |"
-    yield "| mean | | | | {:.3f} | {:.3f} | {:.3f} |".format(*found.mean_f1)
+    yield "| mean over policies | | | | {:.3f} | {:.3f} | {:.3f} |".format(*found.mean_f1)
     yield ""
     yield "Crossed: under thresholds that were chosen without the text's unit. Proposed: on the very texts they were chosen on."
     if not found.kept:

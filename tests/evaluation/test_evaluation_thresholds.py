@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrail.cli.evaluate_card import card_command
@@ -28,6 +28,7 @@ def sheet(name: str, rows: list[tuple[float, float, int]], *, limit: float | Non
     return Sheet(name, asked, scores, np.array([row[2] for row in rows], np.int64), units, limit=limit)
 
 
+@settings(deadline=None, max_examples=40)
 @given(SCORES, SCORES, st.sampled_from([0.0, 0.1, 0.5]))
 def test_a_budget_is_kept_wherever_it_can_be(
     labelled: list[tuple[float, float, int]], calm: list[tuple[float, float, int]], budget: float
@@ -38,6 +39,7 @@ def test_a_budget_is_kept_wherever_it_can_be(
     assert flags(goals[1], found).mean() <= max(budget, unavoidable) + 1e-9
 
 
+@settings(deadline=None, max_examples=40)
 @given(SCORES)
 def test_without_a_budget_one_policys_threshold_is_the_best_there_is(rows: list[tuple[float, float, int]]) -> None:
     one = sheet("labelled", [(first, -1.0, label) for first, _, label in rows], asked="first")
