@@ -5,14 +5,15 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
 from guardrail.events import DecisionMade, EventFanout
-from guardrail.interfaces import Classifier
+from guardrail.interfaces import Classifier, SupportsSessions
 from guardrail.types import Check, ClassifyRequest, Decision, Mode, Part, Policy, Route, Score, Stage, Verdict
 from guardrail.windows import Partial, windowed
 
@@ -29,6 +30,17 @@ class Origin:
     model: str = ""
     protocol: str = "library"
     stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One stage of an exchange under its route, and whose it is. `started` is a `time.monotonic()` instant."""
+
+    route: Route
+    stage: Stage
+    tenant: str
+    origin: Origin
+    started: float
 
 
 class Guard:
@@ -54,13 +66,20 @@ class Guard:
         error verdicts, which `route.on_error` turns into a block or a recorded pass; it never raises for that. A lone surrogate, which
         no classifier can encode, is judged and recorded as `?`. Cancelling the caller cancels the judging.
         """
-        started = time.monotonic()
-        origin = origin or Origin()
-        parts = (Part("text", _encodable(parts)),) if isinstance(parts, str) else tuple(_clean(part) for part in parts)
+        turn = Turn(route, stage, tenant, origin or Origin(), started=time.monotonic())
+        parts = (Part("text", parts),) if isinstance(parts, str) else tuple(parts)
+        return self.conclude(parts, await self.judge(parts, turn, started=turn.started), turn)
+
+    async def judge(self, parts: Sequence[Part], turn: "Turn", *, started: float | None = None) -> tuple[Verdict, ...]:
+        """The verdicts on parts alone: for a text that is judged time and again while it grows. `started` is now, or when it was."""
+        deadline = (time.monotonic() if started is None else started) + turn.route.deadline_s
+        return await self._judge([cleaned(part) for part in parts if part.text and part.text.strip()], turn, deadline=deadline)
+
+    def conclude(self, parts: Sequence[Part], verdicts: tuple[Verdict, ...], turn: "Turn") -> Decision:
+        """The decision that the verdicts on these parts come to; emits it."""
+        route, stage = turn.route, turn.stage
         checks = route.checks(stage)
         unreadable = tuple(part for part in parts if part.text is None) if checks else ()
-        judged = [part for part in parts if part.text and part.text.strip()]
-        verdicts = await self._judge(judged, route, _Turn(stage, tenant, deadline=started + route.deadline_s))
         outcome = decide(
             verdicts,
             unscannable=unreadable,
@@ -75,15 +94,22 @@ class Guard:
             verdicts=verdicts,
             unscannable=tuple(part.path for part in unreadable),
             route=route.name,
-            tenant=tenant,
+            tenant=turn.tenant,
             generation=route.generation,
-            duration_s=time.monotonic() - started,
+            duration_s=time.monotonic() - turn.started,
         )
-        self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, parts))
+        origin, judged = turn.origin, tuple(cleaned(part) for part in parts)
+        self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, judged))
         return decision
 
-    async def _judge(self, parts: Sequence[Part], route: Route, turn: "_Turn") -> tuple[Verdict, ...]:
+    def growing(self, route: Route) -> SupportsSessions | None:
+        """The route's classifier, where its sessions can judge a growing text: one that escalates asks several, which have no session."""
+        classifier: object = self._classifiers.get(route.classifier)
+        return classifier if isinstance(classifier, SupportsSessions) and route.escalation is None else None
+
+    async def _judge(self, parts: Sequence[Part], turn: "Turn", *, deadline: float) -> tuple[Verdict, ...]:
         """One verdict for each (part, check), in that order; equal questions are asked once."""
+        route = turn.route
         checks = route.checks(turn.stage)
         if not parts or not checks:
             return ()
@@ -98,11 +124,11 @@ class Guard:
             text = part.text or ""
             if rows.setdefault(text, len(requests)) == len(requests):
                 requests += [ClassifyRequest(policy, text, stage=turn.stage, tenant=turn.tenant) for policy in policies]
-        answers = await self._drive(requests, route, deadline=turn.deadline)
+        answers = await self._drive(requests, route, deadline=deadline)
         verdicts: list[Verdict] = []
         async for part in _paced(parts, len(checks)):
             row = rows[part.text or ""]
-            verdicts += [_verdict(part, check, answers[row + columns[check.policy.digest]], route.classifier) for check in checks]
+            verdicts += [verdict_of(part, check, answers[row + columns[check.policy.digest]], route.classifier) for check in checks]
         return tuple(verdicts)
 
     async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer | Partial]:
@@ -136,26 +162,7 @@ class Guard:
         classifier = self._classifiers.get(ask.classifier)
         if classifier is None:
             return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} is not running"))
-        task = asyncio.ensure_future(classifier.classify(ask.requests, deadline=deadline))
-        try:
-            # asyncio.wait, not wait_for: a classifier that swallows its cancellation must not hold the request past its deadline.
-            done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
-        finally:
-            if not task.done():
-                task.cancel()
-                task.add_done_callback(_drain)
-        if not done:
-            return _failed(ask, ClassifierError("timeout", f"classifier {ask.classifier!r} did not answer before the deadline"))
-        return _answers(ask, task)
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """Whose texts are judged, and until when (`time.monotonic()`)."""
-
-    stage: Stage
-    tenant: str
-    deadline: float
+        return await answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
 
 
 async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:
@@ -168,7 +175,8 @@ async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:
             yield part
 
 
-def _clean(part: Part) -> Part:
+def cleaned(part: Part) -> Part:
+    """The part, its text such that every classifier can encode it. The length stays."""
     if part.text is None or (text := _encodable(part.text)) == part.text:
         return part
     return replace(part, text=text)
@@ -181,6 +189,21 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace").decode("utf-8")
     return text
+
+
+async def answered(ask: Ask, call: Coroutine[Any, Any, list[Answer]], *, deadline: float) -> list[Answer]:
+    """One answer a request of what a classifier's call comes to before the deadline, whatever happens in there."""
+    task = asyncio.ensure_future(call)
+    try:
+        # asyncio.wait, not wait_for: a classifier that swallows its cancellation must not hold the request past its deadline.
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(_drain)
+    if not done:
+        return _failed(ask, ClassifierError("timeout", f"classifier {ask.classifier!r} did not answer before the deadline"))
+    return _answers(ask, task)
 
 
 def _answers(ask: Ask, task: "asyncio.Future[list[Answer]]") -> list[Answer]:
@@ -218,7 +241,8 @@ def _drain(task: "asyncio.Future[list[Answer]]") -> None:
         task.exception()
 
 
-def _verdict(part: Part, check: Check, answer: Answer | Partial, classifier: str) -> Verdict:
+def verdict_of(part: Part, check: Check, answer: Answer | Partial, classifier: str) -> Verdict:
+    """What a classifier's answer means under a check."""
     policy = check.policy
     if isinstance(answer, Partial):  # what was read settles it only when that alone violates
         violates = answer.score is not None and answer.score.value >= check.threshold

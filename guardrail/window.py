@@ -16,7 +16,7 @@ from typing import TypeVar
 from guardrail.cadence import Widening
 from guardrail.decision import decide
 from guardrail.errors import UpstreamError
-from guardrail.types import Action, Decision, Fallback, Mode, Streaming, StreamMode
+from guardrail.types import Action, Fallback, Mode, Streaming, StreamMode, Verdict
 from guardrail.window_part import Pace, PartFlow, Ruling, StreamPart, Window
 
 __all__ = ["AnswerFlow", "Bounds", "Release", "Ruling", "Step", "StreamPart", "Window", "ruling", "unenforceable"]
@@ -260,16 +260,13 @@ class AnswerFlow:
             raise UpstreamError("too_large", "the answer was given up: nothing more of it is let out")
 
 
-def ruling(decision: Decision, part: StreamPart, *, on_error: Fallback) -> Ruling:
-    """What a decision over several windows' texts says of one of them: of the verdicts that name its path."""
-    outcome = decide((verdict for verdict in decision.verdicts if verdict.part == part.path), on_error=on_error)
-    spans = []
-    for verdict in decision.verdicts:
-        if verdict.part == part.path and verdict.violation and verdict.mode is Mode.ENFORCE and verdict.action is Action.REDACT:
-            if verdict.span is None:
-                return Ruling(outcome.action, (), outcome.unavailable)
-            spans.append(verdict.span)
-    return Ruling(outcome.action, tuple(spans), outcome.unavailable)
+def ruling(verdicts: Iterable[Verdict], part: StreamPart, *, on_error: Fallback) -> Ruling:
+    """What verdicts over several windows' texts say of one of them: those that name its path."""
+    found = [verdict for verdict in verdicts if verdict.part == part.path]
+    outcome = decide(found, on_error=on_error)
+    redacting = [verdict for verdict in found if verdict.violation and verdict.mode is Mode.ENFORCE and verdict.action is Action.REDACT]
+    spans = [verdict.span for verdict in redacting if verdict.span is not None]
+    return Ruling(outcome.action, tuple(spans) if len(spans) == len(redacting) else (), outcome.unavailable)
 
 
 def unenforceable(mode: StreamMode, actions: Iterable[Action]) -> str | None:

@@ -2,7 +2,7 @@
 
 import pytest
 import regex
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guardrail.boundary import LONGEST_WORD, cluster_end, cluster_start, last_boundary, whole_code_points
@@ -10,6 +10,7 @@ from guardrail.boundary import LONGEST_WORD, cluster_end, cluster_start, last_bo
 CHARACTERS = st.sampled_from(
     [*"ab. -\r\n\t", "\u00a0", "\u0301", "\u200d", "\ufe0f", "👩", "🇩", "🏽", "日", "。", "क", "\u094d", "ष", "\u0600", "ก", "ำ"]
 )
+ON_A_BUSY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXTS = st.text(CHARACTERS, max_size=40) | st.text(CHARACTERS.filter(lambda character: not character.isspace()), min_size=60, max_size=200)
 
 
@@ -33,6 +34,7 @@ def test_a_text_is_cut_where_a_reader_would(text: str, place: int | None) -> Non
     assert last_boundary(text, 0, 0, len(text) - 1) == place
 
 
+@ON_A_BUSY_MACHINE
 @given(TEXTS, TEXTS)
 def test_a_cut_is_between_clusters_and_words_whatever_follows(text: str, follows: str) -> None:
     place = last_boundary(text, 0, 0, len(text) - 1)
@@ -45,6 +47,7 @@ def test_a_cut_is_between_clusters_and_words_whatever_follows(text: str, follows
     assert regex.search(r"[\s。]", beside) or len(in_a_run) >= LONGEST_WORD - 8
 
 
+@ON_A_BUSY_MACHINE
 @given(TEXTS, st.integers(0, 200))
 def test_clusters_are_found_from_any_boundary(text: str, place: int) -> None:
     place = min(place, len(text))
@@ -53,6 +56,7 @@ def test_clusters_are_found_from_any_boundary(text: str, place: int) -> None:
     assert cluster_end(text, 0, place) == min(start for start in [*starts, len(text)] if start >= place)
 
 
+@ON_A_BUSY_MACHINE
 @given(st.text(st.characters(), max_size=10), st.integers(0, 20))
 def test_halves_of_code_points_meet_again(text: str, at: int) -> None:
     units = text.encode("utf-16-le", "surrogatepass")

@@ -1,0 +1,127 @@
+"""The windows of one streamed answer, judged: by sessions where the classifier has them, else by checks of the whole text so far."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from guardrail.errors import ClassifierError
+from guardrail.escalation import Answer, Ask
+from guardrail.guard import Guard, Turn, answered, cleaned, verdict_of
+from guardrail.interfaces import Session, SupportsSessions
+from guardrail.types import ClassifyRequest, Decision, Part, Policy, Score, Verdict
+from guardrail.window import Ruling, StreamPart, Window, ruling
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A part's session: how much of which version of the text it has. One window at a time."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    session: Session | None = None
+    has: int = 0
+    version: int = 0
+
+
+class AnswerJudge:
+    """Judges one answer while it comes. `kinds` names the kind of part (text, reasoning, …) by its path.
+
+    No event is emitted before `conclude`, which makes one decision of the last verdicts on each part, as if the answer had been judged
+    whole: those on all of it, or those that blocked it. Close it; sessions hold memory.
+    """
+
+    def __init__(self, guard: Guard, turn: Turn, kinds: Mapping[str, str] | None = None) -> None:
+        self._guard = guard
+        self._turn = turn
+        self._kinds = kinds if kinds is not None else {}
+        self._classifier = guard.growing(turn.route)
+        checks = turn.route.checks(turn.stage)
+        self._policies: Sequence[Policy] = tuple({check.policy.digest: check.policy for check in checks}.values())
+        self._growing: dict[StreamPart, _Growing] = {}
+        self._parts: dict[str, Part] = {}
+        self._verdicts: dict[str, tuple[Verdict, ...]] = {}
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def resident(self) -> bool:
+        """Whether a window costs its new text only."""
+        return self._classifier is not None
+
+    async def judge(self, windows: Sequence[Window]) -> list[Ruling]:
+        """A ruling for each window, in order. Never raises for a classifier's failure; windows without sessions are one batch."""
+        parts = [self._part(window) for window in windows]
+        whole = [place for place, window in enumerate(windows) if self._classifier is None or window.part.whole]
+        batch = self._guard.judge([parts[place] for place in whole], self._turn)
+        growing = {
+            place: self._extend(self._classifier, window, parts[place])
+            for place, window in enumerate(windows)
+            if self._classifier is not None and not window.part.whole
+        }
+        together, *each = await asyncio.gather(batch, *growing.values())
+        by_path: dict[str, list[Verdict]] = {}
+        for verdict in together:
+            by_path.setdefault(verdict.part, []).append(verdict)
+        found = {place: tuple(by_path.get(parts[place].path, ())) for place in whole} | dict(zip(growing, each, strict=True))
+        return [self._ruled(window, parts[place], found[place]) for place, window in enumerate(windows)]
+
+    def conclude(self, others: Sequence[Part] = ()) -> Decision:
+        """The one decision on the answer, which is emitted. `others` are parts that could not be read, and are no window."""
+        verdicts = tuple(verdict for found in self._verdicts.values() for verdict in found)
+        return self._guard.conclude((*self._parts.values(), *others), verdicts, self._turn)
+
+    async def aclose(self) -> None:
+        """Give the sessions back. Idempotent."""
+        growing = [each for each in self._growing.values() if each.session is not None]
+        self._growing.clear()
+        for each in growing:
+            if each.session is not None:
+                await each.session.aclose()
+
+    def _part(self, window: Window) -> Part:
+        path = window.part.path
+        return cleaned(Part(path, window.text, "assistant", self._kinds.get(path, "text"), window.part.choice))
+
+    def _ruled(self, window: Window, part: Part, verdicts: tuple[Verdict, ...]) -> Ruling:
+        path = part.path
+        if window.number >= self._numbers.get(path, -1):
+            self._numbers[path], self._parts[path], self._verdicts[path] = window.number, part, verdicts
+        return ruling(verdicts, window.part, on_error=self._turn.route.on_error)
+
+    async def _extend(self, classifier: SupportsSessions, window: Window, part: Part) -> tuple[Verdict, ...]:
+        text = part.text or ""
+        if not text.strip():
+            return ()  # there is nothing to judge, as in a part of a whole answer
+        growing = self._growing.setdefault(window.part, _Growing())
+        async with growing.lock:
+            if growing.session is None or growing.version != window.version or growing.has > window.end:
+                await self._restart(classifier, growing, window.version)
+            answers = await self._answers(growing, text)
+        name = self._turn.route.classifier
+        by_digest = {policy.digest: answer for policy, answer in zip(self._policies, answers, strict=True)}
+        checks = self._turn.route.checks(self._turn.stage)
+        return tuple(verdict_of(part, check, by_digest[check.policy.digest], name) for check in checks)
+
+    async def _restart(self, classifier: SupportsSessions, growing: _Growing, version: int) -> None:
+        if growing.session is not None:
+            await growing.session.aclose()
+        growing.session, growing.has, growing.version = classifier.session(self._policies, tenant=self._turn.tenant), 0, version
+
+    async def _answers(self, growing: _Growing, text: str) -> list[Answer]:
+        deadline = time.monotonic() + self._turn.route.deadline_s
+        requests = tuple(ClassifyRequest(policy, text, stage=self._turn.stage, tenant=self._turn.tenant) for policy in self._policies)
+        session = growing.session
+        assert session is not None
+        call = _checked(session, text[growing.has :], deadline)
+        growing.has = len(text)
+        answers = await answered(Ask(self._turn.route.classifier, requests), call, deadline=deadline)
+        if not all(isinstance(answer, Score) for answer in answers):
+            await session.aclose()  # what it has read is not known: the next window begins anew, with all of the text
+            growing.session = None
+        return answers
+
+
+async def _checked(session: Session, text: str, deadline: float) -> list[Answer]:
+    answers = await session.extend(text, deadline=deadline, final=True)
+    if answers is None:
+        raise ClassifierError("malformed", "the classifier's session gave no answer where one was due")
+    return answers
