@@ -52,7 +52,12 @@ class EmbeddedClassifier(Section):
     kind: Literal["embedded"] = Field(
         default="embedded", description="The small policy-reading model inside this package; runs on the CPU."
     )
-    threads: int = Field(default=1, ge=1, le=64, description="CPU threads it may use.")
+    threads: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="CPU threads a pass is spread over. More than one helps only while other cores idle: each waits for the slowest.",
+    )
 
 
 class CustomClassifier(Section):
