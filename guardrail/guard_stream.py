@@ -9,7 +9,7 @@ from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
 from guardrail.guard import Guard, Turn, answered, cleaned, verdict_of
 from guardrail.interfaces import Session, SupportsSessions
-from guardrail.types import ClassifyRequest, Decision, Part, Policy, Score, Verdict
+from guardrail.types import Action, ClassifyRequest, Decision, Part, Policy, Score, Verdict
 from guardrail.window import Ruling, StreamPart, Window, ruling
 
 
@@ -41,6 +41,7 @@ class AnswerJudge:
         self._parts: dict[str, Part] = {}
         self._verdicts: dict[str, tuple[Verdict, ...]] = {}
         self._numbers: dict[str, int] = {}
+        self._ended: set[str] = set()
 
     @property
     def resident(self) -> bool:
@@ -69,6 +70,16 @@ class AnswerJudge:
         verdicts = tuple(verdict for found in self._verdicts.values() for verdict in found)
         return self._guard.conclude((*self._parts.values(), *others), verdicts, self._turn)
 
+    def violations(self, choice: int) -> list[Verdict]:
+        """What was found in a choice so far, strongest score first."""
+        found = [verdict for verdicts in self._verdicts.values() for verdict in verdicts if verdict.choice == choice and verdict.violation]
+        return sorted(found, key=lambda verdict: -(verdict.score or 0.0))
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is a verdict on anything yet."""
+        return bool(self._verdicts)
+
     async def aclose(self) -> None:
         """Give the sessions back. Idempotent."""
         growing = [each for each in self._growing.values() if each.session is not None]
@@ -82,10 +93,13 @@ class AnswerJudge:
         return cleaned(Part(path, window.text, "assistant", self._kinds.get(path, "text"), window.part.choice))
 
     def _ruled(self, window: Window, part: Part, verdicts: tuple[Verdict, ...]) -> Ruling:
-        path = part.path
-        if window.number >= self._numbers.get(path, -1):
+        path, ruled = part.path, ruling(verdicts, window.part, on_error=self._turn.route.on_error)
+        blocks = ruled.action is Action.BLOCK
+        if path not in self._ended and (blocks or window.number >= self._numbers.get(path, -1)):
             self._numbers[path], self._parts[path], self._verdicts[path] = window.number, part, verdicts
-        return ruling(verdicts, window.part, on_error=self._turn.route.on_error)
+        if blocks:
+            self._ended.add(path)  # a window behind it that passes later is no answer to it
+        return ruled
 
     async def _extend(self, classifier: SupportsSessions, window: Window, part: Part) -> tuple[Verdict, ...]:
         text = part.text or ""

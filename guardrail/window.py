@@ -19,7 +19,7 @@ from guardrail.errors import UpstreamError
 from guardrail.types import Action, Fallback, Mode, Streaming, StreamMode, Verdict
 from guardrail.window_part import Pace, PartFlow, Ruling, StreamPart, Window
 
-__all__ = ["AnswerFlow", "Bounds", "Release", "Ruling", "Step", "StreamPart", "Window", "ruling", "unenforceable"]
+__all__ = ["AnswerFlow", "Bounds", "Release", "Ruling", "Step", "StreamPart", "Window", "joined", "ruling", "unenforceable"]
 
 MOST_PARTS = 2_048
 
@@ -107,6 +107,11 @@ class AnswerFlow:
         """Whether nothing more can go out: every choice that there is was blocked."""
         return bool(self._choices) and all(choice.blocked for choice in self._choices.values())
 
+    @property
+    def waiting(self) -> int:
+        """Characters of all parts that are withheld and may come out yet."""
+        return self._withheld
+
     def produced(self, part: StreamPart) -> int:
         """Characters that came of a part. Halves of a code point that came apart are one."""
         return flow.produced if (flow := self._parts.get(part)) is not None else 0
@@ -150,7 +155,7 @@ class AnswerFlow:
         if self._mode is StreamMode.HOLD or found.blocked:
             return Step()
         found.complete = True
-        return _joined([self._ended(found.parts), self._whole(choice)])
+        return joined([self._ended(found.parts), self._whole(choice)])
 
     def close(self) -> Step:
         """The answer is complete. Once all windows are settled all of it is out, but for what was blocked."""
@@ -160,7 +165,7 @@ class AnswerFlow:
             if not choice.blocked:
                 choice.complete = True
                 steps += [self._ended(choice.parts), self._whole(number)]
-        return _joined(steps)
+        return joined(steps)
 
     def tick(self, *, now: float) -> Step:
         """Time has passed: first windows that are due are judged though they are not full."""
@@ -184,7 +189,14 @@ class AnswerFlow:
         text = self._counted(flow, flow.release)
         step = Step((Release(window.part, text),) if text else (), self._cut(flow))
         self._within_bounds()
-        return _joined([step, self._whole(window.part.choice)])
+        return joined([step, self._whole(window.part.choice)])
+
+    def block(self, choice: int, ruling: Ruling) -> Step:
+        """Something else than a window's verdict ends a choice: a part of it that cannot be read, say."""
+        self._alive()
+        if self._choices.setdefault(choice, _Choice([])).blocked:
+            return Step()
+        return self._block(choice, ruling)
 
     def _flow(self, part: StreamPart, choice: _Choice, now: float) -> PartFlow:
         flow = self._parts.get(part)
@@ -276,7 +288,8 @@ def unenforceable(mode: StreamMode, actions: Iterable[Action]) -> str | None:
     return None
 
 
-def _joined(steps: Iterable[Step]) -> Step:
+def joined(steps: Iterable[Step]) -> Step:
+    """Several calls' steps as one."""
     found = list(steps)
     if len(found) == 1:
         return found[0]

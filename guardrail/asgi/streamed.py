@@ -1,0 +1,175 @@
+"""A streamed chat answer that is let out while it is judged: `window`, `overlap` and `watch`. (`hold` is `guardrail.asgi.hold`.)"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from guardrail.guard_stream import AnswerJudge
+from guardrail.types import Action, Decision, Fallback, Mode, Part, Streaming, StreamMode, Verdict
+from guardrail.window import AnswerFlow, Bounds, Ruling, Step, StreamPart, Window, joined
+from guardrail.wire.chat import FilterResults
+from guardrail.wire.chat_release import ChatRelease, Said
+
+
+class UnjudgedError(Exception):
+    """The answer could not be judged and the route blocks what is not: the stream ends as broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How an answer goes out: `write` takes bytes for the client, `notice` is said in place of an answer that is blocked from its start.
+
+    `choices` is how many the request asked for; `unscannable` says what a part that cannot be read leads to.
+    """
+
+    write: Callable[[bytes], Awaitable[None]]
+    notice: str | None
+    choices: int = 1
+    unscannable: Fallback = Fallback.BLOCK
+
+
+class StreamedAnswer:
+    """One answer: `receive` its bytes until `over` or the upstream ends, then `finish`; always `aclose`.
+
+    Windows are judged beside the reading: under `window` the next bytes are taken when those before them are judged, else at once, until
+    half of what may be withheld is. A block ends its choice with `finish_reason: content_filter` and `released_chars`, the characters of
+    its content that are out. Raises UpstreamError as `ChatRelease` and `AnswerFlow` do, and UnjudgedError.
+    """
+
+    def __init__(self, streaming: Streaming, judge: AnswerJudge, wire: ChatRelease, ways: Ways) -> None:
+        self._mode = streaming.mode
+        self._bounds = Bounds(growth=0.0 if judge.resident else Bounds().growth)
+        self._flow = AnswerFlow(streaming, self._bounds)
+        self._judge = judge
+        self._wire = wire
+        self._ways = ways
+        self._turn = asyncio.Lock()  # one step at a time, and what it lets out is written before the next
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._blocked: set[int] = set()
+        self._concluded = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more that comes can go out: the upstream is not needed any more."""
+        return self._wire.done or self._all_blocked
+
+    async def receive(self, chunk: bytes) -> None:
+        """Take bytes of the upstream's stream."""
+        await self._say(self._wire.receive(chunk))
+        while self._tasks and (self._mode is StreamMode.WINDOW or self._flow.waiting > self._bounds.withheld // 2):
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._raise()
+        self._raise()
+
+    async def finish(self) -> Decision:
+        """The upstream's stream ended, or is not needed any more: judge and write the rest. The decision on the whole answer."""
+        unreadable: list[Part] = []
+        if not self._all_blocked:
+            await self._say(self._wire.finish())
+            async with self._turn:
+                unreadable = await self._end()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        self._raise()
+        self._concluded = True
+        decision = self._judge.conclude(unreadable)
+        await self._ways.write(self._wire.end(whole=not self._blocked))
+        return decision
+
+    async def aclose(self) -> Decision | None:
+        """Stop judging. The decision on an answer that broke off, if anything of it was judged. Idempotent."""
+        running = [*self._tasks, *([self._alarm] if self._alarm is not None else [])]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        await self._judge.aclose()
+        if self._concluded or not self._judge.judged:
+            return None
+        self._concluded = True
+        return self._judge.conclude()
+
+    @property
+    def _all_blocked(self) -> bool:
+        return len(self._blocked) >= self._ways.choices
+
+    async def _say(self, said: Sequence[Said]) -> None:
+        for piece in said:
+            async with self._turn:
+                part = StreamPart(piece.choice, piece.path)
+                await self._follow(self._flow.feed(part, piece.text, now=time.monotonic()))
+        if self._alarm is None and (wake := self._flow.wake_at) is not None:
+            self._alarm = asyncio.create_task(self._tick(wake))
+            self._alarm.add_done_callback(self._done)
+
+    async def _end(self) -> list[Part]:
+        """The whole answer is there: what of it is not judged yet goes the same way, in one piece. The parts that cannot be read."""
+        unreadable = []
+        for part in self._wire.others():
+            choice = part.choice or 0
+            if part.text is not None:
+                self._flow.feed(StreamPart(choice, part.path, whole=True), part.text, now=time.monotonic())
+                continue
+            unreadable.append(part)
+            if self._ways.unscannable is Fallback.BLOCK:
+                await self._follow(self._flow.block(choice, Ruling(Action.BLOCK)))
+        ends = [self._flow.finish(choice) for choice in self._wire.finish_reasons]
+        await self._follow(joined([*ends, self._flow.close()]))
+        return unreadable
+
+    async def _follow(self, step: Step) -> None:
+        """Do what follows from a step, within one turn."""
+        for release in step.release:
+            if not release.part.whole:
+                field = release.part.path.rpartition(".")[2]
+                await self._ways.write(self._wire.text(release.part.choice, field, release.text))
+        for choice, ruled in step.blocked:
+            if ruled.unavailable:
+                raise UnjudgedError
+            self._blocked.add(choice)
+            released = self._flow.released(StreamPart(choice, Said(choice, "content", "").path))
+            results = _results(self._judge.violations(choice))
+            await self._ways.write(self._wire.refused(choice, results, self._ways.notice, released_chars=released))
+        for choice in step.finished:
+            await self._ways.write(self._wire.rest(choice))
+        if step.judge:
+            task = asyncio.create_task(self._judged(step.judge))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+    async def _judged(self, windows: Sequence[Window]) -> None:
+        for window, ruled in zip(windows, await self._judge.judge(windows), strict=True):
+            if ruled.action is Action.REDACT:  # log probabilities spell the text once more: it cannot be taken out of a chunk alone
+                ruled = Ruling(Action.BLOCK)
+            async with self._turn:
+                await self._follow(self._flow.settle(window, ruled))
+
+    async def _tick(self, wake: float | None) -> None:
+        while wake is not None:
+            await asyncio.sleep(max(0.0, wake - time.monotonic()))
+            async with self._turn:
+                await self._follow(self._flow.tick(now=time.monotonic()))
+            wake = self._flow.wake_at
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task is self._alarm:
+            self._alarm = None
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = self._failure or failure
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def _results(violations: Sequence[Verdict]) -> FilterResults:
+    """Only what was enforced may show, the strongest verdict of each policy."""
+    found: dict[str, dict[str, object]] = {}
+    for verdict in violations:
+        if verdict.mode is Mode.ENFORCE and verdict.action is Action.BLOCK:
+            found.setdefault(verdict.policy_id, {"filtered": True, "detected": True, "score": round(verdict.score or 0.0, 4)})
+    return found

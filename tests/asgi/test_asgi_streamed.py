@@ -1,0 +1,206 @@
+"""A streamed answer that is let out while it is judged, from its bytes to the client's."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways
+from guardrail.errors import UpstreamError
+from guardrail.guard import Guard, Origin, Turn
+from guardrail.guard_stream import AnswerJudge
+from guardrail.testing import ScriptedClassifier, contains, policy, route
+from guardrail.types import Action, Decision, Fallback, Stage, Streaming, StreamMode
+from guardrail.wire.chat_release import ChatRelease
+
+HEAD = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+LIVE = [StreamMode.WINDOW, StreamMode.OVERLAP, StreamMode.WATCH]
+CALM = "The garden is calm today and the river runs slowly past the old mill."
+
+
+def event(index: int = 0, reason: str | None = None, **fields: Any) -> bytes:
+    return b"data: " + json.dumps({**HEAD, "choices": [{"index": index, "delta": fields, "finish_reason": reason}]}).encode() + b"\n\n"
+
+
+def told(*texts: str, reason: str = "stop") -> list[bytes]:
+    return [event(role="assistant"), *(event(content=text) for text in texts), event(reason=reason), b"data: [DONE]\n\n"]
+
+
+class Reader:
+    """What the client has."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.pieces = 0
+
+    async def write(self, content: bytes) -> None:
+        self.content += content
+        self.pieces += 1
+
+    @property
+    def choices(self) -> list[dict[str, Any]]:
+        lines = [line[6:] for line in self.content.decode().split("\n\n") if line.startswith("data: {")]
+        return [choice for line in lines for choice in json.loads(line)["choices"]]
+
+    def text(self, index: int = 0) -> str:
+        return "".join(choice["delta"].get("content") or "" for choice in self.choices if choice["index"] == index)
+
+    def end(self, index: int = 0) -> dict[str, Any]:
+        (end,) = [choice for choice in self.choices if choice["index"] == index and choice["finish_reason"]]
+        return end
+
+
+def answer(
+    mode: StreamMode, reader: Reader, classifier: ScriptedClassifier | None = None, *, choices: int = 1, overlap: int = 10, **changes: Any
+) -> StreamedAnswer:
+    classifier = classifier or ScriptedClassifier({"violence": contains("attack")})
+    under = route(policy("violence"), **changes)
+    judge = AnswerJudge(Guard({"scripted": classifier}), Turn(under, Stage.OUTPUT, "acme", Origin(), time.monotonic()))
+    ways = Ways(reader.write, "Withheld.", choices, under.unscannable)
+    return StreamedAnswer(Streaming(mode, 20, overlap, 0.05), judge, ChatRelease(), ways)
+
+
+async def play(streamed: StreamedAnswer, events: Sequence[bytes]) -> Decision:
+    try:
+        for piece in events:
+            await streamed.receive(piece)
+            await asyncio.sleep(0)
+            if streamed.over:
+                break
+        return await streamed.finish()
+    finally:
+        await streamed.aclose()
+
+
+def words(text: str) -> list[str]:
+    return [word + " " for word in text.split(" ")]
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_an_answer_that_may_pass_comes_out_whole_and_in_pieces(mode: StreamMode) -> None:
+    reader = Reader()
+    decision = await play(answer(mode, reader), told(*words(CALM)))
+    assert reader.text() == CALM + " "
+    assert reader.pieces > 3
+    assert reader.end()["finish_reason"] == "stop"
+    assert reader.content.endswith(b"data: [DONE]\n\n")
+    assert decision.action is Action.PASS
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_a_block_ends_the_stream_and_says_how_much_is_out(mode: StreamMode) -> None:
+    reader = Reader()
+    decision = await play(answer(mode, reader), told(*words(CALM + " Now the attack begins and nothing else is to be read here.")))
+    end = reader.end()
+    out = end["released_chars"]
+    assert end["finish_reason"] == "content_filter"
+    assert end["content_filter_results"]["violence"]["filtered"]
+    assert reader.text()[:out] == reader.text() == f"{CALM} Now the attack begins and nothing else is to be read here."[:out]
+    assert "attack" not in reader.text() or mode is StreamMode.WATCH
+    assert out > 20
+    assert reader.content.endswith(b"data: [DONE]\n\n")
+    assert decision.action is Action.BLOCK
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_a_block_before_anything_is_out_says_the_notice(mode: StreamMode) -> None:
+    reader = Reader()
+    await play(answer(mode, reader), told("An attack."))
+    if mode is not StreamMode.WATCH:
+        assert (reader.text(), reader.end()["released_chars"]) == ("Withheld.", 0)
+    assert reader.end()["finish_reason"] == "content_filter"
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_a_tool_call_that_violates_never_comes_out(mode: StreamMode) -> None:
+    reader = Reader()
+    call = {"index": 0, "id": "t", "type": "function", "function": {"name": "run", "arguments": '{"do": '}}
+    more = {"index": 0, "function": {"arguments": '"attack"}'}}
+    events = [
+        event(content="Let us see."),
+        event(tool_calls=[call]),
+        event(tool_calls=[more]),
+        event(reason="tool_calls"),
+        b"data: [DONE]\n\n",
+    ]
+    await play(answer(mode, reader), events)
+    assert b"tool_calls" not in reader.content
+    assert reader.end()["finish_reason"] == "content_filter"
+    passed = Reader()
+    await play(answer(mode, passed, ScriptedClassifier()), events)
+    assert passed.content.count(b"arguments") == 2
+    assert passed.end()["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_one_bad_choice_leaves_the_others(mode: StreamMode) -> None:
+    reader = Reader()
+    events = [event(0, content="A calm "), event(1, content="An attack"), event(0, content="day."), event(1, " stop"), event(0, "stop")]
+    await play(answer(mode, reader, choices=2), [*events, b"data: [DONE]\n\n"])
+    assert (reader.text(0), reader.end(0)["finish_reason"]) == ("A calm day.", "stop")
+    assert reader.end(1)["finish_reason"] == "content_filter"
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_what_cannot_be_judged_ends_the_answer_unless_the_route_lets_it_pass(mode: StreamMode) -> None:
+    reader = Reader()
+    with pytest.raises(UnjudgedError):
+        await play(answer(mode, reader, ScriptedClassifier(fault="hang"), deadline_s=0.02), told(*words(CALM)))
+    assert reader.text() == "" or mode is StreamMode.WATCH
+    passed = Reader()
+    decision = await play(answer(mode, passed, ScriptedClassifier(fault="hang"), deadline_s=0.02, on_error=Fallback.PASS), told("Hi there"))
+    assert (passed.text(), decision.outcome.unjudged) == ("Hi there", True)
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_a_part_that_cannot_be_read_blocks_its_choice(mode: StreamMode) -> None:
+    reader = Reader()
+    events = [event(content="Hi "), event(audio={"id": "a", "data": "AAAA"}), event(reason="stop"), b"data: [DONE]\n\n"]
+    decision = await play(answer(mode, reader), events)
+    assert reader.end()["finish_reason"] == "content_filter"
+    assert b"AAAA" not in reader.content
+    assert decision.unscannable
+
+
+async def test_the_first_window_is_judged_although_the_upstream_is_slow() -> None:
+    reader = Reader()
+    streamed = answer(StreamMode.OVERLAP, reader, overlap=2)
+    await streamed.receive(event(content="one two three "))
+    assert reader.text() == ""
+    await asyncio.sleep(0.3)
+    assert reader.text().startswith("one two ")
+    await streamed.aclose()
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_nothing_is_left_running_when_the_answer_breaks_off(mode: StreamMode) -> None:
+    classifier = ScriptedClassifier(fault="hang")
+    streamed = answer(mode, Reader(), classifier)
+    receiving = asyncio.create_task(streamed.receive(b"".join(told(*words(CALM))[:-2])))
+    await asyncio.sleep(0.02)
+    receiving.cancel()
+    before = asyncio.all_tasks() - {asyncio.current_task(), receiving}
+    await streamed.aclose()
+    assert before
+    assert asyncio.all_tasks() - {asyncio.current_task(), receiving} == set()
+    assert classifier.cancelled >= 1
+
+
+async def test_a_stream_that_ends_too_soon_is_an_error_and_what_is_left_stays_in() -> None:
+    reader = Reader()
+    with pytest.raises(UpstreamError, match="finish_reason"):
+        await play(answer(StreamMode.WINDOW, reader), told(*words(CALM))[:-2])
+    assert CALM.startswith(reader.text())
+    assert len(reader.text()) < len(CALM)
+
+
+@pytest.mark.parametrize("text", [CALM, "The attack", "A calm day, then the attack " + CALM])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_every_mode_decides_as_the_answer_sent_whole(text: str, size: int) -> None:
+    events = told(*(text[start : start + size] for start in range(0, len(text), size)))
+    for mode in LIVE:
+        decision = await play(answer(mode, Reader()), events)
+        assert (decision.action is Action.BLOCK) == ("attack" in text)
