@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import translate
 from types import MappingProxyType
 
@@ -42,7 +42,7 @@ class RouteTable:
         return tuple(self._entries)
 
     def for_tenant(self, tenant: str) -> tuple[Route, ...]:
-        """One tenant's routes in order; none for an unknown tenant."""
+        """One tenant's routes in order, once for each path that it is for; none for an unknown tenant."""
         return tuple(route for _, route in self._entries.get(tenant, ()))
 
     def policies_of(self, classifier: str) -> tuple[Policy, ...]:
@@ -65,7 +65,11 @@ def compile(config: Config, policy_sets: PolicySource, generation: int) -> Route
     for tenant in config.tenant_names:
         known = policy_sets.for_tenant(tenant)
         routes = [route for route in config.routes if tenant in config.tenants_of(route)]
-        entries[tenant] = tuple((re.compile(translate(route.model)), _route(route, known, generation)) for route in routes)
+        entries[tenant] = tuple(
+            (re.compile(translate(route.model)), replace(compiled, path=path))
+            for route, compiled in [(route, _route(route, known, generation)) for route in routes]
+            for path in route.paths
+        )
     return RouteTable(generation, MappingProxyType(entries))
 
 

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from guardrail.asgi.aside import ModelsApp, UnknownApp
 from guardrail.asgi.forward import ForwardApp
 from guardrail.asgi.health import health_routes
+from guardrail.asgi.judging import CHECK_ENDPOINTS, CheckApp
 from guardrail.asgi.middleware import GuardMiddleware
 from guardrail.asgi.service import GuardService
 from guardrail.upstream.answer import Loading, Upstream
@@ -17,8 +18,8 @@ from guardrail.upstream.answer import Loading, Upstream
 def make_app(service: GuardService, upstreams: Mapping[str, Upstream]) -> Starlette:
     """The proxy as an ASGI app. Its lifespan loads the upstreams, starts the guard, and closes all of them.
 
-    Served are the guarded paths, `/v1/models` (which holds no text to judge), `/healthz` and `/readyz`. Everything else is 404:
-    a path that the guard does not understand is never passed on.
+    Served are the guarded paths, the check endpoints (`guardrail.asgi.judging`), `/v1/models` (which holds no text to judge),
+    `/healthz` and `/readyz`. Everything else is 404: a path that the guard does not understand is never passed on.
     """
 
     @contextlib.asynccontextmanager
@@ -36,10 +37,11 @@ def make_app(service: GuardService, upstreams: Mapping[str, Upstream]) -> Starle
 
     guarded = GuardMiddleware(ForwardApp(upstreams, private=service.tenants.configured), service)
     models = ModelsApp(service, upstreams)
-    paths = sorted({route.path for route in service.config.routes})
+    paths = sorted({path for route in service.config.routes for path in route.paths})
     return Starlette(
         routes=[
             *(Route(path, guarded) for path in paths),
+            *(Route(endpoint.path, CheckApp(service, endpoint)) for endpoint in CHECK_ENDPOINTS),
             *health_routes(service),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", models),

@@ -9,10 +9,9 @@ from guardrail.events import EventFanout, UpstreamFailed
 from guardrail.guard import Guard, Origin
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Decision, Part, Route, Stage
-from guardrail.wire.chat import ChatRequest
+from guardrail.wire.dialect import AnyDialect, Request
 from guardrail.wire.refusal import Headers, decision_headers
 
-PROTOCOL = "openai.chat"
 SCOPE_KEY = "guardrail"
 """Where the exchange lies in the ASGI scope of the app behind the guard."""
 
@@ -25,6 +24,15 @@ class Judgement:
     events: EventFanout
     tracing: Tracing | None = None
 
+    async def judge(self, parts: Sequence[Part], route: Route, stage: Stage, *, tenant: str, origin: Origin) -> Decision:
+        """The decision of one stage, in a span of its own where spans are collected."""
+        if self.tracing is None:
+            return await self.guard.check(parts, route=route, stage=stage, tenant=tenant, origin=origin)
+        with self.tracing.guard(route, stage) as span:
+            decision = await self.guard.check(parts, route=route, stage=stage, tenant=tenant, origin=origin)
+            span.decided(decision, parts)
+        return decision
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -33,7 +41,8 @@ class Exchange:
     request_id: str
     tenant: str
     route: Route
-    request: ChatRequest
+    dialect: AnyDialect
+    request: Request
     body: bytes
     judgement: Judgement
     started: float
@@ -49,14 +58,8 @@ class Exchange:
         """The decision of one stage; None where the route checks nothing in it: then nothing is recorded as judged either."""
         if not self.route.checks(stage):
             return None
-        origin = Origin(self.request_id, self.request.model, PROTOCOL, self.request.stream)
-        guard, tracing = self.judgement.guard, self.judgement.tracing
-        if tracing is None:
-            decision = await guard.check(parts, route=self.route, stage=stage, tenant=self.tenant, origin=origin)
-        else:
-            with tracing.guard(self.route, stage) as span:
-                decision = await guard.check(parts, route=self.route, stage=stage, tenant=self.tenant, origin=origin)
-                span.decided(decision, parts)
+        origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
+        decision = await self.judgement.judge(parts, self.route, stage, tenant=self.tenant, origin=origin)
         self.decisions.append(decision)
         return decision
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from guardrail.asgi.exchange import Exchange
-from guardrail.asgi.hold import EVENT_STREAM, Bystander, Held, holder
+from guardrail.asgi.hold import EVENT_STREAM, Bystander, holder
 from guardrail.asgi.intake import ClientGoneError
 from guardrail.asgi.messages import Message, RawHeaders, header, raw_headers
 from guardrail.asgi.outlet import Outlet, foreign
@@ -12,7 +12,8 @@ from guardrail.asgi.upstream_error import MAX_BYTES, error_reply
 from guardrail.errors import UpstreamError
 from guardrail.telemetry.tracing import UpstreamSpan
 from guardrail.types import Action, Decision, Mode, Stage
-from guardrail.wire.refusal import blocked_choices, unavailable, upstream_failure, upstream_frame
+from guardrail.wire.dialect import Collector
+from guardrail.wire.refusal import blocked_choices, unavailable, upstream_failure
 
 NOTICE = "This answer was withheld by content policy."
 
@@ -41,7 +42,7 @@ class Gate:
         self._max_bytes = max_bytes
         self._permit = permit
         self._head: tuple[int, RawHeaders] | None = None
-        self._held: Held | None = None
+        self._held: Collector | None = None
         self._bystander: Bystander | None = None
         self._error_body: bytearray | None = None
         self._enforcing = any(check.mode is Mode.ENFORCE for check in exchange.route.output)
@@ -83,7 +84,7 @@ class Gate:
         if self._outlet.status is None:
             await self._outlet.reply(upstream_failure(error), self._exchange.headers())
         elif self._streams():
-            await self._outlet.write(upstream_frame(error))
+            await self._outlet.write(self._exchange.dialect.error_event(upstream_failure(error)))
         # Any other half-sent body is left incomplete, so that the server cuts the connection and the client notices.
 
     async def _start(self, status: int, headers: RawHeaders) -> None:
@@ -99,14 +100,14 @@ class Gate:
             self._exchange.upstream_failed(status)
         if not self._enforcing:
             if self._exchange.route.output and status < 400:
-                self._bystander = Bystander(headers, max_bytes=self._max_bytes)
+                self._bystander = Bystander(headers, self._exchange.dialect, max_bytes=self._max_bytes)
             await self._permitted()
             self._answered()
             await self._outlet.open(status, self._head_out(keep_length=True))
         elif status >= 400:
             self._error_body = bytearray()
         else:
-            self._held = holder(headers, max_bytes=self._max_bytes)
+            self._held = holder(headers, self._exchange.dialect, max_bytes=self._max_bytes)
 
     async def _body(self, content: bytes, *, more: bool) -> None:
         if self._head is None:
@@ -135,7 +136,7 @@ class Gate:
         if self.closed and self._bystander is not None:
             await self._exchange.judge(Stage.OUTPUT, self._bystander.parts())
 
-    async def _settle(self, held: Held) -> None:
+    async def _settle(self, held: Collector) -> None:
         """The answer is whole: judge it, then let it or its replacement out."""
         held.finish()
         self.closed = True
@@ -150,7 +151,7 @@ class Gate:
             return
         await self._release(held.release())
 
-    async def _withhold(self, held: Held, decision: Decision) -> None:
+    async def _withhold(self, held: Collector, decision: Decision) -> None:
         if decision.outcome.unavailable:
             await self._outlet.reply(unavailable(decision), self._exchange.headers())
             return
@@ -172,7 +173,7 @@ class Gate:
         if self.span is not None:
             self.span.answered(status)
         await self._permitted()
-        reply = error_reply(status, content)
+        reply = self._exchange.dialect.shape(error_reply(status, content))
         headers = [pair for pair in self._head_out() if pair[0] not in (b"content-type", b"content-encoding")]
         headers += [*raw_headers(reply.headers), (b"content-length", str(len(reply.body)).encode())]
         await self._outlet.open(status, headers)

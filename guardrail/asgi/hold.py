@@ -2,64 +2,25 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import Protocol
 
 from guardrail.asgi.messages import RawHeaders, header
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
-from guardrail.wire.chat import ChatAnswer, FilterResults, parse_answer, replace_blocked
-from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.chat import FilterResults
+from guardrail.wire.dialect import Answer, AnyDialect, Collector
 
 EVENT_STREAM = b"text/event-stream"
-
-
-class Held(Protocol):
-    """An answer that is being collected: `wire.chat_stream.ChatStreamCollector` or `WholeAnswer`."""
-
-    @property
-    def done(self) -> bool:
-        """True when nothing that could still come belongs to the answer."""
-        ...
-
-    @property
-    def usage(self) -> Mapping[str, object] | None:
-        """Token counts as the upstream reported them."""
-        ...
-
-    @property
-    def finish_reasons(self) -> Mapping[int, str | None]:
-        """Finish reason by choice index."""
-        ...
-
-    def receive(self, chunk: bytes) -> None:
-        """Take bytes. Raises UpstreamError for garbage and for too much."""
-        ...
-
-    def finish(self) -> None:
-        """The upstream ended. Raises UpstreamError when what came is not a whole answer."""
-        ...
-
-    def parts(self) -> tuple[Part, ...]:
-        """What is to be judged."""
-        ...
-
-    def release(self) -> tuple[bytes, ...]:
-        """The answer untouched."""
-        ...
-
-    def replaced(self, blocked: Mapping[int, FilterResults], notice: str | None) -> tuple[bytes, ...]:
-        """The answer with the blocked choices replaced."""
-        ...
 
 
 class WholeAnswer:
     """A JSON answer of at most `max_bytes`."""
 
-    def __init__(self, *, max_bytes: int) -> None:
+    def __init__(self, dialect: AnyDialect, *, max_bytes: int) -> None:
+        self._dialect = dialect
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._size = 0
-        self._answer: ChatAnswer | None = None
+        self._answer: Answer | None = None
 
     @property
     def done(self) -> bool:
@@ -68,40 +29,40 @@ class WholeAnswer:
 
     @property
     def usage(self) -> Mapping[str, object] | None:
-        """See `Held`."""
+        """See `Collector`."""
         return self._parsed.usage
 
     @property
     def finish_reasons(self) -> Mapping[int, str | None]:
-        """See `Held`."""
+        """See `Collector`."""
         return self._parsed.finish_reasons
 
     def receive(self, chunk: bytes) -> None:
-        """See `Held`."""
+        """See `Collector`."""
         self._size += len(chunk)
         if self._size > self._max_bytes:
             raise UpstreamError("too_large", f"the upstream's answer is larger than {self._max_bytes} bytes")
         self._pieces.append(chunk)
 
     def finish(self) -> None:
-        """See `Held`."""
+        """See `Collector`."""
         self._pieces = [b"".join(self._pieces)]
-        self._answer = parse_answer(self._pieces[0])
+        self._answer = self._dialect.parse_answer(self._pieces[0])
 
     def parts(self) -> tuple[Part, ...]:
-        """See `Held`."""
+        """See `Collector`."""
         return self._parsed.parts
 
     def release(self) -> tuple[bytes, ...]:
-        """See `Held`."""
+        """See `Collector`."""
         return tuple(self._pieces)
 
     def replaced(self, blocked: Mapping[int, FilterResults], notice: str | None) -> tuple[bytes, ...]:
-        """See `Held`."""
-        return (replace_blocked(self._parsed, blocked, notice),)
+        """See `Collector`."""
+        return (self._dialect.replace_blocked(self._parsed, blocked, notice),)
 
     @property
-    def _parsed(self) -> ChatAnswer:
+    def _parsed(self) -> Answer:
         if self._answer is None:
             raise RuntimeError("the answer is not finished")
         return self._answer
@@ -110,10 +71,10 @@ class WholeAnswer:
 class Bystander:
     """Reads along with an answer that is only watched, every check of it being in shadow mode, and never holds anything up."""
 
-    def __init__(self, headers: RawHeaders, *, max_bytes: int) -> None:
-        self._held: Held | None = None
+    def __init__(self, headers: RawHeaders, dialect: AnyDialect, *, max_bytes: int) -> None:
+        self._held: Collector | None = None
         with contextlib.suppress(UpstreamError):
-            self._held = holder(headers, max_bytes=max_bytes)
+            self._held = holder(headers, dialect, max_bytes=max_bytes)
 
     def receive(self, chunk: bytes) -> None:
         """Take bytes."""
@@ -132,13 +93,13 @@ class Bystander:
         return (Part("answer", None, role="assistant", kind="unknown"),)
 
 
-def holder(headers: RawHeaders, *, max_bytes: int) -> Held:
+def holder(headers: RawHeaders, dialect: AnyDialect, *, max_bytes: int) -> Collector:
     """What collects an answer with these (lower-case) headers. Raises UpstreamError for one that cannot be judged."""
     if (header(headers, b"content-encoding") or b"identity").lower() != b"identity":
         raise UpstreamError("malformed", "the upstream compressed its answer although it was asked not to, so it cannot be judged")
     media = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
-    if media == EVENT_STREAM:
-        return ChatStreamCollector(max_bytes=max_bytes)
+    if media == EVENT_STREAM and dialect.collector is not None:
+        return dialect.collector(max_bytes)
     if media == b"application/json":
-        return WholeAnswer(max_bytes=max_bytes)
-    raise UpstreamError("malformed", "the upstream's answer is neither JSON nor an event stream, so it cannot be judged")
+        return WholeAnswer(dialect, max_bytes=max_bytes)
+    raise UpstreamError("malformed", "the upstream's answer is neither JSON nor an event stream of the protocol, so it cannot be judged")

@@ -1,4 +1,4 @@
-"""`GuardMiddleware`: put it around an ASGI app and that app's chat completions are judged, prompt and answer."""
+"""`GuardMiddleware`: put it around an ASGI app and that app's inference endpoints are judged, prompt and answer."""
 
 from collections.abc import Collection
 
@@ -6,6 +6,7 @@ from guardrail.asgi.messages import ASGIApp, Receive, Scope, Send
 from guardrail.asgi.paths import Kind, Paths
 from guardrail.asgi.responder import GuardResponder
 from guardrail.asgi.service import GuardService
+from guardrail.config.models import GUARDED_PATHS
 from guardrail.errors import WireError
 
 
@@ -13,16 +14,18 @@ class GuardMiddleware:
     """Holds configuration only; a `GuardResponder` made for each request holds its state.
 
     `guard` is what `guardrail.assembly.open_guard()` made; start it in the app's lifespan (`async with guard:`). Guarded are the
-    paths of its routes. Other inference paths, known by their endings wherever they are mounted (`/responses`, `/messages`,
-    `/embeddings`, …), and other spellings of guarded ones, are answered 404 because they would not be judged; those named in
-    `unguarded` (`/rooms/*/messages`, a `*` for one segment) reach the app unjudged, on your word. Everything else of the app is
-    left alone.
+    paths of its routes. Other inference paths, known by their endings wherever they are mounted (`/images/generations`,
+    `/realtime`, …), and other spellings of guarded ones, are answered 404 because they would not be judged; those named in
+    `unguarded` (`/rooms/*/messages`, a `*` for one segment) reach the app unjudged, on your word; so does a guarded one that is named
+    there letter by letter, unless a route names it, too. Everything else of the app is left alone.
     """
 
     def __init__(self, app: ASGIApp, guard: GuardService, *, unguarded: Collection[str] = ()) -> None:
         self._app = app
         self._service = guard
-        self._paths = Paths({route.path for route in guard.config.routes}, unguarded=unguarded)
+        named = {route.path for route in guard.config.routes} & set(GUARDED_PATHS)
+        every = {path for route in guard.config.routes for path in route.paths}
+        self._paths = Paths(named | (every - set(unguarded)), unguarded=unguarded)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""

@@ -1,7 +1,7 @@
 """The client's end of the line: one response, whole or in pieces, each send bounded in time."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from guardrail.asgi.intake import ClientGoneError
 from guardrail.asgi.messages import RawHeaders, Send, body, raw_headers, start
@@ -13,17 +13,23 @@ _PIECE_BYTES = 262_144  # a server waits for the client only between pieces, and
 
 
 class Outlet:
-    """Sends one response. `status` is what was sent, None before anything was; a client too slow to take it raises ClientGoneError."""
+    """Sends one response; a client too slow to take it raises ClientGoneError.
 
-    def __init__(self, send: Send, *, request_id: str, timeout_s: float) -> None:
+    `shape` spells errors as the client's protocol does. `status` is what was sent, None before anything was.
+    """
+
+    def __init__(self, send: Send, *, request_id: str, timeout_s: float, shape: Callable[[Reply], Reply] | None = None) -> None:
         self._send = send
+        self._shape = shape
         self.request_id = request_id
         self._timeout_s = timeout_s
         self.status: int | None = None
         self.complete = False
 
     async def reply(self, reply: Reply, extra: Iterable[tuple[str, str]] = ()) -> None:
-        """A whole response of our own."""
+        """A whole response of our own; an error in the protocol's shape."""
+        if self._shape is not None and reply.status >= 400:
+            reply = self._shape(reply)
         headers = raw_headers((*reply.headers, *extra))
         headers.append((b"content-length", str(len(reply.body)).encode()))
         await self.open(reply.status, headers)

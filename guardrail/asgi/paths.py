@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from guardrail.asgi.messages import Scope
 
-# Paths under which models are asked, or made to remember what they will be asked. None of them is judged by this version.
+# Paths under which models are asked, or made to remember what they will be asked. Those that no route guards are refused.
 # They are known by their last segments, or by a folder, since nobody knows where an app mounts them.
 _INFERENCE_ENDINGS = (
     *("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/realtime", "/api/chat", "/api/generate"),
@@ -16,7 +16,7 @@ _INFERENCE_ENDINGS = (
     *("/audio/speech", "/audio/transcriptions", "/audio/translations"),
 )
 _INFERENCE_FOLDERS = tuple(
-    f"/v1/{name}/" for name in ("responses", "audio", "images", "batches", "threads", "assistants", "conversations", "realtime")
+    f"/v1/{name}/" for name in ("responses", "messages", "audio", "images", "batches", "threads", "assistants", "conversations", "realtime")
 )
 _MAX_DECODING = 4
 

@@ -61,12 +61,19 @@ class Publisher:
             table = routing.compile(self._config, sets, sets.generation)
             for name, classifier in self._classifiers.items():
                 self._place = f"<classifier {name}>"
-                known = (self._always[name],) if name in self._always else ()
-                await classifier.prepare((*table.policies_of(name), *known))
+                await classifier.prepare(self._resident(name, table))
             self.sets = sets
             self.table = table
         self._events.emit(PoliciesPublished(sets.generation, len(sets.distinct())))
         return True
+
+    def resident(self, classifier: str) -> tuple[Policy, ...]:
+        """What a classifier has to keep ready, whatever else it is asked about: the policies in force and its known pair's."""
+        return self._resident(classifier, self.table) if self.table is not None else ()
+
+    def _resident(self, classifier: str, table: RouteTable) -> tuple[Policy, ...]:
+        always = self._always.get(classifier)
+        return (*table.policies_of(classifier), *((always,) if always is not None else ()))
 
     async def reload(self) -> bool:
         """As `publish`, but nothing is raised: the fault is told to the observers once, and the last good generation stays.

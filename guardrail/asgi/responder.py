@@ -19,8 +19,9 @@ from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
 from guardrail.telemetry.tracing import RequestSpan
 from guardrail.types import Action, Decision, Stage
-from guardrail.wire.chat import parse_request
-from guardrail.wire.refusal import Reply, failure, input_block, input_block_reply, unavailable, wire_error
+from guardrail.wire.dialect import Request
+from guardrail.wire.dialects import DIALECTS
+from guardrail.wire.refusal import Reply, failure, input_block, unavailable, wire_error
 
 logger = logging.getLogger("guardrail")
 
@@ -43,7 +44,9 @@ class GuardResponder:
         self._started = time.monotonic()
         self._request_id = request_id(scope["headers"])
         self._tenant = ""
-        self._outlet = Outlet(send, request_id=self._request_id, timeout_s=service.limits.client_timeout_s)
+        self._dialect = DIALECTS.get(local_path(scope))
+        shape = self._dialect.shape if self._dialect is not None else None
+        self._outlet = Outlet(send, request_id=self._request_id, timeout_s=service.limits.client_timeout_s, shape=shape)
         self._span: RequestSpan | None = None
 
     async def __call__(self) -> None:
@@ -84,8 +87,10 @@ class GuardResponder:
 
     async def _admit(self) -> Exchange:
         """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""
-        service, scope = self._service, self._scope
+        service, scope, dialect = self._service, self._scope, self._dialect
         table = service.table
+        if dialect is None:
+            raise WireError(404, "not_found", "This path is not served here.")
         if table is None:
             raise WireError(503, "guardrail_unavailable", "The guard is not running.")
         if scope["method"] != "POST":
@@ -94,15 +99,16 @@ class GuardResponder:
         limits = service.limits
         check_headers(scope["headers"], max_bytes=limits.max_body_bytes)
         body = await read_body(self._receive, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s)
-        request = parse_request(body) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse_request, body)
-        route = table.match(local_path(scope), request.model, self._tenant)
+        parse = dialect.parse_request
+        request: Request = parse(body) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse, body)
+        route = table.match(dialect.path, request.model, self._tenant)
         if route is None:
             raise WireError(404, "model_not_found", "No route serves this model.", param="model")
         if route.input:
             _ = request.parts  # what cannot be taken apart is refused before anything is called
         if self._span is not None:
             self._span.routed(route, self._tenant, self._request_id)
-        return Exchange(self._request_id, self._tenant, route, request, body, service.judgement, self._started)
+        return Exchange(self._request_id, self._tenant, route, dialect, request, body, service.judgement, self._started)
 
     async def _serve(self, exchange: Exchange) -> None:
         if exchange.route.timing == "parallel" and exchange.route.input:
@@ -138,13 +144,14 @@ class GuardResponder:
             return None
         if decision.outcome.unavailable:
             return unavailable(decision)
-        if exchange.route.on_block == "reply":
-            return input_block_reply(decision, exchange.request, NOTICE, created=int(time.time()))
-        return input_block(decision)
+        if exchange.route.on_block == "reply" and exchange.dialect.block_reply is not None:
+            return exchange.dialect.block_reply(decision, exchange.request, NOTICE, int(time.time()))
+        return input_block(decision, param=exchange.dialect.param)
 
     async def _call(self, exchange: Exchange, gate: Gate) -> None:
         """Run the app behind the guard until it has answered."""
-        target = self._service.target(exchange.route, exchange.request.model, stream=exchange.request.stream)
+        asked, operation = exchange.request, exchange.dialect.operation
+        target = self._service.target(exchange.route, asked.model, stream=asked.stream, operation=operation)
         exchange.called = time.monotonic()
         if target is None:
             await self._run(exchange, gate, [])

@@ -26,6 +26,8 @@ from guardrail.types import Check, Decision, Part, Policy, Route, Stage
 
 logger = logging.getLogger("guardrail")
 
+_MOST_PREPARED = 64  # policies beside the published ones that are taken to be resident still: what classifiers keep is theirs
+
 Opener = Callable[[], AbstractAsyncContextManager[Classifier]]
 
 
@@ -81,7 +83,7 @@ class GuardService:
         self._backends = backends
         self._stack = AsyncExitStack()
         self._classifiers: dict[str, Classifier] = {}
-        self._prepared: set[tuple[str, str]] = set()
+        self._prepared: dict[tuple[str, str], None] = {}  # least recently used first
         self._publisher: Publisher | None = None
         self._in_flight = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
@@ -167,17 +169,24 @@ class GuardService:
         tenant = tenant or self.config.tenant_names[0]
         chosen = self._route(route, tenant)
         if policies is not None:
-            known = self._publisher.sets.for_tenant(tenant) if self._publisher is not None else {}
-            checks = tuple([await self._check(chosen, stage, _named(wanted, known)) for wanted in policies])
-            chosen = replace(chosen, input=checks, output=checks)
+            chosen = await self.narrowed(chosen, stage, policies, tenant=tenant)
         return await self.judgement.guard.check(text, route=chosen, stage=stage, tenant=tenant, origin=Origin())
 
-    def target(self, route: Route, model: str, *, stream: bool) -> Target | None:
+    async def narrowed(self, route: Route, stage: Stage, policies: Sequence[str | Policy], *, tenant: str) -> Route:
+        """A route that asks these policies instead of its own in `stage`: the route's own check of each, or one with its threshold.
+
+        Raises GuardrailError for a policy that the tenant does not have, ClassifierError for one that the classifier cannot serve.
+        """
+        known = self._publisher.sets.for_tenant(tenant) if self._publisher is not None else {}
+        checks = tuple([await self._check(route, stage, _named(wanted, known)) for wanted in policies])
+        return replace(route, input=checks, output=checks)
+
+    def target(self, route: Route, model: str, *, stream: bool, operation: str = "chat") -> Target | None:
         """What the upstream call of a route is in telemetry; None where nobody collects spans or metrics."""
         if self.tracing is None:
             return None
         endpoint = self._backends.endpoints.get(route.upstream, Endpoint("app"))
-        return Target(model, endpoint.provider, endpoint.server, body={"stream": stream})
+        return Target(model, endpoint.provider, endpoint.server, operation, {"stream": stream})
 
     def observe(self, call: UpstreamCall) -> None:
         """Count one finished upstream call."""
@@ -192,7 +201,9 @@ class GuardService:
             raise GuardrailError(f"tenant {tenant!r} is not in the configuration, or has no route")
         found = next((route for route in routes if name in (None, route.name)), None)
         if found is None:
-            raise GuardrailError(f"tenant {tenant!r} has no route {name!r}; it has {', '.join(route.name for route in routes)}")
+            raise GuardrailError(
+                f"tenant {tenant!r} has no route {name!r}; it has {', '.join(dict.fromkeys(route.name for route in routes))}"
+            )
         return found
 
     async def _check(self, route: Route, stage: Stage, policy: Policy) -> Check:
@@ -200,10 +211,19 @@ class GuardService:
         for check in route.checks(stage):
             if check.policy is policy:
                 return check
-        if (route.classifier, policy.digest) not in self._prepared:
-            await self._classifiers[route.classifier].prepare([policy])
-            self._prepared.add((route.classifier, policy.digest))
+        for name in {route.classifier, route.escalation.classifier if route.escalation else route.classifier}:
+            await self._prepare(name, policy)
         return Check(policy, policy.threshold)
+
+    async def _prepare(self, classifier: str, policy: Policy) -> None:
+        """Make one more policy resident; those in force are named with it, so that it is never they that make room for it."""
+        key = (classifier, policy.digest)
+        if key not in self._prepared:
+            known = self._publisher.resident(classifier) if self._publisher is not None else ()
+            await self._classifiers[classifier].prepare((*known, policy))
+            if len(self._prepared) >= _MOST_PREPARED:
+                del self._prepared[next(iter(self._prepared))]
+        self._prepared[key] = self._prepared.pop(key, None)
 
 
 def _named(wanted: str | Policy, known: Mapping[str, Policy]) -> Policy:

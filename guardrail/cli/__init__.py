@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": ("guardrail.cli.serve:serve", "Run the guarding proxy."),
     "demo": ("guardrail.cli.demo:demo", "Guard a built-in model and show what happens to a few exchanges."),
     "check": ("guardrail.cli.check:check", "Judge one text."),
+    "routes": ("guardrail.cli.routes:routes", "Print which endpoints are guarded, and what is judged in each."),
     "policy": ("guardrail.cli.policy:policy", "Write, lint and test policies."),
     "config": ("guardrail.cli.config:config", "Check a configuration and print its schema."),
     "model": ("guardrail.cli.model:model", "Make and check the models of CoPE classifiers."),

@@ -123,7 +123,8 @@ def _announce(config: Config, host: str, url: str, workers: int) -> None:
         upstream = config.upstreams[route.upstream]
         where = getattr(upstream, "base_url", None) or f"the {upstream.kind} upstream"
         models = "every model" if route.model == "*" else f"models {route.model}"
-        click.echo(f"Route {route.name}: {models} at {url}{route.path}, answered by {where}, judged by {route.classifier} ({route.mode}).")
+        place = f"each inference path of {url}" if route.path == "*" else f"{url}{route.path}"
+        click.echo(f"Route {route.name}: {models} at {place}, answered by {where}, judged by {route.classifier} ({route.mode}).")
     click.echo(f"Point your client at {url}/v1 (OPENAI_BASE_URL={url}/v1). Health: {url}/readyz.")
     if workers > 1:
         click.echo(f"{workers} processes; each counts its own requests in flight.")

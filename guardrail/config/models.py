@@ -13,7 +13,7 @@ from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section
 from guardrail.types import Stage
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
-GUARDED_PATHS = (CHAT_COMPLETIONS,)
+GUARDED_PATHS = (CHAT_COMPLETIONS, "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/responses")
 """The inference paths this version understands; every other one is answered 404."""
 
 DEFAULT_TENANT = "default"
@@ -121,7 +121,7 @@ class RouteConfig(Section):
     model_config = ConfigDict(json_schema_extra=_optional_backends)
 
     name: Name = Field(description="Name in records, metrics and messages; unique.")
-    path: str = Field(default=CHAT_COMPLETIONS, max_length=256, description=f"Exact path; one of: {', '.join(GUARDED_PATHS)}.")
+    path: str = Field(default=ANY, max_length=256, description=f"Exact path, one of: {', '.join(GUARDED_PATHS)}; or * for each of them.")
     model: str = Field(default=ANY, min_length=1, max_length=MAX_GLOB, description="Glob (* ? [abc]) on the requested model; case counts.")
     tenant: TenantRef = Field(default=ANY, description="Tenant it is for; * is for each of them, with the tenant's own policies.")
     upstream: Name = Field(description="Upstream that answers; may be left out where there is only one.")
@@ -144,6 +144,11 @@ class RouteConfig(Section):
     on_block: Literal["error", "reply"] = Field(
         default="error", description="A block is status 400, or 200 with finish_reason content_filter."
     )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The exact paths it is for."""
+        return GUARDED_PATHS if self.path == ANY else (self.path,)
 
     def stage(self, stage: Stage) -> StageConfig:
         """The settings of one stage."""

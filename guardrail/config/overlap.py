@@ -23,15 +23,17 @@ def covering(config: Config, index: int) -> tuple[int, ...]:
     route = config.routes[index]
     found = []
     for tenant in config.tenants_of(route):
-        earlier = next((i for i in range(index) if _takes_all(config, config.routes[i], route, tenant)), None)
-        if earlier is None:
-            return ()
-        found.append(earlier)
+        for path in route.paths:
+            earlier = next((i for i in range(index) if _takes_all(config, config.routes[i], route, (path, tenant))), None)
+            if earlier is None:
+                return ()
+            found.append(earlier)
     return tuple(dict.fromkeys(found))
 
 
-def _takes_all(config: Config, earlier: RouteConfig, route: RouteConfig, tenant: str) -> bool:
-    return earlier.path == route.path and tenant in config.tenants_of(earlier) and covers(earlier.model, route.model)
+def _takes_all(config: Config, earlier: RouteConfig, route: RouteConfig, place: tuple[str, str]) -> bool:
+    path, tenant = place
+    return path in earlier.paths and tenant in config.tenants_of(earlier) and covers(earlier.model, route.model)
 
 
 def _takes(taker: str, other: str) -> bool:

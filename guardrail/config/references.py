@@ -18,7 +18,7 @@ def name_findings(config: Config) -> Iterator[Finding]:
             ("upstream", tuple(config.upstreams), Code.UNKNOWN_UPSTREAM),
             ("classifier", tuple(config.classifiers), Code.UNKNOWN_CLASSIFIER),
             ("tenant", (ANY, *tenants), Code.UNKNOWN_TENANT),
-            ("path", GUARDED_PATHS, Code.UNGUARDED_PATH),
+            ("path", (*GUARDED_PATHS, ANY), Code.UNGUARDED_PATH),
         ):
             name = getattr(route, key)
             if name not in known:

@@ -1,4 +1,6 @@
-"""The embedded upstream: a small scripted chat server with OpenAI's wire format, for the first minute, demos and benchmarks.
+"""The embedded upstream: a small scripted server for the first minute, demos and benchmarks.
+
+It speaks OpenAI's chat, text completions, responses and embeddings, and Anthropic's messages.
 
 What it does is asked for by the request's `model`:
 
@@ -17,7 +19,7 @@ What it does is asked for by the request's `model`:
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,7 +28,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from guardrail.upstream.script import chunks, completion, write_script
+from guardrail.upstream.script import Script, chunks, completion, embeddings, text_chunks, text_completion, write_script
+from guardrail.upstream.script_events import message, message_events, response, response_events
 
 MODELS = (
     "embedded-chat",
@@ -39,6 +42,9 @@ MODELS = (
     "embedded-garbage",
     "embedded-error-500",
 )
+Whole = Callable[[Script], bytes]
+Streamed = Callable[[Script], list[bytes]]
+
 _ERROR = re.compile(r"embedded-error-([45]\d\d)")
 
 
@@ -54,6 +60,10 @@ class EmbeddedUpstream:
         self._app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._text, methods=["POST"]),
+                Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                Route("/v1/messages", self._messages, methods=["POST"]),
+                Route("/v1/responses", self._responses, methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/__stats__", self._stats),
             ]
@@ -71,13 +81,28 @@ class EmbeddedUpstream:
         return JSONResponse({"hits": self.hits})
 
     async def _chat(self, request: Request) -> Any:
+        return await self._answer(request, "messages", (completion, chunks))
+
+    async def _text(self, request: Request) -> Any:
+        return await self._answer(request, "prompt", (text_completion, text_chunks))
+
+    async def _messages(self, request: Request) -> Any:
+        return await self._answer(request, "messages", (message, message_events))
+
+    async def _responses(self, request: Request) -> Any:
+        return await self._answer(request, "input", (response, response_events))
+
+    async def _embeddings(self, request: Request) -> Any:
+        document = await _document(request, "input")
         self.hits += 1
-        try:
-            document = await request.json()
-        except ValueError:
-            return _error(400, "The body is not valid JSON.")
-        if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
-            return _error(400, "messages must be a list.")
+        return document if isinstance(document, Response) else Response(embeddings(document), media_type="application/json")
+
+    async def _answer(self, request: Request, field: str, spell: tuple[Whole, Streamed]) -> Any:
+        """The scripted answer in one protocol: `field` must be there, `spell` writes it whole and streamed."""
+        self.hits += 1
+        document = await _document(request, field)
+        if isinstance(document, Response):
+            return document
         model = str(document.get("model"))
         streamed = document.get("stream") is True
         if (status := _ERROR.fullmatch(model)) is not None:
@@ -85,9 +110,22 @@ class EmbeddedUpstream:
         if model == "embedded-garbage":
             return _Pieces(_listed([b"data: {not json\n\n" if streamed else b'{"choices": [{"index": 0,']), streamed)
         script = write_script(document, f"chatcmpl-embedded-{self.hits}")
-        pieces = chunks(script) if streamed else [completion(script)]
+        whole, in_pieces = spell
+        pieces = in_pieces(script) if streamed else [whole(script)]
         pause = self._delay_s if model == "embedded-slow" else 0.0
         return _Pieces(_paced(pieces, pause), streamed, breaks_off=model == "embedded-disconnect")
+
+
+async def _document(request: Request, field: str) -> dict[str, object] | Response:
+    """The request's body, or what is answered to one that is none."""
+    try:
+        document = await request.json()
+    except ValueError:
+        return _error(400, "The body is not valid JSON.")
+    kinds = list if field == "messages" else str | list
+    if not isinstance(document, dict) or not isinstance(document.get(field), kinds):
+        return _error(400, f"{field} must be a {'list' if field == 'messages' else 'string or a list'}.")
+    return document
 
 
 class _Pieces:

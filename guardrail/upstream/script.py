@@ -20,6 +20,11 @@ class Choice:
     arguments: str = ""
 
     @property
+    def spoken(self) -> str:
+        """What it says where there are no tools."""
+        return self.text or self.arguments
+
+    @property
     def finish_reason(self) -> str:
         """OpenAI's word for how it ended."""
         return "stop" if self.tool is None else "tool_calls"
@@ -45,7 +50,7 @@ class Script:
 def write_script(request: Mapping[str, object], answer_id: str) -> Script:
     """What is answered to a request: the same to the same request, whatever was asked before."""
     model = str(request.get("model"))
-    prompt = _last_user_text(request)
+    prompt = _last_prompt(request) if "prompt" in request else _last_user_text(request)
     number = request.get("n")
     count = min(number, _MAX_CHOICES) if isinstance(number, int) and number > 0 else 1
     choice = Choice(_small_talk(prompt))
@@ -72,6 +77,44 @@ def completion(script: Script) -> bytes:
     return json.dumps({**_head(script, "chat.completion"), "choices": choices, "usage": script.usage}).encode()
 
 
+def text_completion(script: Script) -> bytes:
+    """The answer as one `text_completion`."""
+    choices = [
+        {"index": index, "text": choice.spoken, "logprobs": None, "finish_reason": "stop"} for index, choice in enumerate(script.choices)
+    ]
+    return json.dumps({**_head(script, "text_completion"), "choices": choices, "usage": script.usage}).encode()
+
+
+def text_chunks(script: Script) -> list[bytes]:
+    """The same as the events of a stream, the choices taking turns, `[DONE]` last."""
+    waiting = [[*((piece, None) for piece in pieces(choice.spoken)), ("", "stop")] for choice in script.choices]
+    frames: list[bytes] = []
+    head = _head(script, "text_completion")
+    while any(waiting):
+        for index, left in enumerate(waiting):
+            if left:
+                piece, reason = left.pop(0)
+                choice = {"index": index, "text": piece, "logprobs": None, "finish_reason": reason}
+                frames.append(event({**head, "choices": [choice]}))
+    if script.include_usage:
+        frames.append(event({**head, "choices": [], "usage": script.usage}))
+    return [*frames, b"data: [DONE]\n\n"]
+
+
+def embeddings(request: Mapping[str, object]) -> bytes:
+    """Two numbers for each input: its length in characters and in words."""
+    given = request.get("input")
+    inputs = given if isinstance(given, list) else [given]
+    texts = [item if isinstance(item, str) else "" for item in inputs]
+    data = [
+        {"object": "embedding", "index": index, "embedding": [float(len(text)), float(len(text.split()))]}
+        for index, text in enumerate(texts)
+    ]
+    words = sum(len(text.split()) for text in texts)
+    usage = {"prompt_tokens": words, "total_tokens": words}
+    return json.dumps({"object": "list", "data": data, "model": str(request.get("model")), "usage": usage}).encode()
+
+
 def chunks(script: Script) -> list[bytes]:
     """The answer as the events of a stream, the choices taking turns, `[DONE]` last."""
     waiting = [_deltas(choice) for choice in script.choices]
@@ -89,11 +132,11 @@ def chunks(script: Script) -> list[bytes]:
 def _deltas(choice: Choice) -> list[tuple[dict[str, object], str | None]]:
     found: list[tuple[dict[str, object], str | None]] = [({"role": "assistant", "content": "" if choice.tool is None else None}, None)]
     if choice.tool is None:
-        found += [({"content": piece}, None) for piece in _pieces(choice.text or "")]
+        found += [({"content": piece}, None) for piece in pieces(choice.text or "")]
     else:
         call = {"index": 0, "id": "call_embedded", "type": "function", "function": {"name": choice.tool, "arguments": ""}}
         found.append(({"tool_calls": [call]}, None))
-        found += [({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}, None) for piece in _pieces(choice.arguments)]
+        found += [({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}, None) for piece in pieces(choice.arguments)]
     return [*found, ({}, choice.finish_reason)]
 
 
@@ -110,20 +153,33 @@ def _head(script: Script, kind: str) -> dict[str, object]:
 
 
 def _frame(script: Script, choices: list[dict[str, object]], **more: object) -> bytes:
-    return b"data: " + json.dumps({**_head(script, "chat.completion.chunk"), "choices": choices, **more}).encode() + b"\n\n"
+    return event({**_head(script, "chat.completion.chunk"), "choices": choices, **more})
 
 
-def _pieces(text: str) -> list[str]:
+def event(document: Mapping[str, object]) -> bytes:
+    """One event of a stream."""
+    return b"data: " + json.dumps(document).encode() + b"\n\n"
+
+
+def pieces(text: str) -> list[str]:
     """Words with their spaces; joined again they are the text."""
     return _PIECE.findall(text) or ([text] if text else [])
 
 
 def _last_user_text(request: Mapping[str, object]) -> str:
-    messages = request.get("messages")
+    messages = request.get("messages", request.get("input"))
+    if isinstance(messages, str):
+        return messages
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "user":
             return "".join(_texts(message.get("content")))
     return ""
+
+
+def _last_prompt(request: Mapping[str, object]) -> str:
+    prompt = request.get("prompt")
+    last = prompt[-1] if isinstance(prompt, list) and prompt else prompt
+    return last if isinstance(last, str) else ""
 
 
 def _texts(content: object) -> Iterator[str]:
@@ -140,6 +196,7 @@ def _first_tool(request: Mapping[str, object]) -> str:
     first = tools[0] if isinstance(tools, list) and tools else None
     function = first.get("function") if isinstance(first, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
+    name = first.get("name") if isinstance(first, dict) and name is None else name
     return name if isinstance(name, str) else "lookup"
 
 

@@ -10,14 +10,12 @@ from functools import cached_property
 
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Part
+from guardrail.wire import fields
 from guardrail.wire.document import UnreadableError, dump, parse_object
 from guardrail.wire.parts import MESSAGE_FIELDS, PartList, TooManyPartsError, is_prose, is_tokens
 
 FilterResults = Mapping[str, Mapping[str, object]]
 """What one choice was blocked for, in Azure's shape: policy id to `{"filtered": …, "detected": …, "score": …}`."""
-
-MAX_CHOICES = 128
-MAX_MODEL_LENGTH = 256
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -64,8 +62,8 @@ _REQUEST_FIELDS = frozenset(
     ]
 )
 _TOKEN_FIELDS = frozenset({"prompt", "input", "input_ids", "prompt_ids", "prompt_token_ids"})
-_REQUEST_NAMES = {field.casefold(): field for field in _REQUEST_FIELDS | _TOKEN_FIELDS}
-_MESSAGE_NAMES = {field.casefold(): field for field in MESSAGE_FIELDS}
+_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | _TOKEN_FIELDS)
+_MESSAGE_NAMES = fields.by_case(MESSAGE_FIELDS)
 ANSWER_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"})
 """The top-level fields of an answer that stay when one of its choices was replaced."""
 ANSWER_EXTRAS = frozenset(  # accounting of hosts and gateways: nothing of the model's text
@@ -141,15 +139,14 @@ def parse_request(body: bytes) -> ChatRequest:
     So is a known field of the body or of a message that is written in another case (`Stream`, `MESSAGES`): an upstream that reads
     names regardless of case might take it for the field itself. Other unknown fields are judged and passed on.
     """
-    try:
-        document = parse_object(body)
-    except UnreadableError as error:
-        raise WireError(400, "invalid_json", f"{_sentence(error)}.") from None
-    _refuse_case_variants(document, _REQUEST_NAMES)
-    model = document.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL_LENGTH:
-        raise WireError(400, "invalid_model", f"model must be a string of 1 to {MAX_MODEL_LENGTH} characters.", param="model")
-    return ChatRequest(model, _flag(document, "stream"), _choices(document), _include_usage(document), document)
+    return read_request(fields.read_object(body))
+
+
+def read_request(document: Mapping[str, object]) -> ChatRequest:
+    """The request in a parsed document. Raises WireError as `parse_request` does."""
+    fields.refuse_case_variants(document, _REQUEST_NAMES)
+    stream = fields.flag(document, "stream")
+    return ChatRequest(fields.model(document), stream, fields.choices(document), fields.include_usage(document), document)
 
 
 def parse_answer(body: bytes) -> ChatAnswer:
@@ -185,8 +182,10 @@ def read_answer(document: Mapping[str, object]) -> ChatAnswer:
 def choice_index(choice: Mapping[str, object], position: int) -> int:
     """A choice's index; where the upstream left it out, its position. Raises UpstreamError("malformed") for a nonsensical one."""
     index = choice.get("index", position)
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < MAX_CHOICES:
-        raise UpstreamError("malformed", f"the upstream's answer has a choice whose index is not a number from 0 to {MAX_CHOICES - 1}")
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < fields.MAX_CHOICES:
+        raise UpstreamError(
+            "malformed", f"the upstream's answer has a choice whose index is not a number from 0 to {fields.MAX_CHOICES - 1}"
+        )
     return index
 
 
@@ -196,14 +195,18 @@ def replace_blocked(answer: ChatAnswer, blocked: Mapping[int, FilterResults], no
     Nothing of a replaced choice stays: no tool call, reasoning, audio, annotation or log probability. Top-level fields other than
     `ANSWER_FIELDS` go too, since what was judged with the choice may stand in them.
     """
-    if not blocked:
+    return replace_choices(answer, {index: refused_choice(index, results, notice) for index, results in blocked.items()})
+
+
+def replace_choices(answer: ChatAnswer, refused: Mapping[int, Mapping[str, object]]) -> bytes:
+    """The answer with the choices of these indexes replaced, see `replace_blocked`; untouched where there are none."""
+    if not refused:
         return dump(answer.document)
     document = {key: value for key, value in answer.document.items() if key in ANSWER_FIELDS}
     choices = answer.document["choices"]
     kept: list[object] = []
     for position, choice in enumerate(choices if isinstance(choices, list) else ()):
-        index = choice_index(choice, position)
-        kept.append(refused_choice(index, blocked[index], notice) if index in blocked else choice)
+        kept.append(refused.get(choice_index(choice, position), choice))
     return dump({**document, "choices": kept})
 
 
@@ -235,7 +238,7 @@ def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
         place = f"messages[{number}]"
         if not isinstance(message, dict):
             raise WireError(400, "invalid_messages", f"{place} must be an object.", param=place)
-        _refuse_case_variants(message, _MESSAGE_NAMES)
+        fields.refuse_case_variants(message, _MESSAGE_NAMES)
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
             raise WireError(400, "invalid_messages", f"{place}.content must be a string, a list or null.", param=f"{place}.content")
@@ -252,13 +255,6 @@ def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
             parts.opaque(key, "tokens")
     parts.rest("body", {key: value for key, value in document.items() if not is_tokens(value)}, _REQUEST_FIELDS)
     return tuple(parts.found)
-
-
-def _refuse_case_variants(holder: Mapping[str, object], names: Mapping[str, str]) -> None:
-    for key in holder:
-        name = names.get(key.casefold(), key)
-        if name != key:
-            raise WireError(400, "ambiguous_field", f'A field differs from "{name}" in its case only; write it as "{name}".', param=name)
 
 
 def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> None:
@@ -284,33 +280,3 @@ def spelled(logprobs: object) -> dict[str, str]:
         if said := "".join(word for word in words if isinstance(word, str)):
             found[kind] = said
     return found
-
-
-def _flag(document: Mapping[str, object], name: str) -> bool:
-    value = document.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise WireError(400, f"invalid_{name}", f"{name} must be true or false.", param=name)
-    return value is True
-
-
-def _choices(document: Mapping[str, object]) -> int:
-    number = document.get("n")
-    if number is None:
-        return 1
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_CHOICES:
-        raise WireError(400, "invalid_n", f"n must be a whole number from 1 to {MAX_CHOICES}.", param="n")
-    return number
-
-
-def _include_usage(document: Mapping[str, object]) -> bool:
-    options = document.get("stream_options")
-    if options is None:
-        return False
-    if not isinstance(options, dict):
-        raise WireError(400, "invalid_stream_options", "stream_options must be an object.", param="stream_options")
-    return options.get("include_usage") is True
-
-
-def _sentence(error: UnreadableError) -> str:
-    text = str(error)
-    return text[:1].upper() + text[1:]

@@ -1,6 +1,6 @@
 """A streamed chat answer, held until it is judged: it is collected into the same parts as a whole answer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from guardrail.errors import UpstreamError
@@ -21,7 +21,6 @@ from guardrail.wire.merge import Merged, Repeated
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
 
 _KNOWN_FIELDS = ANSWER_FIELDS | ANSWER_EXTRAS
-_SKIPPED_FIELDS = (CHOICE_FIELDS - {"message"}) | {"delta"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +33,44 @@ class _Frame:
     usage: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StreamShape:
+    """How one protocol spells the choices of a stream: `said` is what a frame's choice adds to the one that `read` reads at the end.
+
+    `skipped` are the fields of a frame's choice that `said` has looked at or that say nothing; `refused` gives the choices of the frames
+    that stand for a blocked one.
+    """
+
+    kind: str
+    empty: Mapping[str, object]
+    said: Callable[[int, Mapping[str, object]], Mapping[str, object]]
+    skipped: frozenset[str]
+    read: Callable[[Mapping[str, object]], ChatAnswer]
+    refused: Callable[[int, FilterResults, str | None], tuple[dict[str, object], ...]]
+
+
+def _delta(index: int, choice: Mapping[str, object]) -> Mapping[str, object]:
+    delta = choice.get("delta")
+    if delta is not None and not isinstance(delta, dict):
+        raise UpstreamError("malformed", f"choices[{index}].delta in the upstream's stream is not an object")
+    return {"message": delta or {}}
+
+
+CHAT_CHUNKS = StreamShape(
+    "chat.completion.chunk", {"message": {}}, _delta, (CHOICE_FIELDS - {"message"}) | {"delta"}, read_answer, refused_deltas
+)
+
+
 class ChatStreamCollector:
     """Holds one streamed answer: `receive` chunks until the upstream ends, `finish`, judge `parts()`, then `release` or `replaced`.
 
     Raises UpstreamError from `receive`, `feed`, `finish` and `parts`: `malformed` (garbage, or an error frame of the upstream),
     `too_large`, `disconnect` (ended without `[DONE]` and without every choice's finish_reason). Nothing must be released then;
-    the one answer is `refusal.upstream_frame(error)`, or `refusal.upstream_failure(error)` while no byte was sent.
+    the one answer is `refusal.upstream_failure(error)`, as an event where bytes were sent already.
     """
 
-    def __init__(self, *, max_bytes: int = 32 * 1024 * 1024) -> None:
+    def __init__(self, *, max_bytes: int = 32 * 1024 * 1024, shape: StreamShape = CHAT_CHUNKS) -> None:
+        self._shape = shape
         self._max_bytes = max_bytes
         self._held_bytes = 0
         self._decoder = SseDecoder(max_event_bytes=max_bytes)
@@ -109,7 +137,7 @@ class ChatStreamCollector:
             choices = [
                 {**choice.value(), "logprobs": self._spelled.get(index), "index": index} for index, choice in sorted(self._choices.items())
             ]
-            self._answer = read_answer({**self._head, **self._top.value(), "choices": choices, "usage": self._usage})
+            self._answer = self._shape.read({**self._head, **self._top.value(), "choices": choices, "usage": self._usage})
         return self._answer
 
     def parts(self) -> tuple[Part, ...]:
@@ -132,9 +160,9 @@ class ChatStreamCollector:
             kept = self._without(held, blocked)
             frames += [kept] if kept is not None else []
             usage_dropped = kept is None if held.usage else usage_dropped
-        head = {**self._head, "object": "chat.completion.chunk"}
+        head = {**self._head, "object": self._shape.kind}
         for index in sorted(blocked):
-            frames += [frame({**head, "choices": [choice]}) for choice in refused_deltas(index, blocked[index], notice)]
+            frames += [frame({**head, "choices": [choice]}) for choice in self._shape.refused(index, blocked[index], notice)]
         if include_usage and usage_dropped:
             frames.append(frame({**head, "choices": [], "usage": self._usage}))
         return (*frames, DONE)
@@ -160,12 +188,10 @@ class ChatStreamCollector:
         return _Frame(event.raw, frozenset(indexes), plain, isinstance(usage, dict))
 
     def _merge(self, index: int, choice: Mapping[str, object]) -> None:
-        delta = choice.get("delta")
-        if delta is not None and not isinstance(delta, dict):
-            raise UpstreamError("malformed", f"choices[{index}].delta in the upstream's stream is not an object")
-        merged = self._choices.setdefault(index, Merged({"message": {}}))
-        merged.add({"message": delta or {}})
-        merged.add({key: value for key, value in choice.items() if key not in _SKIPPED_FIELDS})
+        added = self._shape.said(index, choice)
+        merged = self._choices.setdefault(index, Merged(self._shape.empty))
+        merged.add(added)
+        merged.add({key: value for key, value in choice.items() if key not in self._shape.skipped})
         for kind, said in spelled(choice.get("logprobs")).items():
             self._spelled.setdefault(index, {}).setdefault(kind, []).append(said)
         if choice.get("finish_reason") is not None:

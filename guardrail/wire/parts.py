@@ -133,7 +133,7 @@ class PartList:
         first = len(self.found)
         for number, item in enumerate(value):
             self._content_part(f"{path}[{number}]", item, kind)
-        self._joined(path, [part.text for part in self.found[first:] if part.text is not None])
+        self.joined(path, [part.text for part in self.found[first:] if part.text is not None])
 
     def tool_call(self, path: str, call: object) -> None:
         """Add one tool call: a function's name and arguments, or a custom tool's name and input."""
@@ -196,7 +196,7 @@ class PartList:
         elif key not in _OPAQUE_TYPES and key not in _DATA_KEYS:
             self.unknown(path, value)
 
-    def _joined(self, path: str, texts: list[str]) -> None:
+    def joined(self, path: str, texts: list[str]) -> None:
         """A text cut into several content parts is read as one by the upstream; joiners differ, so an unclear seam is tried both ways."""
         if len(texts) < 2:
             return

@@ -15,8 +15,8 @@ from guardrail.wire.sse import DONE, frame
 
 Headers = tuple[tuple[str, str], ...]
 
-_JSON: Headers = (("content-type", "application/json"),)
-_EVENTS: Headers = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
+JSON: Headers = (("content-type", "application/json"),)
+EVENTS: Headers = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
 _NO_RETRY: Headers = (("x-should-retry", "false"),)
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _WORDS = {Action.BLOCK: "block", Action.REDACT: "modify", Action.ANNOTATE: "annotate", Action.PASS: "allow"}
@@ -39,8 +39,10 @@ class Reply:
     body: bytes
 
 
-def input_block(decision: Decision, *, name_policies: bool = False) -> Reply:
+def input_block(decision: Decision, *, param: str = "messages", name_policies: bool = False) -> Reply:
     """400 `content_filter` for a blocked prompt, streamed or not. `name_policies`: the message names the policies too.
+
+    `param` is the field of the request that holds the prompt.
 
     Azure-aware clients read `code` and `innererror`, LiteLLM looks for the words of `guardrail.reason`; a part that could not be
     read is named by its place.
@@ -62,31 +64,36 @@ def input_block(decision: Decision, *, name_policies: bool = False) -> Reply:
     error: dict[str, object] = {
         "message": message,
         "type": "invalid_request_error",
-        "param": "messages",
+        "param": param,
         "code": "content_filter",
         "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": _results(violated)},
         "guardrail": guardrail,
     }
-    return Reply(400, _JSON, dump({"error": error}))
+    return Reply(400, JSON, dump({"error": error}))
 
 
-def input_block_reply(decision: Decision, request: ChatRequest, notice: str, *, created: int) -> Reply:
+def input_block_reply(decision: Decision, request: ChatRequest, notice: str, created: int) -> Reply:
     """`on_block: reply`: 200, `finish_reason: content_filter` and `notice`; an event stream if the request asked for one.
 
     `created` is a Unix time in seconds. Each of the `n` choices says the same; usage is zero because no model ran.
     """
-    results = _results(_enforced(decision.violations))
+    results = block_results(decision)
     head = {"id": f"chatcmpl-{decision.id}", "created": created, "model": request.model}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     indexes = range(request.choices)
     if not request.stream:
         choices = [refused_choice(index, results, notice) for index in indexes]
-        return Reply(200, _JSON, dump({**head, "object": "chat.completion", "choices": choices, "usage": usage}))
+        return Reply(200, JSON, dump({**head, "object": "chat.completion", "choices": choices, "usage": usage}))
     head["object"] = "chat.completion.chunk"
     frames = [frame({**head, "choices": [choice]}) for index in indexes for choice in refused_deltas(index, results, notice)]
     if request.include_usage:
         frames.append(frame({**head, "choices": [], "usage": usage}))
-    return Reply(200, _EVENTS, b"".join((*frames, DONE)))
+    return Reply(200, EVENTS, b"".join((*frames, DONE)))
+
+
+def block_results(decision: Decision) -> FilterResults:
+    """What a whole decision blocks for."""
+    return _results(_enforced(decision.violations))
 
 
 def blocked_choices(decision: Decision) -> Mapping[int, FilterResults]:
@@ -106,15 +113,19 @@ def decision_headers(decisions: Sequence[Decision], *, overhead_s: float) -> Hea
     """
     if not decisions:
         return ()
-    strongest = max(decision.action for decision in decisions)
-    unjudged = any(decision.outcome.unjudged for decision in decisions)
-    word = "unjudged" if unjudged and strongest < Action.REDACT else _WORDS[strongest]
     return (
-        ("x-guardrail-decision", word),
+        ("x-guardrail-decision", decision_word(decisions)),
         ("x-guardrail-decision-id", ",".join(decision.id for decision in decisions)),
         ("x-guardrail-policy-version", str(decisions[-1].generation)),
         ("x-guardrail-overhead-ms", f"{overhead_s * 1000:.1f}"),
     )
+
+
+def decision_word(decisions: Sequence[Decision]) -> str:
+    """`allow`, `annotate`, `modify`, `block`, or `unjudged` for something that was let through unjudged."""
+    strongest = max(decision.action for decision in decisions)
+    unjudged = any(decision.outcome.unjudged for decision in decisions)
+    return "unjudged" if unjudged and strongest < Action.REDACT else _WORDS[strongest]
 
 
 def unavailable(decision: Decision | None = None) -> Reply:
@@ -122,7 +133,7 @@ def unavailable(decision: Decision | None = None) -> Reply:
     error = _error(503, "guardrail_unavailable", _UNAVAILABLE)
     if decision is not None:
         error["guardrail"] = {"reason": "unjudged", "decision_id": decision.id, "direction": decision.stage.value}
-    return Reply(503, _JSON + _NO_RETRY, dump({"error": error}))
+    return Reply(503, JSON + _NO_RETRY, dump({"error": error}))
 
 
 def failure(status: int, code: str, message: str, *, param: str | None = None) -> Reply:
@@ -130,7 +141,7 @@ def failure(status: int, code: str, message: str, *, param: str | None = None) -
 
     429 and 503 say `retry-after: 1` (a full queue empties), 401 names its scheme.
     """
-    headers = _JSON
+    headers = JSON
     if status in {429, 503}:
         headers += (("retry-after", "1"),)
     elif status == 401:
@@ -143,23 +154,18 @@ def wire_error(error: WireError) -> Reply:
     return failure(error.status, error.code, str(error), param=error.param)
 
 
+def detector_error(error: WireError) -> Reply:
+    """The same in the words of the FMS detector API: `code` and `message`."""
+    return Reply(error.status, JSON, dump({"code": error.status, "message": str(error)}))
+
+
 def upstream_failure(error: UpstreamError) -> Reply:
     """502, or 504 for a timeout, when nothing was sent yet. Only a failed connect may be retried: the rest reached the model."""
     status = 504 if error.code == "timeout" else 502
-    headers = _JSON if error.code == "connect" else _JSON + _NO_RETRY
+    headers = JSON if error.code == "connect" else JSON + _NO_RETRY
     return Reply(
         status, headers, dump({"error": _error(status, "upstream_error", _UPSTREAM_MESSAGES.get(error.code, "The upstream failed."))})
     )
-
-
-def upstream_frame(error: UpstreamError) -> bytes:
-    """The SSE error frame that ends a stream whose upstream broke; nothing follows it."""
-    return frame({"error": _error(502, "upstream_error", _UPSTREAM_MESSAGES.get(error.code, "The upstream failed."))})
-
-
-def unavailable_frame() -> bytes:
-    """The SSE error frame that ends a stream that could not be judged; nothing follows it."""
-    return frame({"error": _error(503, "guardrail_unavailable", _UNAVAILABLE)})
 
 
 def _error(status: int, code: str, message: str, param: str | None = None) -> dict[str, object]:

@@ -124,7 +124,7 @@ CASES = {
         "request_refused unsupported_media_type",
         ask={"content": BODY, "headers": {"content-type": "text/plain"}},
     ),
-    "unknown path": Case(404, "not_found", "request_refused not_found", ask={"path": "/v1/responses"}),
+    "unknown path": Case(404, "not_found", "request_refused not_found", ask={"path": "/v1/images/generations"}),
     "unknown model": Case(404, "model_not_found", "request_refused model_not_found", route={"model": "gpt-*"}),
     "no key": Case(401, "invalid_api_key", "request_refused invalid_api_key", settings={"tenants": TENANTS}),
     "unknown key": Case(

@@ -87,12 +87,16 @@ def test_the_apps_own_completions_are_guarded_and_the_rest_is_left_alone() -> No
 
 def test_inference_paths_that_are_not_judged_are_404_unless_the_operator_names_them() -> None:
     with TestClient(app_with()) as client:
-        assert client.post("/v1/embeddings", json={}).status_code == 404
+        assert client.post("/v1/images/generations", json={}).status_code == 404
+        assert client.post("/other/embeddings", json={}).status_code == 404
+        assert client.post("/v1/embeddings", json={}).status_code == 400
         with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect("/v1/realtime"):
             pass
         assert closed.value.code == 1008
     with TestClient(app_with(unguarded=["/v1/embeddings"])) as client:
         assert client.post("/v1/embeddings", json={}).json() == {"unjudged": "yes"}
+    with TestClient(app_with(unguarded=["/v1/*"])) as client:
+        assert client.post("/v1/embeddings", json={}).status_code == 400
 
 
 def test_an_app_that_compresses_for_its_clients_is_still_judged() -> None:

@@ -295,10 +295,11 @@ async def test_models_are_listed_from_the_callers_upstream_and_nothing_else_is_p
     async with proxied() as proxy:
         assert "embedded-echo" in (await proxy.client.get("/v1/models")).text
         for path in (
-            "/v1/responses",
-            "/v1/completions",
-            "/v1/embeddings",
-            "/v1/messages",
+            "/v1/images/generations",
+            "/v1/audio/speech",
+            "/v1/messages/batches",
+            "/v1/responses/resp_1",
+            "/openai/v1/embeddings",
             "/",
             "/docs",
             "/__stats__",

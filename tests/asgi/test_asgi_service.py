@@ -304,7 +304,7 @@ async def test_the_library_checks_a_text_by_the_route_by_ids_and_by_a_policy_of_
         assert (decision.action, len(decision.verdicts)) == (Action.BLOCK, 8)
         assert (await guard.check("a rude text", policies=["violence"])).action is Action.PASS
         assert (await guard.check("a spoiler", policies=[policy("own")])).action is Action.BLOCK
-        assert [prepared.id for prepared in classifier.prepared] == ["own"]
+        assert classifier.prepared[-1].id == "own"
         for wrong in ({"policies": ["nope"]}, {"route": "nope"}, {"tenant": "nope"}):
             with pytest.raises(GuardrailError, match="nope"):
                 await guard.check("text", **wrong)

@@ -15,7 +15,7 @@ HASH = "sha256:" + "0a" * 32
 def test_no_file_guards_everything_with_all_policies_and_the_embedded_models() -> None:
     config = load(None)
     (route,) = config.routes
-    assert (route.name, route.path, route.model, route.tenant) == ("default", "/v1/chat/completions", "*", "*")
+    assert (route.name, route.path, route.model, route.tenant) == ("default", "*", "*", "*")
     assert (route.input.policies, route.output.policies, route.mode, route.on_error) == ("all", "all", "enforce", "block")
     assert isinstance(config.upstreams[route.upstream], EmbeddedUpstream)
     assert isinstance(config.classifiers[route.classifier], EmbeddedClassifier)

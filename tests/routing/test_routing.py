@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from guardrail import routing
 from guardrail.config import Config, loads
+from guardrail.config.models import GUARDED_PATHS
 from guardrail.config.overlap import covering, covers
 from guardrail.errors import ConfigError
 from guardrail.testing import policy
-from guardrail.types import Action, Escalation, Fallback, Mode, Policy, Stage
+from guardrail.types import Action, Escalation, Fallback, Mode, Policy, Stage, Streaming
 
 PATH = "/v1/chat/completions"
 GLOBS = st.text("ab*?[]!-", min_size=1, max_size=5)
@@ -190,7 +191,8 @@ routes:
     ]
     assert route.output == ()
     assert (route.on_error, route.unscannable, route.deadline_s) == (Fallback.PASS, Fallback.PASS, 0.25)
-    assert (route.timing, route.streaming, route.on_block, route.generation) == ("parallel", "hold", "reply", 7)
+    assert (route.timing, route.on_block, route.generation) == ("parallel", "reply", 7)
+    assert route.streaming == Streaming()
 
 
 def test_a_policy_that_has_gone_refuses_the_new_table() -> None:
@@ -207,7 +209,16 @@ def test_the_table_says_what_each_classifier_must_prepare() -> None:
     assert sorted(prepared) == [("offers", 0.5), ("prompt_attack", 0.5), ("violence", 0.2), ("violence", 0.5)]
     assert table.policies_of("other") == ()
     assert (table.generation, table.tenants) == (3, TENANTS)
-    assert [route.name for route in table.for_tenant("acme")] == ["r0"]
+    assert [(route.name, route.path) for route in table.for_tenant("acme")] == [("r0", path) for path in GUARDED_PATHS]
+
+
+def test_a_route_for_every_path_is_one_for_each_guarded_path_and_for_no_other() -> None:
+    routes = [{"name": "texts", "path": "/v1/completions"}, {"name": "rest"}]
+    table = routing.compile(Config.model_validate({"routes": routes}), Policies(), 1)
+    found = {path: table.match(path, "m", "default") for path in (*GUARDED_PATHS, "/v1/other", "*")}
+    assert {path: (route.name, route.path) for path, route in found.items() if route} == {
+        path: ("texts" if path == "/v1/completions" else "rest", path) for path in GUARDED_PATHS
+    }
 
 
 def test_an_escalation_is_pinned_to_the_route_and_its_classifier_prepares_the_policies() -> None:

@@ -11,6 +11,7 @@ from guardrail.types import Action, Decision, Mode, Outcome, Stage, Verdict
 from guardrail.wire import refusal
 from guardrail.wire.chat import parse_request
 from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.dialect import error_event
 
 
 def verdict(policy, score, **more):
@@ -170,12 +171,15 @@ def test_an_upstream_failure_is_neutral_and_only_a_failed_connect_may_be_retried
     assert reply.status == status
     assert (("x-should-retry", "false") in reply.headers) is not retried
     assert json.loads(reply.body)["error"]["code"] == "upstream_error"
-    assert b"secret" not in reply.body + refusal.upstream_frame(error)
+    assert b"secret" not in reply.body + error_event(reply)
 
 
 @pytest.mark.parametrize(
     ("raw", "code"),
-    [(refusal.upstream_frame(UpstreamError("disconnect", "x")), "upstream_error"), (refusal.unavailable_frame(), "guardrail_unavailable")],
+    [
+        (error_event(refusal.upstream_failure(UpstreamError("disconnect", "x"))), "upstream_error"),
+        (error_event(refusal.unavailable()), "guardrail_unavailable"),
+    ],
 )
 def test_an_error_frame_is_raised_by_an_unmodified_client(raw, code):
     document = json.loads(raw.removeprefix(b"data: "))

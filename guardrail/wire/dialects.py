@@ -1,0 +1,97 @@
+"""Every inference protocol that is guarded, by its path. A path that is not here is answered 404."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from guardrail.wire.chat import parse_answer, parse_request, replace_blocked
+from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.completions import (
+    collect_completion,
+    completion_block_reply,
+    parse_completion,
+    parse_completion_request,
+    replace_texts,
+)
+from guardrail.wire.dialect import AnyDialect, Dialect
+from guardrail.wire.embeddings import parse_embeddings_answer, parse_embeddings_request, without_embeddings
+from guardrail.wire.messages import (
+    message_block_reply,
+    message_error,
+    message_error_event,
+    parse_message,
+    parse_messages_request,
+    replace_message,
+)
+from guardrail.wire.messages_stream import MessageStreamCollector
+from guardrail.wire.refusal import input_block_reply
+from guardrail.wire.responses import (
+    parse_response,
+    parse_responses_request,
+    replace_response,
+    response_block_reply,
+    response_error_event,
+)
+from guardrail.wire.responses_stream import ResponseStreamCollector
+
+CHAT = Dialect(
+    name="openai.chat",
+    path="/v1/chat/completions",
+    operation="chat",
+    param="messages",
+    parse_request=parse_request,
+    parse_answer=parse_answer,
+    replace_blocked=replace_blocked,
+    collector=lambda most: ChatStreamCollector(max_bytes=most),
+    block_reply=input_block_reply,
+)
+
+COMPLETIONS = Dialect(
+    name="openai.completions",
+    path="/v1/completions",
+    operation="text_completion",
+    param="prompt",
+    parse_request=parse_completion_request,
+    parse_answer=parse_completion,
+    replace_blocked=replace_texts,
+    collector=collect_completion,
+    block_reply=completion_block_reply,
+)
+EMBEDDINGS = Dialect(
+    name="openai.embeddings",
+    path="/v1/embeddings",
+    operation="embeddings",
+    param="input",
+    parse_request=parse_embeddings_request,
+    parse_answer=parse_embeddings_answer,
+    replace_blocked=without_embeddings,
+)
+MESSAGES = Dialect(
+    name="anthropic.messages",
+    path="/v1/messages",
+    operation="chat",
+    param="messages",
+    parse_request=parse_messages_request,
+    parse_answer=parse_message,
+    replace_blocked=replace_message,
+    collector=lambda most: MessageStreamCollector(max_bytes=most),
+    block_reply=message_block_reply,
+    shape=message_error,
+    error_event=message_error_event,
+)
+RESPONSES = Dialect(
+    name="openai.responses",
+    path="/v1/responses",
+    operation="chat",
+    param="input",
+    parse_request=parse_responses_request,
+    parse_answer=parse_response,
+    replace_blocked=replace_response,
+    collector=lambda most: ResponseStreamCollector(max_bytes=most),
+    block_reply=response_block_reply,
+    error_event=response_error_event,
+)
+
+DIALECTS: Mapping[str, AnyDialect] = MappingProxyType(
+    {dialect.path: dialect for dialect in (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES)}
+)
+"""The dialect of each guarded path."""

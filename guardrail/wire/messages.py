@@ -1,0 +1,206 @@
+"""Anthropic's messages, whole bodies: a request or an answer becomes parts to judge, and a blocked answer becomes a refusal.
+
+Not judged: tool definitions and output formats (the application wrote them), `metadata` and identifiers. An answer is one message: its
+choice is 0.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from guardrail.errors import UpstreamError, WireError
+from guardrail.types import Decision, Part
+from guardrail.wire import fields
+from guardrail.wire.blocks import add_content
+from guardrail.wire.chat import FilterResults
+from guardrail.wire.document import UnreadableError, dump, parse_object
+from guardrail.wire.parts import ROLES, PartList, TooManyPartsError
+from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
+
+_REQUEST_FIELDS = frozenset(
+    [
+        *("model", "messages", "system", "max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "tools", "tool_choice"),
+        *("metadata", "thinking", "service_tier", "output_config", "output_format", "context_management", "betas", "mcp_servers", "speed"),
+        *("cache_control", "inference_geo", "user_profile_id", "workspace_id", "diagnostics"),
+    ]
+)
+_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | {"container"})
+_MESSAGE_FIELDS = frozenset({"role", "content"})
+_MESSAGE_NAMES = fields.by_case(_MESSAGE_FIELDS)
+ANSWER_FIELDS = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage", "context_management", "diagnostics"})
+"""The fields of an answer in which a model says nothing, but for `content`."""
+_KEPT = ("id", "type", "role", "model")
+_NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+
+
+@dataclass(frozen=True)
+class MessagesRequest:
+    """What the guard needs to know of a request. `document` is the JSON as it came."""
+
+    model: str
+    stream: bool
+    document: Mapping[str, object] = field(repr=False)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything in it that an upstream could read. Raises WireError (400) for messages that are none, or too many."""
+        try:
+            return _request_parts(self.document)
+        except TooManyPartsError as error:
+            raise WireError(400, "too_many_parts", f"The request holds {error}.", param="messages") from None
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesAnswer:
+    """A parsed answer; one message, whose choice is 0."""
+
+    document: Mapping[str, object]
+    parts: tuple[Part, ...]
+    finish_reasons: Mapping[int, str | None]
+    usage: Mapping[str, object] | None
+
+
+def parse_messages_request(body: bytes) -> MessagesRequest:
+    """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently."""
+    document = fields.read_object(body)
+    fields.refuse_case_variants(document, _REQUEST_NAMES)
+    return MessagesRequest(fields.model(document), fields.flag(document, "stream"), document)
+
+
+def parse_message(body: bytes) -> MessagesAnswer:
+    """The answer in `body`. Raises UpstreamError: `malformed` for anything but a message, `too_large` for too many parts."""
+    try:
+        document = parse_object(body)
+    except UnreadableError as error:
+        raise UpstreamError("malformed", f"the upstream's answer cannot be read: {error}") from None
+    return read_message(document)
+
+
+def read_message(document: Mapping[str, object]) -> MessagesAnswer:
+    """The answer in a parsed document, whole or collected from a stream. Raises UpstreamError as `parse_message` does."""
+    content = document.get("content")
+    if not isinstance(content, list) or document.get("type", "message") != "message":
+        raise UpstreamError("malformed", "the upstream's answer is no message: it has no list of content blocks")
+    parts = PartList()
+    parts.choice, parts.role = 0, "assistant"
+    try:
+        add_content(parts, "content", content)
+        if document.get("role", "assistant") != "assistant":
+            parts.unknown("role", document.get("role"), "name")
+        parts.rest("answer", document, ANSWER_FIELDS)
+    except TooManyPartsError as error:
+        raise UpstreamError("too_large", f"the upstream's answer holds {error}") from None
+    reason, usage = document.get("stop_reason"), document.get("usage")
+    reasons = {0: reason if isinstance(reason, str) else None}
+    return MessagesAnswer(document, tuple(parts.found), reasons, usage if isinstance(usage, dict) else None)
+
+
+def replace_message(answer: MessagesAnswer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
+    """The answer as a refusal that says `notice` (None: nothing); its usage is kept, and nothing else of it."""
+    if not blocked:
+        return dump(answer.document)
+    return dump(refused_message(answer.document, blocked.get(0, {}), notice))
+
+
+def refused_message(document: Mapping[str, object], results: FilterResults, notice: str | None) -> dict[str, object]:
+    """A message that says that the model's was withheld, with the id, model and usage of `document`."""
+    usage = document.get("usage")
+    return {
+        "type": "message",
+        "role": "assistant",
+        **{key: document[key] for key in _KEPT if isinstance(document.get(key), str)},
+        "content": [{"type": "text", "text": notice}] if notice else [],
+        **refused_end(results),
+        "usage": usage if isinstance(usage, dict) else _NO_USAGE,
+    }
+
+
+def refused_end(results: FilterResults) -> dict[str, object]:
+    """How a refused message ends."""
+    return {
+        "stop_reason": "refusal",
+        "stop_sequence": None,
+        "stop_details": {"type": "refusal", "category": None, "explanation": None},
+        "content_filter_results": {policy: dict(result) for policy, result in results.items()},
+    }
+
+
+def refused_events(document: Mapping[str, object], results: FilterResults, notice: str | None) -> tuple[bytes, ...]:
+    """The same as the events of a stream."""
+    message = refused_message(document, results, notice)
+    start = {**message, "content": [], "stop_reason": None, "stop_details": None}
+    start.pop("content_filter_results")
+    blocks: tuple[dict[str, object], ...] = ()
+    if notice:
+        blocks = (
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": notice}},
+            {"type": "content_block_stop", "index": 0},
+        )
+    end = {"type": "message_delta", "delta": refused_end(results), "usage": message["usage"]}
+    events: tuple[dict[str, object], ...] = ({"type": "message_start", "message": start}, *blocks, end, {"type": "message_stop"})
+    return tuple(named_event(event) for event in events)
+
+
+def message_block_reply(decision: Decision, request: MessagesRequest, notice: str, created: int) -> Reply:
+    """`on_block: reply`: 200, `stop_reason: refusal` and `notice`; an event stream if the request asked for one."""
+    del created
+    head = {"id": f"msg_{decision.id}", "model": request.model}
+    results = block_results(decision)
+    if request.stream:
+        return Reply(200, EVENTS, b"".join(refused_events(head, results, notice)))
+    return Reply(200, JSON, dump(refused_message(head, results, notice)))
+
+
+def message_error(reply: Reply) -> Reply:
+    """An error of ours, or an upstream's made safe, in Anthropic's envelope: `{"type": "error", "error": {"type", "message", …}}`."""
+    found = json.loads(reply.body)["error"]
+    kind = found.get("type")
+    if kind in (None, "server_error", "upstream_error") or reply.status in (401, 403, 404, 413, 429):
+        kind = _ERROR_TYPES.get(reply.status, kind if kind not in (None, "server_error", "upstream_error") else "api_error")
+    error = {"type": kind, "message": found["message"]}
+    error |= {key: found[key] for key in ("code", "param", "guardrail") if found.get(key) is not None}
+    return Reply(reply.status, reply.headers, dump({"type": "error", "error": error}))
+
+
+def message_error_event(reply: Reply) -> bytes:
+    """The event that ends a stream that broke."""
+    return b"event: error\ndata: " + message_error(reply).body + b"\n\n"
+
+
+def named_event(document: Mapping[str, object]) -> bytes:
+    """One event, named by its type as Anthropic's and the Responses API's are."""
+    return f"event: {document['type']}\n".encode() + b"data: " + dump(document) + b"\n\n"
+
+
+def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
+    messages = document.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise WireError(400, "invalid_messages", "messages must be a non-empty list.", param="messages")
+    parts = PartList()
+    parts.role = "system"
+    add_content(parts, "system", document.get("system"))
+    for number, message in enumerate(messages):
+        place = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise WireError(400, "invalid_messages", f"{place} must be an object.", param=place)
+        fields.refuse_case_variants(message, _MESSAGE_NAMES)
+        role = message.get("role")
+        parts.role = role if isinstance(role, str) and role in ROLES else "unknown"
+        if parts.role == "unknown":
+            parts.unknown(f"{place}.role", role, "name")
+        add_content(parts, f"{place}.content", message.get("content"))
+        parts.rest(place, message, _MESSAGE_FIELDS)
+    parts.role = "user"
+    parts.rest("body", document, _REQUEST_FIELDS)
+    return tuple(parts.found)
