@@ -10,7 +10,7 @@ from guardrail.config.catalog import PolicySource, uses
 from guardrail.config.models import Config, PolicyUse, RouteConfig
 from guardrail.config.references import policy_findings
 from guardrail.errors import ConfigError
-from guardrail.types import Action, Check, Escalation, Fallback, Mode, Policy, Route, Stage
+from guardrail.types import Action, Check, Escalation, Fallback, Mode, Policy, Route, Stage, Streaming, StreamMode
 
 MAX_MODEL_CHARS = 256
 """Longest model name that is matched; a longer one has no route."""
@@ -88,7 +88,7 @@ def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) 
         unscannable=Fallback(route.unscannable),
         deadline_s=route.deadline_ms / 1_000,
         timing=route.timing,
-        streaming=route.streaming,
+        streaming=Streaming(StreamMode(route.stream.mode), route.stream.window, route.stream.overlap, route.stream.first_ms / 1_000),
         on_block=route.on_block,
         escalation=None if band is None else Escalation(band.classifier, band.low, band.high),
         generation=generation,

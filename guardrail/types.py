@@ -255,7 +255,7 @@ class Route:
 
     `path`, `model` (glob) and `tenant` say what it matches (`*`: any). `deadline_s` bounds one stage's judging.
     `timing`: `before` judges the prompt before the upstream is called, `parallel` beside it.
-    `generation` is the number of the published policy set it was compiled from.
+    `streaming` says when a streamed answer is let out. `generation` is the number of the published policy set it was compiled from.
     """
 
     name: str
@@ -270,7 +270,7 @@ class Route:
     unscannable: Fallback = Fallback.BLOCK
     deadline_s: float = 5.0
     timing: Literal["before", "parallel"] = "before"
-    streaming: Literal["hold"] = "hold"
+    streaming: Streaming = Streaming()
     on_block: Literal["error", "reply"] = "error"
     escalation: Escalation | None = None
     generation: int = 0

@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from guardrail.asgi.streamed import StreamedAnswer, Ways
 from guardrail.errors import UpstreamError
 from guardrail.events import EventFanout, UpstreamFailed
-from guardrail.guard import Guard, Origin
+from guardrail.guard import Guard, Origin, Turn
+from guardrail.guard_stream import AnswerJudge
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Decision, Part, Route, Stage
+from guardrail.wire.chat import ChatRequest
+from guardrail.wire.chat_release import ChatRelease
 from guardrail.wire.dialect import AnyDialect, Request
 from guardrail.wire.refusal import Headers, decision_headers
 
@@ -62,6 +66,14 @@ class Exchange:
         decision = await self.judgement.judge(parts, self.route, stage, tenant=self.tenant, origin=origin)
         self.decisions.append(decision)
         return decision
+
+    def streamed(self, ways: Ways, *, max_bytes: int) -> StreamedAnswer:
+        """The way of an answer that is let out while it is judged."""
+        origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
+        turn = Turn(self.route, Stage.OUTPUT, self.tenant, origin, time.monotonic())
+        choices = self.request.choices if isinstance(self.request, ChatRequest) else 1
+        ways = replace(ways, choices=choices, unscannable=self.route.unscannable)
+        return StreamedAnswer(self.route.streaming, AnswerJudge(self.judgement.guard, turn), ChatRelease(max_bytes=max_bytes), ways)
 
     def headers(self) -> Headers:
         """The decision headers as of now."""

@@ -8,11 +8,12 @@ from guardrail.asgi.hold import EVENT_STREAM, Bystander, holder
 from guardrail.asgi.intake import ClientGoneError
 from guardrail.asgi.messages import Message, RawHeaders, header, raw_headers
 from guardrail.asgi.outlet import Outlet, foreign
+from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways, streams_live
 from guardrail.asgi.upstream_error import MAX_BYTES, error_reply
 from guardrail.errors import UpstreamError
 from guardrail.telemetry.tracing import UpstreamSpan
 from guardrail.types import Action, Decision, Mode, Stage
-from guardrail.wire.dialect import Collector
+from guardrail.wire.dialect import Collector, error_event
 from guardrail.wire.refusal import blocked_choices, unavailable, upstream_failure
 
 NOTICE = "This answer was withheld by content policy."
@@ -44,6 +45,7 @@ class Gate:
         self._head: tuple[int, RawHeaders] | None = None
         self._held: Collector | None = None
         self._bystander: Bystander | None = None
+        self._live: StreamedAnswer | None = None
         self._error_body: bytearray | None = None
         self._enforcing = any(check.mode is Mode.ENFORCE for check in exchange.route.output)
         self.span: UpstreamSpan | None = None
@@ -77,6 +79,7 @@ class Gate:
         """The upstream broke. Once, and before anything was released: 502 or 504. Later the stream is ended as broken."""
         if self.closed:
             return
+        await self.aclose()
         self.closed = True
         self._answered()
         self._exchange.upstream_failed(error)
@@ -86,6 +89,11 @@ class Gate:
         elif self._streams():
             await self._outlet.write(self._exchange.dialect.error_event(upstream_failure(error)))
         # Any other half-sent body is left incomplete, so that the server cuts the connection and the client notices.
+
+    async def aclose(self) -> None:
+        """Stop judging what will not be let out. Idempotent."""
+        if self._live is not None and (decision := await self._live.aclose()) is not None:
+            self._exchange.decisions.append(decision)
 
     async def _start(self, status: int, headers: RawHeaders) -> None:
         if self._head is not None:
@@ -106,6 +114,8 @@ class Gate:
             await self._outlet.open(status, self._head_out(keep_length=True))
         elif status >= 400:
             self._error_body = bytearray()
+        elif streams_live(self._exchange.route, headers):
+            self._live = self._exchange.streamed(Ways(self._write, NOTICE), max_bytes=self._max_bytes)
         else:
             self._held = holder(headers, self._exchange.dialect, max_bytes=self._max_bytes)
 
@@ -118,6 +128,8 @@ class Gate:
             self._exchange.whole = self._held.done
             if not more or (self._held.done and not self._exchange.attentive):
                 await self._settle(self._held)
+        elif self._live is not None:
+            await self._stream(self._live, content, more=more)
         elif self._error_body is not None:
             if len(self._error_body) <= MAX_BYTES:
                 self._error_body += content
@@ -135,6 +147,42 @@ class Gate:
             self.span.answered(self._status())
         if self.closed and self._bystander is not None:
             await self._exchange.judge(Stage.OUTPUT, self._bystander.parts())
+
+    async def _stream(self, live: StreamedAnswer, content: bytes, *, more: bool) -> None:
+        """More of an answer that is let out while it is judged."""
+        await self._permitted()
+        try:
+            if content:
+                await live.receive(content)
+            self._exchange.whole = live.over
+            if more and not (live.over and not self._exchange.attentive):
+                return
+            decision = await live.finish()
+        except UnjudgedError as error:
+            await self._unjudged()
+            raise Halted from error
+        self.closed = True
+        self._answered()
+        if self.span is not None:
+            self.span.answered(self._status(), live.usage, live.finish_reasons)
+        self._exchange.decisions.append(decision)
+        await self._outlet.write(b"")
+
+    async def _unjudged(self) -> None:
+        """The rest of an answer cannot be judged, and the route blocks what is not."""
+        await self.aclose()
+        self.closed = True
+        self._answered()
+        decision = self._exchange.decisions[-1] if self._exchange.decisions else None
+        if self._outlet.status is None:
+            await self._outlet.reply(unavailable(decision), self._exchange.headers())
+        else:
+            await self._outlet.write(error_event(unavailable(decision)))
+
+    async def _write(self, content: bytes) -> None:
+        if self._outlet.status is None:
+            await self._outlet.open(self._status(), self._head_out())
+        await self._outlet.write(content, more=True)
 
     async def _settle(self, held: Collector) -> None:
         """The answer is whole: judge it, then let it or its replacement out."""

@@ -182,6 +182,8 @@ class GuardResponder:
                 raise  # the app has answered: what failed is the sending, which is ours
             logger.exception("request %s: the app behind the guard failed", self._request_id)
             await gate.fail(UpstreamError("crash", "the app behind the guard failed"))
+        finally:
+            await gate.aclose()
 
     def _headers(self, trace: list[tuple[str, str]]) -> RawHeaders:
         """The client's headers as the app sees them: an answer must come unencoded, and trace and request id are ours."""

@@ -2,14 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from guardrail.asgi.hold import EVENT_STREAM
+from guardrail.asgi.messages import RawHeaders, header
+from guardrail.config.models import CHAT_COMPLETIONS
 from guardrail.guard_stream import AnswerJudge
-from guardrail.types import Action, Decision, Fallback, Mode, Part, Streaming, StreamMode, Verdict
+from guardrail.types import Action, Decision, Fallback, Mode, Part, Route, Streaming, StreamMode, Verdict
 from guardrail.window import AnswerFlow, Bounds, Ruling, Step, StreamPart, Window, joined
 from guardrail.wire.chat import FilterResults
 from guardrail.wire.chat_release import ChatRelease, Said
+
+
+def streams_live(route: Route, headers: RawHeaders) -> bool:
+    """Whether an answer with these (lower-case) headers is let out while it is judged, under this route. Else it is held."""
+    media = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+    plain = (header(headers, b"content-encoding") or b"identity").lower() == b"identity"
+    return route.streaming.mode is not StreamMode.HOLD and route.path == CHAT_COMPLETIONS and media == EVENT_STREAM and plain
 
 
 class UnjudgedError(Exception):
@@ -55,6 +65,16 @@ class StreamedAnswer:
     def over(self) -> bool:
         """Whether nothing more that comes can go out: the upstream is not needed any more."""
         return self._wire.done or self._all_blocked
+
+    @property
+    def usage(self) -> Mapping[str, object] | None:
+        """Token counts, as far as the upstream has reported them."""
+        return self._wire.usage
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """What the upstream said, as far as it has."""
+        return [reason for reason in self._wire.finish_reasons.values() if reason]
 
     async def receive(self, chunk: bytes) -> None:
         """Take bytes of the upstream's stream."""

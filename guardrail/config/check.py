@@ -11,7 +11,7 @@ from guardrail.config.catalog import PolicySource
 from guardrail.config.codes import Code
 from guardrail.config.cope import CopeClassifier
 from guardrail.config.environment import Environment, process_environment
-from guardrail.config.models import Config
+from guardrail.config.models import ANY, CHAT_COMPLETIONS, Config
 from guardrail.config.overlap import covering
 from guardrail.config.references import escalation_findings, name_findings, policy_findings
 from guardrail.errors import ConfigError, Finding
@@ -59,6 +59,12 @@ def _route_findings(config: Config) -> Iterator[Finding]:
             names = " and ".join(f"{config.routes[i].name!r} (line {config.source.line(('routes', i))})" for i in earlier)
             message = f"route {route.name!r} is never reached: {names} before it takes all it matches; put it first, or remove it"
             yield config.source.finding(loc, Code.UNREACHABLE_ROUTE, message)
+        if route.stream.mode != "hold" and route.path != CHAT_COMPLETIONS:
+            message = (
+                f"stream.mode {route.stream.mode!r} can be kept on {CHAT_COMPLETIONS} alone in this version, and route {route.name!r} is "
+                f"for {'every path' if route.path == ANY else route.path}; write path: {CHAT_COMPLETIONS}, or use hold"
+            )
+            yield config.source.finding((*loc, "stream", "mode"), Code.NOT_ENFORCEABLE, message)
         if route.on_error == "pass" and "enforce" in _modes(config, index):
             message = f"route {route.name!r} enforces, yet lets pass what could not be judged; on_error: block closes the gap"
             yield config.source.finding((*loc, "on_error"), Code.FAILS_OPEN, message, warning=True)

@@ -14,6 +14,7 @@ from guardrail.config import backends, models
 from guardrail.config.codes import Code
 from guardrail.config.document import Source
 from guardrail.config.fields import Section
+from guardrail.config.streaming import StreamConfig
 from guardrail.errors import Finding
 
 _SECRET = frozenset({"api_keys", "api_key_env", "base_url"})
@@ -59,7 +60,6 @@ _PATTERNS = MappingProxyType(
 _NAME_RULE = "is not a name: letters, digits and . _ - only, the first a letter or digit, at most 64"
 _OWN = MappingProxyType({"plaintext_key": Code.PLAINTEXT_KEY, "bad_key_hash": Code.BAD_KEY_HASH, "bad_url": Code.BAD_URL})
 _NO_REDACT = "redact needs the violating span of each text and a rewrite of it, which this version does not have; use block, or annotate"
-_NO_STREAMING = "releasing parts of an answer before all of it is judged cannot be enforced in this version; use hold"
 _KINDS: Mapping[str, Mapping[str, type[Section]]] = MappingProxyType(
     {
         "upstreams": {"openai": backends.OpenAIUpstream, "embedded": backends.EmbeddedUpstream, "litellm": backends.LiteLLMUpstream},
@@ -133,8 +133,8 @@ def _choice(error: ErrorDetails, place: str) -> tuple[Code, str]:
     elif key == "policies":
         return Code.BAD_VALUE, f"{place} is {_shown(error)}; allowed: all, or a list of policy ids"
     else:
-        if key == "streaming" or (key, value) == ("action", "redact"):
-            return Code.NOT_ENFORCEABLE, f"{place} is {_shown(error)}: {_NO_STREAMING if key == 'streaming' else _NO_REDACT}"
+        if (key, value) == ("action", "redact"):
+            return Code.NOT_ENFORCEABLE, f"{place} is {_shown(error)}: {_NO_REDACT}"
         tag, allowed = str(value), [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
     near = difflib.get_close_matches(tag, allowed, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -167,6 +167,8 @@ def _section(loc: tuple[int | str, ...]) -> type[Section] | None:
             return models.RouteConfig
         case ("routes", _, "input" | "output"):
             return models.StageConfig
+        case ("routes", _, "stream"):
+            return StreamConfig
         case ("routes", _, _, "policies", _, _):
             return models.PolicyUse
     return None

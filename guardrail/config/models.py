@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_v
 from guardrail.config.backends import ClassifierConfig, EmbeddedClassifier, EmbeddedUpstream, UpstreamConfig
 from guardrail.config.document import Source
 from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section, TenantRef
+from guardrail.config.streaming import StreamConfig
 from guardrail.types import Stage
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
@@ -138,9 +139,7 @@ class RouteConfig(Section):
     timing: Literal["before", "parallel"] = Field(
         default="before", description="Whether the prompt is judged before the upstream is called, or beside it."
     )
-    streaming: Literal["hold"] = Field(
-        default="hold", description="A streamed answer is held until it is judged; the only mode of this version."
-    )
+    stream: StreamConfig = Field(default_factory=StreamConfig, description="When a streamed answer is let out.")
     on_block: Literal["error", "reply"] = Field(
         default="error", description="A block is status 400, or 200 with finish_reason content_filter."
     )

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from asgi_cases import CHAT, EVENTS, Answering, completion, config, proxied
 
 from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways
 from guardrail.errors import UpstreamError
+from guardrail.events import DecisionMade
 from guardrail.guard import Guard, Origin, Turn
 from guardrail.guard_stream import AnswerJudge
 from guardrail.testing import ScriptedClassifier, contains, policy, route
@@ -204,3 +206,80 @@ async def test_every_mode_decides_as_the_answer_sent_whole(text: str, size: int)
     for mode in LIVE:
         decision = await play(answer(mode, Reader()), events)
         assert (decision.action is Action.BLOCK) == ("attack" in text)
+
+
+def live(mode: StreamMode, **more: Any) -> Any:
+    return config({"path": CHAT, "stream": {"mode": mode.value, "window": 20, "overlap": 10, "first_ms": 60_000}, **more})
+
+
+def reading(content: bytes) -> Reader:
+    reader = Reader()
+    reader.content = content
+    return reader
+
+
+@pytest.mark.parametrize("mode", StreamMode)
+async def test_a_client_gets_an_answer_that_may_pass_and_its_decision_is_told_once(mode: StreamMode) -> None:
+    async with proxied(live(mode), upstream=Answering(told(*words(CALM)), headers=EVENTS)) as proxy:
+        answered = await proxy.ask(stream=True)
+        assert answered.status_code == 200
+        assert reading(answered.content).text() == CALM + " "
+        outputs = [event for event in proxy.sink.of(DecisionMade) if event.decision.stage is Stage.OUTPUT]
+        assert [event.decision.action for event in outputs] == [Action.PASS]
+        assert [part.text for part in outputs[0].parts] == [CALM + " "]
+
+
+@pytest.mark.parametrize("mode", StreamMode)
+@pytest.mark.parametrize("timing", ["before", "parallel"])
+async def test_a_client_gets_the_end_that_a_block_has(mode: StreamMode, timing: str) -> None:
+    bad = CALM + " Now something forbidden is told and nothing of it should be read, nor what comes after it."
+    async with proxied(live(mode, timing=timing), upstream=Answering(told(*words(bad)), headers=EVENTS)) as proxy:
+        reader = reading((await proxy.ask(stream=True)).content)
+        assert reader.end()["finish_reason"] == "content_filter"
+        assert "forbidden" not in reader.text() or mode is StreamMode.WATCH
+        assert ("released_chars" in reader.end()) == (mode is not StreamMode.HOLD)
+        assert proxy.sink.of(DecisionMade)[-1].decision.action is Action.BLOCK
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_the_upstream_is_closed_when_nothing_more_can_come_out(mode: StreamMode) -> None:
+    closed = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": event(content="something forbidden and more "), "more_body": True})
+                await asyncio.sleep(0.001)
+        finally:
+            closed.set()
+
+    async with proxied(live(mode), upstream=endless) as proxy:
+        reader = reading((await proxy.ask(stream=True)).content)
+        assert reader.end()["finish_reason"] == "content_filter"
+        assert reader.content.endswith(b"data: [DONE]\n\n")
+        await asyncio.wait_for(closed.wait(), 5)
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_an_answer_that_cannot_be_judged_is_withheld(mode: StreamMode) -> None:
+    settings = live(mode, deadline_ms=30, input={"policies": []})
+    async with proxied(settings, upstream=Answering(told(*words(CALM)), headers=EVENTS)) as proxy:
+        proxy.classifier.fault = "hang"
+        answered = await proxy.ask(stream=True)
+        assert (answered.status_code == 503) == (mode is not StreamMode.WATCH)
+        assert b"guardrail_unavailable" in answered.content
+        assert b"[DONE]" not in answered.content
+        proxy.classifier.fault = None
+
+
+async def test_an_upstream_that_breaks_off_is_told_and_nothing_unjudged_follows() -> None:
+    async with proxied(live(StreamMode.WINDOW), upstream=Answering(told(*words(CALM))[:-2], headers=EVENTS)) as proxy:
+        content = (await proxy.ask(stream=True)).content
+        assert b"upstream_error" in content
+        assert CALM.startswith(reading(content.rpartition(b"data: ")[0]).text())
+
+
+async def test_a_whole_answer_is_held_under_every_mode() -> None:
+    async with proxied(live(StreamMode.WATCH), upstream=Answering([completion("something forbidden")])) as proxy:
+        assert (await proxy.ask()).json()["choices"][0]["finish_reason"] == "content_filter"

@@ -195,3 +195,13 @@ def test_an_escalation_must_name_another_classifier_that_exists() -> None:
 def test_an_empty_escalation_band_is_refused() -> None:
     with pytest.raises(ConfigError, match="low must not be above high"):
         loads("routes: [{name: a, escalate: {classifier: embedded, low: 0.7, high: 0.3}}]")
+
+
+@pytest.mark.parametrize("mode", ["window", "overlap", "watch"])
+def test_a_streaming_mode_that_cannot_be_kept_on_a_path_is_refused(mode: str) -> None:
+    text = f"routes: [{{name: a, path: '*', stream: {{mode: {mode}}}}}]\n"
+    assert _message(text, "C013") == (
+        f"stream.mode {mode!r} can be kept on /v1/chat/completions alone in this version, and route 'a' is for every path; "
+        "write path: /v1/chat/completions, or use hold"
+    )
+    assert found(f"routes: [{{name: a, path: /v1/chat/completions, stream: {{mode: {mode}}}}}]\n") == []

@@ -121,10 +121,7 @@ rutes: []
         "13: C005 routes[0] lacks 'classifier': Classifier that judges; may be left out where there is only one.",
         "14: C006 routes[0].mode is 'enforc'; allowed: enforce, shadow; did you mean 'enforce'?",
         "15: C007 routes[0].deadline_ms is 1, and must be at least 10",
-        (
-            "16: C013 routes[0].streaming is 'window': releasing parts of an answer before all of it is judged cannot be enforced in this "
-            "version; use hold"
-        ),
+        "16: C004 unknown key 'streaming' in routes[0]: did you mean 'stream'?",
         "17: C006 routes[0].input.policies is 'al'; allowed: all, or a list of policy ids",
         "20: C007 routes[0].output.policies[0].threshold is 1.5, and must be at most 1",
         (
@@ -156,7 +153,13 @@ rutes: []
         ),
         ("routes: {a: b}\n", "1: C006 routes is a mapping, where a list belongs"),
         ("routes: [{name: a, model: ''}]\n", "1: C007 routes[0].model must have at least 1 characters"),
-        ("routes: [{name: a, streaming: none}]\n", "1: C013"),
+        ("routes: [{name: a, stream: {mode: none}}]\n", "1: C006 routes[0].stream.mode is 'none'; allowed: hold, window, overlap, watch"),
+        ("routes: [{name: a, stream: {window: 9}}]\n", "1: C007 routes[0].stream.window is 9, and must be at least 20"),
+        ("routes: [{name: a, stream: {size: 9}}]\n", "1: C004 unknown key 'size' in routes[0].stream"),
+        (
+            "routes: [{name: a, stream: {mode: window, window: 50, overlap: 50}}]\n",
+            "1: C006 routes[0].stream: Value error, overlap 50 is not smaller than window 50",
+        ),
         ("telemetry: {semconv: v428}\n", "1: C006 telemetry.semconv is 'v428'; allowed: v427, guardian, none; did you mean 'v427'?"),
     ],
 )
