@@ -22,6 +22,10 @@ def streams_live(route: Route, headers: RawHeaders) -> bool:
     return route.streaming.mode is not StreamMode.HOLD and route.path == CHAT_COMPLETIONS and media == EVENT_STREAM and plain
 
 
+_PAUSE = 65_536
+"""Characters waiting for their verdict from which nothing more is taken of the upstream."""
+
+
 class UnjudgedError(Exception):
     """The answer could not be judged and the route blocks what is not: the stream ends as broken."""
 
@@ -43,14 +47,15 @@ class StreamedAnswer:
     """One answer: `receive` its bytes until `over` or the upstream ends, then `finish`; always `aclose`.
 
     Windows are judged beside the reading: under `window` the next bytes are taken when those before them are judged, else at once, until
-    half of what may be withheld is. A block ends its choice with `finish_reason: content_filter` and `released_chars`, the characters of
+    too much waits for its verdict. A block ends its choice with `finish_reason: content_filter` and `released_chars`, the characters of
     its content that are out. Raises UpstreamError as `ChatRelease` and `AnswerFlow` do, and UnjudgedError.
     """
 
     def __init__(self, streaming: Streaming, judge: AnswerJudge, wire: ChatRelease, ways: Ways) -> None:
         self._mode = streaming.mode
-        self._bounds = Bounds(growth=0.0 if judge.resident else Bounds().growth)
-        self._flow = AnswerFlow(streaming, self._bounds)
+        # What `wire` takes bounds what there is: a character has a byte at least, and a text may be judged in several joinings.
+        growth = 0.0 if judge.resident else Bounds().growth
+        self._flow = AnswerFlow(streaming, Bounds(withheld=4 * wire.max_bytes, longest=4 * wire.max_bytes, growth=growth))
         self._judge = judge
         self._wire = wire
         self._ways = ways
@@ -79,7 +84,7 @@ class StreamedAnswer:
     async def receive(self, chunk: bytes) -> None:
         """Take bytes of the upstream's stream."""
         await self._say(self._wire.receive(chunk))
-        while self._tasks and (self._mode is StreamMode.WINDOW or self._flow.waiting > self._bounds.withheld // 2):
+        while self._tasks and (self._mode is StreamMode.WINDOW or self._flow.waiting > _PAUSE):
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             self._raise()
         self._raise()

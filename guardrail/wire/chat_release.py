@@ -42,7 +42,7 @@ class ChatRelease:
     def __init__(self, *, max_bytes: int = 32 * 1024 * 1024) -> None:
         self._collector = ChatStreamCollector(max_bytes=max_bytes)
         self._decoder = SseDecoder(max_event_bytes=max_bytes)
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._received = 0
         self._head: dict[str, object] = {}
         self._begun: set[int] = set()
@@ -69,8 +69,8 @@ class ChatRelease:
     def receive(self, chunk: bytes) -> list[Said]:
         """Take bytes as they came from the upstream, in any chunking; the texts in what they complete."""
         self._received += len(chunk)
-        if self._received > self._max_bytes:
-            self._collector.receive(b"x" * (self._max_bytes + 1))  # says how large it may be
+        if self._received > self.max_bytes:
+            self._collector.receive(b"x" * (self.max_bytes + 1))  # says how large it may be
         return [said for event in self._decoder.feed(chunk) for said in self._take(event)]
 
     def finish(self) -> list[Said]:
