@@ -283,3 +283,42 @@ async def test_an_upstream_that_breaks_off_is_told_and_nothing_unjudged_follows(
 async def test_a_whole_answer_is_held_under_every_mode() -> None:
     async with proxied(live(StreamMode.WATCH), upstream=Answering([completion("something forbidden")])) as proxy:
         assert (await proxy.ask()).json()["choices"][0]["finish_reason"] == "content_filter"
+
+
+@pytest.mark.parametrize("mode", LIVE)
+@pytest.mark.parametrize("sends", [1, 2, 4])
+async def test_a_client_that_leaves_ends_upstream_and_judging(mode: StreamMode, sends: int) -> None:
+    """After the head, the first text, or later: however much it has."""
+    closed, gone, sent = asyncio.Event(), asyncio.Event(), []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": event(content="calm words and more "), "more_body": True})
+                await asyncio.sleep(0.001)
+        finally:
+            closed.set()
+
+    body = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    asked = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if asked:
+            return asked.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if len(sent) >= sends:
+            gone.set()
+
+    async with proxied(live(mode), upstream=endless) as proxy:
+        before = asyncio.all_tasks()
+        scope = {"type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"", "scheme": "http"}
+        scope |= {"headers": [(b"content-type", b"application/json")], "client": ("127.0.0.1", 1), "server": ("guard", 80), "root_path": ""}
+        await asyncio.wait_for(proxy.app(scope, receive, send), 10)
+        await asyncio.wait_for(closed.wait(), 5)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() <= before
