@@ -23,6 +23,9 @@ class OpenAIUpstream(Section):
     api_key_env: Variable | None = Field(
         default=None, description=_API_KEY + " Without it, and without tenants, the client's own Authorization is passed on."
     )
+    key_header: Literal["authorization", "x-api-key"] = Field(
+        default="authorization", description="Where that key goes: Authorization (Bearer), or x-api-key as Anthropic's own API wants it."
+    )
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300, description="Longest wait for a connection, in seconds.")
     read_timeout_s: float = Field(default=120.0, gt=0, le=3_600, description=_READ)
     max_answer_bytes: int = Field(default=33_554_432, ge=1_024, le=1_073_741_824, description=_ANSWER)

@@ -21,20 +21,27 @@ _PATH = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,;=-]+)+/?(?:\?[^#\s]*)?")
 class UpstreamClient:
     """`base_url` is the API's root as OpenAI clients write it (`https://host/v1`); a leading `/v1` of a path is not repeated.
 
-    With `api_key` set, the client's Authorization is replaced by it, otherwise passed through. Raises ValueError for a
+    With `api_key` set, the client's credentials are replaced by it (in `key_header`), otherwise passed through. Raises ValueError for a
     `base_url` that is not http(s). Redirects are not followed and not passed on (they would lead clients around the guard),
     cookies are neither kept nor sent, proxies from the environment are not used.
     One client belongs to one event loop; its session opens with the first request and lives until `aclose`.
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str | None = None, timeouts: Timeouts | None = None, limits: Limits | None = None
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        key_header: str = "authorization",
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
     ) -> None:
         url = URL(base_url)
         if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment or url.user:
             raise ValueError("an upstream's base_url is http(s)://host[:port][/path], without user, query or fragment")
         self._root = str(url).rstrip("/")
         self._api_key = api_key
+        self._key_header = key_header
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or Limits()
         self._urls: dict[str, URL] = {}
@@ -45,7 +52,7 @@ class UpstreamClient:
     async def send(self, method: str, path: str, headers: Headers, body: bytes) -> AsyncIterator[UpstreamAnswer]:
         """See `Upstream.send`. A failed connect is retried (nothing was sent); a request that reached the upstream never is."""
         url = self._url(path)
-        sent = forwarded(headers, self._api_key)
+        sent = forwarded(headers, self._api_key, key_header=self._key_header)
         response = await self._connected(method, url, sent, body)
         try:
             if 300 <= response.status < 400:

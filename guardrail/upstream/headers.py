@@ -20,8 +20,8 @@ _NOT_RETURNED = _HOP_BY_HOP | {"content-encoding", "set-cookie", "date", "server
 _CREDENTIALS = frozenset({"authorization", "api-key", "x-api-key"})
 
 
-def forwarded(headers: Headers, api_key: str | None) -> list[tuple[str, str]]:
-    """Request headers for the upstream. With `api_key` set every credential of the client is replaced by it.
+def forwarded(headers: Headers, api_key: str | None, *, key_header: str = "authorization") -> list[tuple[str, str]]:
+    """Request headers for the upstream. With `api_key` set every credential of the client is replaced by it, in `key_header`.
 
     `accept-encoding: identity`, because what cannot be read cannot be judged. The guard's own `x-guardrail-` headers stay here.
     """
@@ -29,7 +29,7 @@ def forwarded(headers: Headers, api_key: str | None) -> list[tuple[str, str]]:
     kept = [(name.lower(), value) for name, value in headers if name.lower() not in dropped and not name.lower().startswith("x-guardrail-")]
     kept.append(("accept-encoding", "identity"))
     if api_key is not None:
-        kept.append(("authorization", f"Bearer {api_key}"))
+        kept.append((key_header, f"Bearer {api_key}" if key_header == "authorization" else api_key))
     return kept
 
 

@@ -175,7 +175,7 @@ class PartList:
             self.unknown(f"{path}.refusal", item.get("refusal"), "refusal")
             self.rest(path, item, ("type", "refusal"))
         elif name in _STRUCTURED_TYPES and not _embeds_data(item):
-            self.rest(path, item, ("type",))
+            self._structured(path, item)
         elif name in _OPAQUE_TYPES:
             self.opaque(path, _OPAQUE_TYPES[name])
             for key in item:
@@ -184,6 +184,17 @@ class PartList:
         else:  # its strings are judged, and because they need not be all there is in it, it is marked as well
             self.unknown(path, [item.get("type"), item])
             self.opaque(path, "unknown")
+
+    def _structured(self, path: str, item: Mapping[str, object]) -> None:
+        """A block's strings; where pictures or files lie among the blocks within it, those are read one by one."""
+        inner = item.get("content")
+        blocks = inner if isinstance(inner, list) else []
+        if not any(isinstance(block, Mapping) and isinstance(t := block.get("type"), str) and t in _OPAQUE_TYPES for block in blocks):
+            self.rest(path, item, ("type",))
+            return
+        for number, block in enumerate(blocks):
+            self._content_part(f"{path}.content[{number}]", block, "tool_result")
+        self.rest(path, item, ("type", "content"))
 
     def _media(self, path: str, value: object, kind: str) -> None:
         self.opaque(path, kind)

@@ -102,6 +102,13 @@ async def test_a_configured_key_replaces_every_credential_of_the_client(serve, c
     assert "theirs" not in str(headers)
 
 
+async def test_the_key_goes_where_anthropics_api_wants_it(serve, client):
+    made = client(await serve(mirror), api_key="ours", key_header="x-api-key")
+    _, _, body = await fetch(made, headers=[*HEADERS, ("Authorization", "Bearer theirs"), ("x-api-key", "theirs")])
+    told = json.loads(body)["headers"]
+    assert (told["x-api-key"], "authorization" in told) == ("ours", False)
+
+
 async def test_answer_headers_lose_hop_by_hop_cookies_and_the_guards_name(serve, client):
     extra = {"set-cookie": "a=b", "x-guardrail-decision": "allow", "x-request-id": "r", "keep-alive": "9", "content-type": "text/x"}
     _, headers, _ = await fetch(client(await serve(responding(lambda: Response(b"ok", headers=extra)))))

@@ -275,3 +275,10 @@ def test_any_json_is_read_or_refused_and_never_crashes(messages):
 @given(st.text(min_size=1))
 def test_any_text_as_content_is_a_part_as_it_is(text):
     assert texts([{"role": "user", "content": text}]) == [text]
+
+
+def test_a_picture_within_a_tools_result_is_marked_and_its_data_is_no_text():
+    blocks = [{"type": "text", "text": "seen"}, {"type": "image", "source": {"type": "base64", "data": "AAAA"}}]
+    content = [{"type": "tool_result", "tool_use_id": "t", "content": blocks}]
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
+    assert [(part.text, part.kind) for part in parse_request(body).parts] == [("seen", "tool_result"), (None, "image")]
