@@ -9,7 +9,7 @@ import click
 
 from guardrail.asgi.judging import CHECK_ENDPOINTS
 from guardrail.config.load import load
-from guardrail.config.models import GUARDED_PATHS
+from guardrail.config.models import CHAT_COMPLETIONS, GUARDED_PATHS
 from guardrail.wire.coverage import PARTS, Cell, coverage
 
 _MARKS = {"judged": "yes", "unscannable": "unscannable", "refused": "refused", "unguarded": "NO"}
@@ -42,7 +42,8 @@ def routes(file: Path | None, *, as_json: bool, markdown: bool) -> None:
 def table(cells: Sequence[Cell]) -> list[str]:
     """The coverage as lines of a Markdown table: a row for each endpoint and stage, a column for each part.
 
-    Where the streamed and the whole form differ the cell names both, streamed last; `-` where the protocol has no such part.
+    Where the streamed and the whole form differ the cell names both, streamed last; `-` where the protocol has no such part. Streams are
+    held until they are judged, but for chat completions, where the route says when they are let out.
     """
     rows = list(dict.fromkeys((cell.path, cell.stage) for cell in cells))
     streams = {cell.path for cell in cells if cell.stream}
@@ -53,7 +54,8 @@ def table(cells: Sequence[Cell]) -> list[str]:
         for part in PARTS:
             both = [found[key] for stream in (False, True) if (key := (path, stage, part, stream)) in found]
             marks.append(" / ".join(dict.fromkeys(both)) or "-")
-        lines.append(f"| `{path}` | {stage.value} | {'held' if path in streams else 'none'} | " + " | ".join(marks) + " |")
+        held = "route" if path == CHAT_COMPLETIONS else "held"
+        lines.append(f"| `{path}` | {stage.value} | {held if path in streams else 'none'} | " + " | ".join(marks) + " |")
     return lines
 
 
