@@ -1,5 +1,7 @@
 """Where a growing text may be cut, whatever comes next: never inside a code point, a grapheme cluster or a word."""
 
+from collections.abc import Iterator
+
 import regex
 
 LONGEST_WORD = 64
@@ -8,6 +10,7 @@ LONGEST_WORD = 64
 # White space, and what ends a clause in scripts that write without spaces.
 _LAST_GAP = regex.compile(r"(?r)[\s\u3001\u3002\uff01\uff0c\uff0e\uff1a\uff1b\uff1f\u300c-\u300f\u061f\u0964\u17d4\u104a\u104b]")
 _CLUSTER = regex.compile(r"\X")
+_BLOCK = 256
 _SURROGATE = regex.compile(r"[\ud800-\udfff]")
 
 
@@ -38,21 +41,21 @@ def cluster_start(text: str, anchor: int, place: int) -> int:
     if anchor < place < len(text) and text[place - 1 : place + 1].isascii() and _apart(text, place):
         return place
     start = anchor
-    for cluster in _CLUSTER.finditer(text, anchor):
-        if cluster.start() > place:
+    for end in _cluster_ends(text, anchor):
+        if end > place:
             break
-        start = cluster.start() if cluster.end() > place else cluster.end()
+        start = end
     return start
 
 
 def cluster_end(text: str, anchor: int, place: int) -> int:
     """The first boundary between grapheme clusters at or behind `place`, counted from the boundary `anchor`."""
-    end = anchor
-    for cluster in _CLUSTER.finditer(text, anchor):
-        if end >= place:
+    found = anchor
+    for end in _cluster_ends(text, anchor):
+        if found >= place:
             break
-        end = cluster.end()
-    return end
+        found = end
+    return found
 
 
 def whole_code_points(text: str) -> tuple[str, str]:
@@ -64,6 +67,19 @@ def whole_code_points(text: str) -> tuple[str, str]:
         return text, ""
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return (joined[:-1], joined[-1]) if "\ud800" <= joined[-1] <= "\udbff" else (joined, "")
+
+
+def _cluster_ends(text: str, start: int) -> Iterator[int]:
+    """Where the clusters behind a boundary end. In blocks: `regex` looks back over a whole run of flags for each of them."""
+    size = _BLOCK
+    while start < len(text):
+        block = text[start : start + size]
+        ends = [start + cluster.end() for cluster in _CLUSTER.finditer(block)]
+        if start + size < len(text):
+            ends.pop()  # it may go on behind the block
+        size = _BLOCK if ends else 2 * size
+        yield from ends
+        start = ends[-1] if ends else start
 
 
 def _apart(text: str, place: int) -> bool:

@@ -64,3 +64,11 @@ def test_halves_of_code_points_meet_again(text: str, at: int) -> None:
     first, waiting = whole_code_points(halves[:at])
     second, rest = whole_code_points(waiting + halves[at:])
     assert first + second + rest == units.decode("utf-16-le", "surrogatepass")
+
+
+@pytest.mark.parametrize("place", [0, 1, 255, 256, 257, 511, 700, 701, 999])
+def test_long_runs_are_read_in_blocks_that_change_nothing(place: int) -> None:
+    for text in ("🇩" * 1001 + "a", "🇩🇪a" * 334, "a" + "\u0301" * 1000 + "b", "👩\u200d" * 500 + "x"):
+        starts = [0, *(cluster.end() for cluster in regex.finditer(r"\X", text))]
+        assert cluster_start(text, 0, place) == max(start for start in starts if start <= place)
+        assert cluster_end(text, 0, place) == min(start for start in starts if start >= place)
