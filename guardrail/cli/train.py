@@ -85,8 +85,7 @@ def embedded(
     if where is None:
         raise GuardrailError("no training data: give --data FOLDER or set GUARDRAIL_DATA")
     recipe = _with(Recipe(steps=steps, seed=seed, contradictions=contradictions_of(**contradictory)), settings)
-    factor = rate or (1.0 if init is None else 1 / 3)
-    recipe = replace(recipe, trunk_rate=recipe.trunk_rate * factor, new_rate=recipe.new_rate * factor)
+    recipe = recipe.at(rate or (1.0 if init is None else 1 / 3))
     console = Console(stderr=True)
     columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
     with Bar(*columns, console=console) as bar:

@@ -1,5 +1,6 @@
 """The numbers of a card: a row for each task of the suite, held against its bars, from predictions that were made once for all of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,11 +41,13 @@ class Measured:
     scores: tuple[Mapping[str, float], ...]
     failed: int
 
-    @property
-    def pool(self) -> Pool:
-        """The strongest score of each text."""
+    def pool(self, thresholds: Mapping[str, float]) -> Pool:
+        """The score of each text; of several policies the one furthest over its threshold, in log-odds, moved so that 0.5 is at it.
+
+        The scores of different policies are not equally sharp, so the highest of them says less than the one that is furthest over.
+        """
         units = tuple(unit_of(item.set, item.unit, item.id) for item in self.items)
-        return Pool(tuple(max(row.values()) for row in self.scores), tuple(item.label or 0 for item in self.items), units)
+        return Pool(tuple(_strongest(row, thresholds) for row in self.scores), tuple(item.label or 0 for item in self.items), units)
 
     def flags(self, thresholds: Mapping[str, float]) -> list[bool]:
         """Which texts some policy flags at its threshold."""
@@ -55,7 +58,7 @@ class Measured:
 class CardRow:
     """A measured task. `quality` is at the policies' thresholds.
 
-    `crossed_f1`: the F1 at a threshold on the strongest score that was chosen for it on the other half of the units; None where one label
+    `crossed_f1`: the F1 at a threshold on the strongest answer that was chosen for it on the other half of the units; None where one label
     is missing there.
     """
 
@@ -95,9 +98,20 @@ def card(suite: Suite, tasks: Sequence[Measured], thresholds: Mapping[str, float
 
 
 def _row(each: Measured, thresholds: Mapping[str, float], bars: Mapping[str, float]) -> CardRow:
-    pool = each.pool
+    pool = each.pool(thresholds)
     found = quality(pool.scores, pool.labels, each.flags(thresholds))
     crossed = cross_fitted(pool, "f1", folds=HALVES)
     values: dict[str, float | None] = {"f1": found.f1, "auc": found.auc, "auprc": found.auprc, "flagged": found.flagged}
     verdicts = tuple(Bar(metric, bar, values[metric]) for metric, bar in bars.items())
     return CardRow(each.task, found, crossed.f1 if crossed else None, each.failed, verdicts)
+
+
+def _strongest(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> float:
+    if len(scores) == 1:
+        return next(iter(scores.values()))
+    return 1 / (1 + math.exp(-max(_log_odds(score) - _log_odds(thresholds[policy]) for policy, score in scores.items())))
+
+
+def _log_odds(probability: float) -> float:
+    inside = min(max(probability, 1e-9), 1 - 1e-9)
+    return math.log(inside / (1 - inside))

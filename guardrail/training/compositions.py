@@ -32,7 +32,7 @@ class Composer:
             return self._reversed(aim, random_)
         if aim.kind in ("either", "without"):
             return self._two(aim, random_)
-        if aim.kind in TARGETED and random_.random() < 0.5:
+        if aim.kind in TARGETED and random_.random() < 0.6:
             return self._targeted(aim, random_)
         return self._base(aim, random_)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from guardrail.engine.embedded.minilm import installed_folder, load_base
 from guardrail.engine.embedded.model import ReaderConfig
 from guardrail.engine.embedded.tokens import Tokens
-from guardrail.engine.embedded.weights import Calibration, load, save
+from guardrail.engine.embedded.weights import Calibration, save, start_from
 from guardrail.training.contradictory_sampler import ContradictorySampler
 from guardrail.training.rows import TrainingRow, load_rows
 from guardrail.training.sampler import Materials, Sampler, forward
@@ -40,9 +40,7 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
     recipe = plan.recipe
     model, tokenizer = load_base(installed_folder(), ReaderConfig())
     if plan.init is not None:
-        trained = load(plan.init)
-        model.load_state_dict(trained.model.state_dict())
-        recipe = replace(recipe, init=trained.digest)
+        recipe = replace(recipe, init=start_from(model, plan.init))
     tokens, wordings = Tokens.from_json(tokenizer), Wordings.load()
     learnt, kept = split([*load_rows(plan.data), *wordings.topic_rows()])
     sampler: Sampler = Sampler(learnt, Materials(wordings, shipped, tokens), seed=recipe.seed)

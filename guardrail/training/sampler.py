@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from guardrail.engine.embedded.model import PolicyReader, Statements
+from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.embedded.tokens import Tokens, pad
 from guardrail.training.compositions import Composer
 from guardrail.training.labels import Aim, target
@@ -182,9 +183,9 @@ class Sampler:
 def forward(model: PolicyReader, batch: Batch, *, learn_statements: bool = True) -> Tensor:
     """Logits of a batch's pairs. `learn_statements` False saves the backward pass through the policies' side."""
     with torch.set_grad_enabled(learn_statements):
-        vectors = torch.cat([model.encode_statements(ids, mask) for ids, mask in _passes(batch)])
-    policies = Statements(vectors[batch.layout], batch.kinds, batch.present)
-    return model.read(batch.pairs, policies, model.encode(batch.ids, batch.mask), batch.mask)
+        encoded = Encoded.joined([model.encode_statements(ids, mask) for ids, mask in _passes(batch)])
+    policies = Statements(encoded, batch.layout, batch.kinds, batch.present)
+    return model.read(batch.pairs, policies, batch.ids, batch.mask)
 
 
 def _passes(batch: Batch) -> list[tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,17 @@ class Recipe:
     seed: int = 1
     trunk_rate: float = 1e-4
     new_rate: float = 3e-4
+    match_rate: float = 7.5e-4
     warm_up: int = 100
     frozen_layers: int = 2
     weight_decay: float = 0.01
     checkpoint_every: int = 100
     init: str = ""  # sha256 of the weights it goes on from; empty: the base model's
     contradictions: Contradictions = field(default_factory=Contradictions)
+
+    def at(self, factor: float) -> "Recipe":
+        """The recipe with all learning rates times `factor`."""
+        return replace(self, trunk_rate=self.trunk_rate * factor, new_rate=self.new_rate * factor, match_rate=self.match_rate * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,15 @@ def train(model: PolicyReader, sampler: Sampler, recipe: Recipe, folder: Path, *
         part.requires_grad_(False)
     learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     base = [p for name, p in learning if name.startswith("trunk")]
-    fresh = [p for name, p in learning if not name.startswith("trunk")]
+    fresh = [p for name, p in learning if not name.startswith(("trunk", "match"))]
+    match = [p for name, p in learning if name.startswith("match")]
     optimizer = torch.optim.AdamW(
-        [{"params": base, "lr": recipe.trunk_rate}, {"params": fresh, "lr": recipe.new_rate}], weight_decay=recipe.weight_decay
+        [
+            {"params": base, "lr": recipe.trunk_rate},
+            {"params": fresh, "lr": recipe.new_rate},
+            {"params": match, "lr": recipe.match_rate},
+        ],
+        weight_decay=recipe.weight_decay,
     )
     rates = [group["lr"] for group in optimizer.param_groups]
     first, smooth = _resume(model, optimizer, recipe, folder), 0.7
@@ -68,7 +79,7 @@ def train(model: PolicyReader, sampler: Sampler, recipe: Recipe, folder: Path, *
         loss = (losses * batch.weights).sum() / batch.weights.sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([*base, *fresh], 1.0)
+        torch.nn.utils.clip_grad_norm_([*base, *fresh, *match], 1.0)
         optimizer.step()
         smooth = 0.98 * smooth + 0.02 * float(loss.detach())
         report(Progress(step + 1, smooth, time.monotonic() - started))

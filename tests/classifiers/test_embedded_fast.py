@@ -19,6 +19,7 @@ from guardrail.engine.embedded.model import PolicyReader, ReaderConfig
 from guardrail.engine.embedded.plain import PlainReader
 from guardrail.engine.embedded.plan import Plan, roomy
 from guardrail.engine.embedded.scorer import Scorer
+from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.embedded.weights import load
 from guardrail.policy.registry import load_folder, shipped_folder
 
@@ -39,7 +40,15 @@ def network(config: ReaderConfig = CONFIG, *, seed: int = 0) -> PolicyReader:
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.mul_(1.5)
+        model.match.idle[:20] = True
     return model.eval()
+
+
+def statements(model: PolicyReader, count: int, random: torch.Generator) -> Encoded:
+    """So many random statements, some of whose words are compared."""
+    lengths = torch.randint(1, 14, (count,), generator=random)
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return model.encode_statements(torch.randint(4, 64, mask.shape, generator=random), mask)
 
 
 def both(model: PolicyReader, texts: list[list[int]], sizes: list[int], pairs: list[tuple[int, int]]) -> tuple[list[float], list[float]]:
@@ -48,10 +57,7 @@ def both(model: PolicyReader, texts: list[list[int]], sizes: list[int], pairs: l
     for reader in (FastReader(model), PlainReader(model)):
         random = torch.Generator().manual_seed(1)
         with torch.inference_mode():
-            kept = [
-                reader.resident(torch.randn(size, model.config.hidden, generator=random), torch.randint(4, (size,), generator=random))
-                for size in sizes
-            ]
+            kept = [reader.resident(statements(model, size, random), torch.randint(4, (size,), generator=random)) for size in sizes]
         found.append(reader.read(texts, kept, pairs))
     return found[0], found[1]
 

@@ -90,19 +90,26 @@ def _as_policy(variant: Variant) -> Policy:
     return policy("unseen", body=repr(variant), labels=(label,), overview=overview, terms=criteria[TERM])
 
 
-async def test_wordings_it_never_saw_separate_the_shipped_policies_own_cases(model: EmbeddedClassifier) -> None:
+KNOWN_LIMIT = "a known limit of these weights, named in their card"
+
+
+@pytest.mark.parametrize(
+    "shipped",
+    [
+        # Its kept wording states the goal ("keeps discussion civil") instead of the offence, and is read the other way round.
+        pytest.param(each, marks=pytest.mark.xfail(reason=KNOWN_LIMIT, strict=True)) if each.id == "toxicity" else each
+        for each in POLICIES
+    ],
+    ids=lambda each: each.id,
+)
+async def test_wordings_it_never_saw_separate_the_shipped_policies_own_cases(model: EmbeddedClassifier, shipped: Policy) -> None:
     wordings, random_ = Wordings.load(held_out=True), random.Random(1)
-    found = {}
-    for shipped in POLICIES:
-        labels = [case.expected for case in shipped.tests]
-        texts = tuple(case.text for case in shipped.tests)
-        found[shipped.id] = [
-            roc_auc_score(labels, await _scores(model, _as_policy(wordings.draw(Aim("area", shipped.id), random_)), texts))
-            for _ in range(3)
-        ]
-    means = {area: sum(values) / len(values) for area, values in found.items()}
-    assert sum(means.values()) / len(means) >= 0.9, means
-    assert sorted(means.values())[1] >= 0.9, means  # toxicity is the weak one: see the card
+    labels = [case.expected for case in shipped.tests]
+    texts = tuple(case.text for case in shipped.tests)
+    found = [
+        roc_auc_score(labels, await _scores(model, _as_policy(wordings.draw(Aim("area", shipped.id), random_)), texts)) for _ in range(3)
+    ]
+    assert sum(found) / len(found) >= 0.9, found
 
 
 NEW_SUBJECTS = {
@@ -121,8 +128,10 @@ NEW_SUBJECTS = {
 }
 
 
-@pytest.mark.xfail(reason="a known limit of these weights, named in their card: new subjects and narrowed ones are not read", strict=True)
-@pytest.mark.parametrize("sentence", NEW_SUBJECTS)
+REFUNDS, *OTHERS = NEW_SUBJECTS
+
+
+@pytest.mark.parametrize("sentence", [pytest.param(REFUNDS, marks=pytest.mark.xfail(reason=KNOWN_LIMIT, strict=True)), *OTHERS])
 async def test_one_sentence_on_a_subject_it_never_saw_is_read(model: EmbeddedClassifier, sentence: str) -> None:
     inside, outside = NEW_SUBJECTS[sentence]
     scores = await _scores(model, parse_prose(sentence, id="unseen"), (*inside, *outside))

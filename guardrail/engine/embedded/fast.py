@@ -2,7 +2,7 @@
 
 - Texts are laid end to end, so no padding is multiplied; attention goes text by text, so no key is masked.
 - The trunk's last layer is left out: the reader looks at the states before it.
-- What the first reader layer makes of a policy's statements before it sees a text is kept with the policy.
+- Policies that are asked together lie side by side, what a text meets of their words is found for all of them at once.
 - A text's keys and values are made once and looked at by all policies, not copied for each.
 - In the last layer only the label's vector goes on.
 - Weights are laid out for oneDNN once, with GELU and the sums inside the products.
@@ -11,8 +11,8 @@ Every logit agrees with `PolicyReader` to rounding. D hidden units, H heads.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -20,20 +20,13 @@ import torch.nn.functional as F  # noqa: N812  (the field's own name for it)
 from torch import Tensor, nn
 
 from guardrail.engine.embedded.attention import Attention, attend, attend_shifted
-from guardrail.engine.embedded.model import Layer, PolicyReader, Statements
+from guardrail.engine.embedded.match import Match, Resident, Together, Words
+from guardrail.engine.embedded.model import Layer, PolicyReader
 from guardrail.engine.embedded.plan import Piece, Plan, Run, roomy
+from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.onednn import Linear
 
-
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """A prepared policy of K statements: what enters the reader [K, D], and its queries, keys and values in the first layer [K, 3 D]."""
-
-    rows: Tensor
-    seen: Tensor
-
-    def __len__(self) -> int:
-        return len(self.rows)
+MOST_TOGETHER = 64  # sets of policies that are kept side by side
 
 
 class FastReader:
@@ -44,14 +37,14 @@ class FastReader:
         self._heads = model.config.heads
         self._hidden = model.config.hidden
         self._skipped = model.config.trunk_layers - model.config.reader_layers
+        self._match = Match(model.match)
+        self._together: OrderedDict[tuple[int, ...], Together] = OrderedDict()
         self._trunk = [_Layer(cast("Layer", layer)) for layer in model.trunk[: model.config.trunk_layers - 1]]
         self._reader = [_Layer(cast("Layer", layer)) for layer in model.reader]
 
-    def resident(self, vectors: Tensor, kinds: Tensor) -> Resident:
-        """Statement vectors [K, D] and their kinds [K], the label's first -> what is kept of the policy."""
-        rows = self._model.enter(Statements(vectors[None], kinds[None], torch.ones(1, len(kinds), dtype=torch.bool)))[0]
-        first = self._reader[0]
-        return Resident(rows, torch.cat([first.query(rows), first.key_value(rows)], dim=1))
+    def resident(self, encoded: Encoded, kinds: Tensor) -> Resident:
+        """A policy's statements and their kinds [K], the label's first -> what is kept of it."""
+        return Resident(self._model.enter(encoded, kinds), encoded)
 
     def read(self, texts: Sequence[Sequence[int]], policies: Sequence[Resident], pairs: Sequence[tuple[int, int]]) -> list[float]:
         """Logits of the `pairs` (text, policy), none of them twice, in order. Every text is asked about at least once."""
@@ -63,30 +56,42 @@ class FastReader:
         return found
 
     def _logits(self, texts: Sequence[Sequence[int]], policies: Sequence[Resident], plan: Plan, look: Attention) -> list[float]:
-        beside = self._texts(texts, plan, look)
-        table = _Table.of(policies)
+        flat = [number for text in plan.order for number in texts[text]]
+        places = [place for text in plan.order for place in range(len(texts[text]))]
+        beside, words = self._texts(flat, places, plan, look)
         found = [0.0] * plan.pairs
         for pieces in plan.passes:
-            logits = self._policies(pieces, table, beside, look)
+            blocks = [self._side_by_side([policies[policy] for policy in piece.policies], piece.width) for piece in pieces]
+            logits = self._policies(pieces, blocks, (beside, words), look)
             for place, logit in zip((place for piece in pieces for place in piece.places), logits.tolist(), strict=False):
                 found[place] = logit
         return found
 
-    def _texts(self, texts: Sequence[Sequence[int]], plan: Plan, look: Attention) -> list[Tensor]:
-        """Keys and values [tokens, 2 D] of the texts for each reader layer."""
-        flat = [number for text in plan.order for number in texts[text]]
-        places = [place for text in plan.order for place in range(len(texts[text]))]
+    def _side_by_side(self, policies: Sequence[Resident], width: int) -> Together:
+        """The policies as one; the same ones are asked again and again."""
+        asked = (width, *map(id, policies))
+        if asked not in self._together:
+            self._together[asked] = Together.of(policies, width, self._match.heads)  # holds the policies, so that their ids stay theirs
+            if len(self._together) > MOST_TOGETHER:
+                self._together.popitem(last=False)
+        self._together.move_to_end(asked)
+        return self._together[asked]
+
+    def _texts(self, flat: list[int], places: list[int], plan: Plan, look: Attention) -> tuple[list[Tensor], Words]:
+        """Keys and values [tokens, 2 D] of the texts for each reader layer, and their words as they are matched."""
         spare = [0] * (roomy(len(flat)) - len(flat))
         model = self._model
-        x = F.embedding(torch.tensor(flat + spare), model.words.weight) + model.positions.weight[torch.tensor(places + spare)]
-        x, found = model.norm(x), []
+        ids = torch.tensor(flat + spare)
+        x = F.embedding(ids, model.words.weight) + model.positions.weight[torch.tensor(places + spare)]
+        x, found, states = model.norm(x), [], []
         for depth in range(len(self._trunk) + 1):
+            states.append(x)
             if depth >= self._skipped:
                 found.append(self._reader[depth - self._skipped].key_value(x))
             if depth < len(self._trunk):
                 layer = self._trunk[depth]
                 x = layer.finish(x, self._read_itself(plan.runs, layer.query(x), layer.key_value(x), look))
-        return found
+        return found, self._match.words(ids, states)
 
     def _read_itself(self, runs: Sequence[Run], query: Tensor, key_value: Tensor, look: Attention) -> Tensor:
         seen = torch.zeros_like(query)
@@ -97,24 +102,34 @@ class FastReader:
             self._put(seen[place], look(asking, [(key, value, None)]))
         return seen
 
-    def _policies(self, pieces: Sequence[Piece], table: "_Table", texts: list[Tensor], look: Attention) -> Tensor:
+    def _policies(self, pieces: Sequence[Piece], blocks: Sequence[Together], texts: tuple[list[Tensor], Words], look: Attention) -> Tensor:
         """Logits of the pieces' pairs, in the order of their places; perhaps some more that mean nothing."""
-        rows, labels = table.places(pieces)
-        x, start = table.rows[rows], table.seen[rows]
-        query, key_value = start[:, : self._hidden], start[:, self._hidden :]
-        for step, (layer, beside) in enumerate(zip(self._reader, texts, strict=True)):
+        keys_values, words = texts
+        x, labels = self._entering(pieces, blocks, words)
+        for step, (layer, beside) in enumerate(zip(self._reader, keys_values, strict=True)):
             last = step == len(self._reader) - 1
-            if step:
-                key_value = layer.key_value(x)
+            key_value = layer.key_value(x)
             if last:
                 x = x[labels]
-            if step:
-                query = layer.query(x)
-            elif last:
-                query = query[labels]
-            x = layer.finish(x, self._read_policies(pieces, query, (key_value, beside), look, only_labels=last))
+            x = layer.finish(x, self._read_policies(pieces, layer.query(x), (key_value, beside), look, only_labels=last))
         logits: Tensor = self._model.head(x).squeeze(-1).float()
         return logits
+
+    def _entering(self, pieces: Sequence[Piece], blocks: Sequence[Together], words: Words) -> tuple[Tensor, Tensor]:
+        """The rows that enter the reader and which of them are label rows; both rounded up to a roomy number."""
+        sizes = [piece.texts * len(block.rows) for piece, block in zip(pieces, blocks, strict=True)]
+        spare = roomy(sum(sizes)) - sum(sizes)
+        met = [self._match(block, words, piece) for piece, block in zip(pieces, blocks, strict=True)]
+        rows = [block.rows.repeat(piece.texts, 1) for piece, block in zip(pieces, blocks, strict=True)]
+        nothing = rows[0].new_zeros(spare, self._hidden)
+        labels: list[int] = []
+        first = 0
+        for piece, size in zip(pieces, sizes, strict=True):
+            labels += range(first, first + size, piece.width)
+            first += size
+        labels += [0] * (roomy(len(labels)) - len(labels))
+        x = self._match.out.plus(torch.cat([*met, nothing]), torch.cat([*rows, nothing]))
+        return self._model.norm_statement(x), torch.tensor(labels)
 
     def _read_policies(
         self, pieces: Sequence[Piece], query: Tensor, sources: tuple[Tensor, Tensor], look: Attention, *, only_labels: bool
@@ -160,36 +175,3 @@ class _Layer:
         x = self._norms[0](self._out.plus(seen, x))
         found: Tensor = self._norms[1](self._outer.plus(self._inner.gelu(x), x))
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """The rows of several policies one under another, and a last one of zeros that stands where nothing is."""
-
-    rows: Tensor
-    seen: Tensor
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, policies: Sequence[Resident]) -> "_Table":
-        sizes = tuple(len(policy) for policy in policies)
-        rows = torch.cat([*(policy.rows for policy in policies), torch.zeros_like(policies[0].rows[:1])])
-        seen = torch.cat([*(policy.seen for policy in policies), torch.zeros_like(policies[0].seen[:1])])
-        return cls(rows, seen, tuple(sum(sizes[:place]) for place in range(len(sizes))), sizes)
-
-    def places(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
-        """Which rows the pieces take, in order, and which of those are label rows; both rounded up to a roomy number."""
-        nothing = len(self.rows) - 1
-        rows: list[int] = []
-        labels: list[int] = []
-        for piece in pieces:
-            block: list[int] = []
-            for policy in piece.policies:
-                start, size = self.starts[policy], self.sizes[policy]
-                block += [*range(start, start + size), *([nothing] * (piece.width - size))]
-            labels += range(len(rows), len(rows) + len(block) * piece.texts, piece.width)
-            rows += block * piece.texts
-        rows += [nothing] * (roomy(len(rows)) - len(rows))
-        labels += [0] * (roomy(len(labels)) - len(labels))
-        return torch.tensor(rows), torch.tensor(labels)

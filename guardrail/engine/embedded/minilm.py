@@ -5,8 +5,11 @@ all-MiniLM-L6-v2 is by the sentence-transformers project, Apache-2.0.
 
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
+from typing import cast
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +28,13 @@ _LAYER = {
     "outer": "output.dense",
     "norm_feed_forward": "output.LayerNorm",
 }
+
+
+_IDLE = """
+a an the of or and to in on at by for with from as is are be been was were it its this that these those which who whom whose their
+they them such content contains text texts e g i label 0 1 any has have had do does did so than then there here what when where
+how if but also may can will would should could you your he she his her we our us me my about into over under up out one all some
+"""
 
 
 def installed_folder() -> Path:
@@ -49,7 +59,17 @@ def load_base(folder: Path, config: ReaderConfig, *, sha256: str = SHA256) -> tu
     model.load_state_dict(_mapped(tensors, config), strict=False)
     for step, layer in enumerate(model.reader):
         layer.load_state_dict(model.trunk[config.trunk_layers - config.reader_layers + step].state_dict())
-    return model, (folder / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    cast("Tensor", model.match.idle).copy_(_idle(json.loads(tokenizer)["model"]["vocab"], config.vocab_size))
+    return model, tokenizer
+
+
+def _idle(vocab: dict[str, int], size: int) -> Tensor:
+    """Marks, and words that stand in any sentence of a policy or a text: comparing those says nothing. Negations are kept."""
+    found = torch.zeros(size, dtype=torch.bool)
+    marks = [number for word, number in vocab.items() if not any(letter.isalnum() for letter in word)]
+    found[[*marks, *(vocab[word] for word in (*_IDLE.split(), "[PAD]", "[CLS]", "[SEP]") if word in vocab)]] = True
+    return found
 
 
 def _mapped(tensors: dict[str, Tensor], config: ReaderConfig) -> dict[str, Tensor]:

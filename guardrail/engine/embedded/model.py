@@ -2,9 +2,10 @@
 
 A late-interaction cross-encoder, our own design. A text runs once through a six-layer BERT trunk (initialised from all-MiniLM-L6-v2).
 A policy is cut into statements (what it covers, each Includes, each Excludes, each defined term); each statement runs once, ever, through
-the same trunk and is kept as one vector. Then, for each policy, its statement vectors pass through `reader` layers in which they attend
-to one another and to the text's token states. The text never attends to a policy, so one pass over the text serves any number of
-policies, and a policy costs a handful of vectors instead of a pass of its own.
+the same trunk and is kept as one vector and the words it is made of. Then, for each policy, its statements, each with what of its words
+the text takes up (`token_match`), pass through `reader` layers in which they attend to one another and to the text's token states. The
+text never attends to a policy, so one pass over the text serves any number of policies, and a policy costs a handful of vectors and one
+comparison of words instead of a pass of its own.
 
 Shapes: B texts of T tokens, P policies of up to K statements, D hidden units.
 """
@@ -15,6 +16,8 @@ from typing import cast
 import torch
 import torch.nn.functional as F  # noqa: N812  (the field's own name for it)
 from torch import Tensor, nn
+
+from guardrail.engine.embedded.token_match import Encoded, TokenMatch
 
 LABEL, INCLUDE, EXCLUDE, TERM = range(4)
 
@@ -31,13 +34,20 @@ class ReaderConfig:
     reader_layers: int = 3
     max_positions: int = 512
     dropout: float = 0.1
+    match_heads: int = 4  # half of them on early states, half on late ones
+    match_early: int = 2  # trunk layers behind the early states
+    match_late: int = 5  # and behind the late ones
 
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """Policies as the reader sees them: vectors [P, K, D], the label statement first, their kinds [P, K], which are `present` [P, K]."""
+    """Policies as the reader sees them.
 
-    vectors: Tensor
+    All their statements, `layout` [P, K] the place of each among these (the label's first), `kinds` [P, K], which are `present` [P, K].
+    """
+
+    encoded: Encoded
+    layout: Tensor
     kinds: Tensor
     present: Tensor
 
@@ -101,6 +111,9 @@ class PolicyReader(nn.Module):
         self.statement = nn.Linear(config.hidden, config.hidden)
         self.kind = nn.Embedding(4, config.hidden)
         self.norm_statement = nn.LayerNorm(config.hidden, eps=1e-12)
+        deepest = config.trunk_layers - 1  # the last states that the reader looks at: a deeper layer would run for the match alone
+        depths = min(config.match_early, deepest), min(config.match_late, deepest)
+        self.match = TokenMatch(config.vocab_size, config.hidden, heads=config.match_heads, depths=depths)
         self.reader = nn.ModuleList(Layer(config) for _ in range(config.reader_layers))
         self.head = nn.Linear(config.hidden, 1)
 
@@ -114,25 +127,31 @@ class PolicyReader(nn.Module):
                 states.append(layer(states[-1], seen))
         return states
 
-    def encode_statements(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Statement token ids [S, T] -> one vector each [S, D], the mean over the trunk's last states. Independent of any text."""
-        last = self.encode(ids, mask)[-1]
+    def encode_statements(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """Statement token ids [S, T] -> the statements by themselves, independent of any text."""
+        states = self.encode(ids, mask)
+        last = states[-1]
         weight = mask.unsqueeze(-1).to(last.dtype)
         mean: Tensor = (last * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-        return mean
+        words = self.match.words(ids, mask)
+        owner = torch.arange(len(ids), device=ids.device)[:, None].expand_as(mask)[words]
+        return Encoded(mean, self.match.keys(states)[words], self.match.value(last)[words], owner)
 
-    def enter(self, policies: "Statements") -> Tensor:
-        """What goes into the first reader layer, [P, K, D]; independent of any text."""
-        entering: Tensor = self.norm_statement(self.statement(policies.vectors) + self.kind(policies.kinds))
+    def enter(self, encoded: Encoded, kinds: Tensor) -> Tensor:
+        """What S statements of these `kinds` [S] bring into the reader by themselves, [S, D]; what a text meets of them is added to it."""
+        entering: Tensor = self.statement(encoded.vectors) + self.kind(kinds)
         return entering
 
-    def read(self, pairs: Tensor, policies: "Statements", texts: list[Tensor], text_mask: Tensor) -> Tensor:
+    def read(self, pairs: Tensor, policies: Statements, ids: Tensor, text_mask: Tensor) -> Tensor:
         """Logits [N] that a text violates a policy, one for each of the `pairs` [N, 2] of (text, policy) rows.
 
-        `texts` from `encode` with their `text_mask` [B, T].
+        The texts' token `ids` and `text_mask`: [B, T].
         """
         text, policy = pairs[:, 0], pairs[:, 1]
-        x = self.enter(policies)[policy]
+        layout, texts = policies.layout[policy], self.encode(ids, text_mask)
+        found = self.match(policies.encoded, self.match.keys(texts), self.match.words(ids, text_mask))[text[:, None], layout]
+        base = self.statement(policies.encoded.vectors)[layout] + self.kind(policies.kinds)[policy]  # `enter` of each
+        x = self.norm_statement(base + found.to(base.dtype))
         mask = torch.cat([policies.present[policy], text_mask[text]], dim=1)[:, None, None, :]
         depth = self.config.trunk_layers - self.config.reader_layers
         for step, each in enumerate(self.reader):

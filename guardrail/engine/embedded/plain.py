@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from guardrail.engine.embedded.model import PolicyReader, Statements
+from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.embedded.tokens import pad
 
 PAIRS_A_READ = 256
@@ -16,9 +17,9 @@ PAIRS_A_READ = 256
 
 @dataclass(frozen=True, slots=True)
 class PlainResident:
-    """A prepared policy: its statement vectors [K, D] and kinds [K]."""
+    """A prepared policy: its K statements and their kinds [K]."""
 
-    vectors: Tensor
+    encoded: Encoded
     kinds: Tensor
 
 
@@ -28,9 +29,9 @@ class PlainReader:
     def __init__(self, model: PolicyReader) -> None:
         self._model = model
 
-    def resident(self, vectors: Tensor, kinds: Tensor) -> PlainResident:
-        """Statement vectors [K, D] and their kinds [K], the label's first -> what is kept of the policy."""
-        return PlainResident(vectors, kinds)
+    def resident(self, encoded: Encoded, kinds: Tensor) -> PlainResident:
+        """A policy's statements and their kinds [K], the label's first -> what is kept of it."""
+        return PlainResident(encoded, kinds)
 
     def read(self, texts: Sequence[Sequence[int]], policies: Sequence[PlainResident], pairs: Sequence[tuple[int, int]]) -> list[float]:
         """Logits of the `pairs` (text, policy), in order."""
@@ -40,25 +41,27 @@ class PlainReader:
             for group in _groups(texts):
                 row = {text: place for place, text in enumerate(group)}
                 ids, mask = pad([texts[text] for text in group])
-                states = self._model.encode(ids, mask)
                 asked = [place for place, (text, _) in enumerate(pairs) if text in row]
                 for first in range(0, len(asked), PAIRS_A_READ):
                     chosen = asked[first : first + PAIRS_A_READ]
                     rows = torch.tensor([(row[pairs[place][0]], pairs[place][1]) for place in chosen])
-                    for place, logit in zip(chosen, self._model.read(rows, statements, states, mask).float().tolist(), strict=True):
+                    for place, logit in zip(chosen, self._model.read(rows, statements, ids, mask).float().tolist(), strict=True):
                         found[place] = logit
         return found
 
 
 def _stacked(policies: Sequence[PlainResident]) -> Statements:
     width = max(len(policy.kinds) for policy in policies)
-    vectors = torch.zeros(len(policies), width, policies[0].vectors.shape[1], dtype=policies[0].vectors.dtype)
-    kinds = torch.zeros(len(policies), width, dtype=torch.long)
+    layout = torch.zeros(len(policies), width, dtype=torch.long)
+    kinds = torch.zeros_like(layout)
     present = torch.zeros(len(policies), width, dtype=torch.bool)
+    first = 0
     for place, policy in enumerate(policies):
         size = len(policy.kinds)
-        vectors[place, :size], kinds[place, :size], present[place, :size] = policy.vectors, policy.kinds, True
-    return Statements(vectors, kinds, present)
+        layout[place, :size] = torch.arange(first, first + size)
+        kinds[place, :size], present[place, :size] = policy.kinds, True
+        first += size
+    return Statements(Encoded.joined([policy.encoded for policy in policies]), layout, kinds, present)
 
 
 def _groups(texts: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from guardrail.engine.embedded.fast import FastReader
 from guardrail.engine.embedded.model import PolicyReader
 from guardrail.engine.embedded.statements import statements_of
+from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.embedded.tokens import Tokens, Window
 from guardrail.engine.embedded.weights import Calibration
 from guardrail.types import Policy, Span
@@ -23,8 +24,8 @@ MOST_RESIDENT = 1024  # policies; beyond that those of the oldest generations go
 class Reader(Protocol):
     """A way to run the network: `FastReader`, or `PlainReader`, which it must agree with."""
 
-    def resident(self, vectors: Tensor, kinds: Tensor) -> Any:
-        """What is kept of a policy with these statement vectors [K, D] and kinds [K]."""
+    def resident(self, encoded: Encoded, kinds: Tensor) -> Any:
+        """What is kept of a policy with these statements of these kinds [K]."""
         ...
 
     def read(self, texts: Sequence[Sequence[int]], policies: Sequence[Any], pairs: Sequence[tuple[int, int]]) -> list[float]:
@@ -99,8 +100,8 @@ class Scorer:
             for policy in policies:
                 if policy.digest not in known:
                     statements = statements_of(policy)
-                    vectors = self._model.encode_statements(*self._tokens.statements([statement.text for statement in statements]))
-                    known[policy.digest] = self._reader.resident(vectors, torch.tensor([statement.kind for statement in statements]))
+                    encoded = self._model.encode_statements(*self._tokens.statements([statement.text for statement in statements]))
+                    known[policy.digest] = self._reader.resident(encoded, torch.tensor([statement.kind for statement in statements]))
         wanted = {policy.digest for policy in policies}
         spare = [digest for digest in known if digest not in wanted][: max(0, len(known) - MOST_RESIDENT)]
         self._resident = {digest: resident for digest, resident in known.items() if digest not in spare}

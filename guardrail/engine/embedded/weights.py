@@ -14,7 +14,8 @@ from guardrail.engine.embedded.model import PolicyReader, ReaderConfig
 from guardrail.engine.embedded.tokens import Tokens
 from guardrail.errors import ModelFileError
 
-FORMAT = "guardrail-embedded/1"
+FORMAT = "guardrail-embedded/2"
+EARLIER = "guardrail-embedded/1"  # without token matching: training may go on from it, nothing is judged with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def save(path: Path, model: PolicyReader, tokenizer_json: str, calibration: Cali
             tensors["words.int8"] = (tensor / scale[:, None]).round().to(torch.int8)
             tensors["words.scale"] = scale.to(torch.float32)
         else:
-            tensors[name] = tensor.to(torch.float16).contiguous()
+            tensors[name] = (tensor if tensor.dtype == torch.bool else tensor.to(torch.float16)).contiguous()
     metadata = {
         "format": FORMAT,
         "config": json.dumps(asdict(model.config)),
@@ -60,6 +61,23 @@ def save(path: Path, model: PolicyReader, tokenizer_json: str, calibration: Cali
 
 def load(path: Path) -> Loaded:
     """Read a file that `save` wrote. Raises ModelFileError when it is missing, damaged or of another format."""
+    tensors, metadata, digest = _read(path, (FORMAT,))
+    model = PolicyReader(ReaderConfig(**json.loads(metadata["config"])))
+    model.load_state_dict(tensors)
+    return Loaded(model.eval(), Tokens.from_json(metadata["tokenizer"]), Calibration(**json.loads(metadata["calibration"])), digest)
+
+
+def start_from(model: PolicyReader, path: Path) -> str:
+    """Give a model the weights of a file, also of an earlier format, whose missing parts stay as they are; returns the file's sha256.
+
+    Raises ModelFileError as `load` does.
+    """
+    tensors, _, digest = _read(path, (FORMAT, EARLIER))
+    model.load_state_dict(tensors, strict=False)
+    return digest
+
+
+def _read(path: Path, formats: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, str], str]:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         with safe_open(path, framework="pt") as file:
@@ -67,9 +85,7 @@ def load(path: Path) -> Loaded:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, SafetensorError) as error:
         raise ModelFileError(f"{path}: cannot be read as an embedded model ({error}); reinstall the package or train one") from error
-    if metadata.get("format") != FORMAT:
-        raise ModelFileError(f"{path}: format is {metadata.get('format')!r}, this version reads {FORMAT!r}")
+    if metadata.get("format") not in formats:
+        raise ModelFileError(f"{path}: format is {metadata.get('format')!r}, this version reads {' and '.join(map(repr, formats))}")
     words = tensors.pop("words.int8").to(torch.float32) * tensors.pop("words.scale")[:, None]
-    model = PolicyReader(ReaderConfig(**json.loads(metadata["config"])))
-    model.load_state_dict({"words.weight": words, **{name: tensor.to(torch.float32) for name, tensor in tensors.items()}})
-    return Loaded(model.eval(), Tokens.from_json(metadata["tokenizer"]), Calibration(**json.loads(metadata["calibration"])), digest)
+    return {"words.weight": words, **{name: tensor.to(torch.float32) for name, tensor in tensors.items()}}, metadata, digest
