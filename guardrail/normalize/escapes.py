@@ -1,0 +1,63 @@
+"""Characters spelled as something that software turns into them: HTML references, URL escapes, and the escapes of programs' strings."""
+
+import html
+import re
+from collections.abc import Callable, Iterator
+
+from guardrail.normalize.offsets import Edit, Step, rewritten
+
+_REFERENCE = re.compile(r"&(?:#\d{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[A-Za-z]{2,31}\d{0,2};)")
+_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
+_PROGRAM = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2}|\\u\{[0-9a-fA-F]{1,6}\})+")
+_CODE = re.compile(r"[0-9a-fA-F]+")
+_LETTERS = 2  # of ASCII in all escapes of a text together: software escapes the odd dash or accent, which is nothing to undo
+
+
+def html_escapes(text: str) -> Step | None:
+    """HTML character references as characters."""
+    if "&" not in text:
+        return None
+    return rewritten("html", text, ((*match.span(), _visible(html.unescape(match[0]), match[0])) for match in _REFERENCE.finditer(text)))
+
+
+def url_escapes(text: str) -> Step | None:
+    """`%` escapes as the UTF-8 that they spell; what is no UTF-8 stays."""
+    return rewritten("url", text, _edits(_PERCENT, text, _unquoted)) if "%" in text else None
+
+
+def program_escapes(text: str) -> Step | None:
+    r"""`\u`, `\U` and `\x` escapes as characters, where they spell letters."""
+    if "\\" not in text:
+        return None
+    edits = [(start, end, read) for start, end, read in _edits(_PROGRAM, text, _unescaped) if read != text[start:end]]
+    letters = sum(sign.isalpha() for _, _, instead in edits for sign in instead if sign.isascii())
+    others = sum(sign.isalpha() for _, _, instead in edits for sign in instead)
+    return rewritten("escapes", text, edits) if letters >= _LETTERS or others >= 2 * _LETTERS else None
+
+
+def _edits(pattern: re.Pattern[str], text: str, read: Callable[[str], str]) -> Iterator[Edit]:
+    for match in pattern.finditer(text):
+        yield *match.span(), read(match[0])
+
+
+def _unquoted(escapes: str) -> str:
+    try:
+        return _visible(bytes.fromhex(escapes.replace("%", "")).decode("utf-8"), escapes)
+    except UnicodeDecodeError:
+        return escapes
+
+
+def _unescaped(escapes: str) -> str:
+    codes = [int(match[0], 16) for match in _CODE.finditer(escapes)]
+    if any(code > 0x10FFFF for code in codes):
+        return escapes
+    units = "".join(map(chr, codes))
+    try:  # two halves of one character, as JSON spells those beyond the first plane
+        return _visible(units.encode("utf-16", "surrogatepass").decode("utf-16"), escapes)
+    except UnicodeDecodeError:
+        return escapes
+
+
+def _visible(read: str, escapes: str) -> str:
+    """What was read, unless it is control characters: nobody reads those."""
+    return read if all(sign.isprintable() or sign in "\t\n\r" or ord(sign) > 0x7F for sign in read) else escapes

@@ -1,0 +1,137 @@
+"""How English a text looks by its neighbouring letters alone: small, deterministic, and the same on every machine."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Row: a letter (first row: no letter); column: the one that follows. `M` is as likely as chance (1 in 27), each letter of the alphabet
+# above or below it a third of a nat more or less. Counted on this package's own English (policies, documents, training texts: 589,122
+# characters), case aside; everything but a to z counts as no letter.
+_ROWS = """
+MPMNMLMLMOGHLMLOMELOQIHOAKA PAMNLAILAMAKOLQAKAPOQIJHEMA MPHBASAABNKAPCARAAOJFPAAANA KPAJAPAAQMAONAASAAMHPLBAAKA TNDAKRBIAPAAIEFPBALMBKHAALA
+SNFLNLIHCHADMKPIJFPPMCKIMHA SNAAAONAAQAALAARAAODMNAAAGA TOBAARAJONAAJAKNDAPLDNAAAGA PREABTAAAPAADCEQAAKFLJAAAKA OIHOMMLMAAAHNLSOIALPQALAEAC
+IODAASDAAIADDAARFAAMATAAAAA SGAAFTEECQAAGGMDEACQBFABAHA RPDDNRJCAQAIPHBOJACLLLECANA QQLAASDAAOAAHLFPNACLBKABAPA SLALPOFPAMFIIAHNBAANRIGAAJA
+PGIILINHAIAJMNRLMAQKNQKNEEA QPAAARBALNAAQAAQMAPLMMAAAIA KFBBBBFBBBBBKBBBBBBBFWBFBBB SOEHMRBIBPAJHLJPEAJOMLICAMA TMBKAPABMNAJIGFMJBAMQLAIAGA
+SMAFAQAASOAAGBCOCALMJIAHAJA PMKMNMEMAKABPMPFNAQPQAAAAFA JNAABVAAARAABAAMAAADAGAAAEA QPAAFPGARRAAFAMQAANLAAAAABA QOAOALAAEMAAACAERAAFSPAADHA
+VGGCELCAAIAAEHFRIAGNJAADAAA PPEIETEEEPEELEEPEEIIIIEEINP
+"""
+
+Table = NDArray[np.float32]
+
+_PLAIN: Table = ((np.array([[ord(sign) for sign in row] for row in _ROWS.split()]) - ord("M")) / 3).astype(np.float32)
+_ROTATED_LETTERS = np.array([0, *(((letter + 13) % 26) + 1 for letter in range(26))])
+_SYMBOLS = np.zeros(256, dtype=np.uint8)
+for _letter in range(26):
+    _SYMBOLS[ord("a") + _letter] = _SYMBOLS[ord("A") + _letter] = _letter + 1
+
+_NATS: list[list[float]] = _PLAIN.tolist()
+_NUMBERS = {chr(code): int(symbol) for code, symbol in enumerate(_SYMBOLS) if symbol}
+
+_SHORT = 48  # characters up to which plain Python is quicker than an array
+_DRIFT = 0.05  # nats a character that a disguise must win by, so that what looks like neither never adds up
+_CLEAR = 10.0  # nats by which a stretch must be likelier read otherwise, more in longer texts: chance has more places there
+_FEWEST = 7  # characters: fewer never gain so much
+LIKELY = 0.3  # nats a letter from which a text looks English; plain English has about 0.9
+
+
+def _gain(other: Table) -> Table:
+    gain: Table = other - np.maximum(_PLAIN, 0) - _DRIFT
+    gain[0, 0] = 0
+    return gain
+
+
+ROTATED: Table = _gain(_PLAIN[_ROTATED_LETTERS][:, _ROTATED_LETTERS]).ravel()
+"""What each pair of letters gains by being read as rot13, in nats."""
+REVERSED: Table = _gain(_PLAIN.T).ravel()
+"""What each pair of letters gains by being read from right to left, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """`nats` in all that a text is likelier as English than as chance, over `letters` letters."""
+
+    nats: float
+    letters: int
+
+    @property
+    def rate(self) -> float:
+        """Nats a letter; 0 for a text without letters."""
+        return self.nats / self.letters if self.letters else 0.0
+
+
+def likeness(text: str) -> Likeness:
+    """How English the ASCII letters of a text are. Linear; some nanoseconds a character."""
+    if len(text) <= _SHORT:
+        return _short_likeness(text)
+    symbols = _symbols(text)
+    return Likeness(float(_PLAIN[symbols[:-1], symbols[1:]].sum()), int(np.count_nonzero(symbols)))
+
+
+def _short_likeness(text: str) -> Likeness:
+    nats, letters, before = 0.0, 0, 0
+    for sign in text:
+        symbol = _NUMBERS.get(sign, 0)
+        nats += _NATS[before][symbol]
+        letters += symbol > 0
+        before = symbol
+    return Likeness(nats + _NATS[before][0], letters)
+
+
+def stretches(text: str, gain: Table) -> list[tuple[int, int]]:
+    """The stretches of a text that `gain` (ROTATED or REVERSED) reads as English and that are not English as they stand.
+
+    [start, end) in characters, in order, apart from one another, extended to whole words. How clear it must be grows with the
+    logarithm of the length, so that long random text has no more of them than short one.
+    """
+    if len(text) < _FEWEST:
+        return []
+    symbols = _symbols(text).astype(np.intp)
+    gains = gain[symbols[:-1] * 27 + symbols[1:]]
+    clear = _CLEAR + math.log1p(len(text) / 100)
+    total = np.cumsum(gains, dtype=np.float64)
+    lowest = np.minimum(np.minimum.accumulate(total), 0.0)
+    if (total - lowest).max() < clear:
+        return []
+    return [_to_words(text, start, end) for start, end in _risen(gains.tolist(), clear)]
+
+
+def _risen(gains: list[float], clear: float) -> list[tuple[int, int]]:
+    """Where the running sum rises by `clear`, each from its lowest to its highest point."""
+    found: list[tuple[int, int]] = []
+    running = highest = 0.0
+    start = end = 0
+    for place, gain in enumerate(gains):
+        running += gain
+        if running > highest:
+            highest, end = running, place
+        if running <= 0.0 or highest - running > clear:
+            if highest >= clear:
+                found.append((start, end))
+            running = highest = 0.0
+            start = end = place
+    if highest >= clear:
+        found.append((start, end))
+    return found
+
+
+def _to_words(text: str, start: int, end: int) -> tuple[int, int]:
+    while start > 0 and not text[start - 1].isspace():
+        start -= 1
+    while start < end and text[start].isspace():
+        start += 1
+    while end < len(text) and not text[end].isspace():
+        end += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _symbols(text: str) -> NDArray[np.uint8]:
+    """Each character as a letter's number, 0 for anything else, and a 0 at either end."""
+    octets: NDArray[Any] = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8)
+    symbols = np.zeros(len(octets) + 2, dtype=np.uint8)
+    symbols[1:-1] = _SYMBOLS[octets]
+    return symbols

@@ -1,0 +1,107 @@
+"""Words spelled so that only a reader knows them: letters apart, digits for letters, the alphabet shifted by half, backwards."""
+
+import codecs
+import re
+from collections.abc import Iterator
+
+from guardrail.normalize.letters import LIKELY, REVERSED, ROTATED, likeness, stretches
+from guardrail.normalize.offsets import Edit, Step, respelled, rewritten
+
+_SIGN = r"[A-Za-z0-9@$!](?![A-Za-z0-9@$])"
+_SPACED = re.compile(
+    rf"(?<![A-Za-z0-9@$])(?:{_SIGN} (?={_SIGN}))+{_SIGN}(?:(?: {{2,8}}|\s*[\n\t/|]\s{{0,8}}){_SIGN}(?: {_SIGN})*)*"
+    rf"|(?<![A-Za-z0-9@$]){_SIGN}([.\-_*|/,~+·•\n])(?:{_SIGN}\1)*{_SIGN}(?: {{1,8}}{_SIGN}(?:\1{_SIGN})*)*"
+)
+_GAP = re.compile(r"\s{2,}|\s*[\n\t/|]\s*")
+_ALONE = re.compile(r"(?<=[A-Za-z0-9@$!])[.\-_*|/,~+·•\n ](?=[A-Za-z0-9@$!])")
+_FEWEST = 4  # letters apart that make a word; three are an abbreviation
+
+_LETTERS = {"0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s", "!": "il", "|": "li"}
+_CONSONANTS = frozenset("bcdfghjkmnpqstvwxz")
+_ENOUGH = 2  # words that are surely spelled with digits: then the doubtful ones are, too
+_LEET = re.compile(r"(?<![A-Za-z0-9@$!|/+=_-])[A-Za-z0-9@$!|]{1,24}(?![A-Za-z0-9@$|/+=_-])")
+_LIKE_LEET = re.compile(r"[A-Za-z][013457$@!|]+[A-Za-z]|(?<![A-Za-z0-9])[013457$@][A-Za-z]{2}")
+_UNITS = re.compile(
+    r"\d+(?:st|nd|rd|th|s|k|m|b|g|x|kg|km|cm|mm|ml|mb|gb|tb|am|pm|min|sec|hrs?|bit|fps|hz|ghz|mhz|px|pt|rem|em)", re.IGNORECASE
+)
+
+
+def spaced(text: str) -> Step | None:
+    """Words whose letters stand apart (`w o r d`, `w.o.r.d`), joined. Where the gaps between words are wider they stay gaps."""
+    return rewritten("spacing", text, _joined(text))
+
+
+def rotated(text: str) -> Step | None:
+    """Stretches that are English as rot13 and are not as they stand."""
+    found = stretches(text, ROTATED)
+    if not found:
+        return None
+    pieces, done = [], 0
+    for start, end in found:
+        pieces += [text[done:start], codecs.encode(text[start:end], "rot13")]
+        done = end
+    return respelled("rot13", text, "".join([*pieces, text[done:]]))
+
+
+def reversed_(text: str) -> Step | None:
+    """Stretches that are English from right to left and are not as they stand."""
+    return rewritten("reversed", text, ((start, end, _forwards(text[start:end])) for start, end in stretches(text, REVERSED)))
+
+
+def leet(text: str) -> Step | None:
+    """Words with digits and signs for letters (`w0rd`) with the letters, where they look more like words then."""
+    if not _LIKE_LEET.search(text):
+        return None
+    words = [(match.start(), match[0].rstrip("!|")) for match in _LEET.finditer(text)]
+    words = [(start, word) for start, word in words if word and not word.isalpha()]
+    plain = [_unleeted(word, doubtful=False) for _, word in words]
+    if sum(one != word for one, (_, word) in zip(plain, words, strict=True)) >= _ENOUGH:
+        plain = [_unleeted(word, doubtful=True) for _, word in words]
+    pieces, done = [], 0
+    for (start, word), instead in zip(words, plain, strict=True):
+        pieces += [text[done:start], instead]
+        done = start + len(word)
+    return respelled("leetspeak", text, "".join([*pieces, text[done:]]))
+
+
+def _forwards(backwards: str) -> str:
+    """The whole from its end, or each word for itself where the end of a sentence stands at the end."""
+    words = backwards.split(" ")
+    if len(words) > 1 and any(sign in ".!?" for sign in words[-1]):
+        return " ".join(word[::-1] for word in words)
+    return backwards[::-1]
+
+
+def _joined(text: str) -> Iterator[Edit]:
+    for match in _SPACED.finditer(text):
+        mark = match[1]
+        words = [_ALONE.sub("", word) for word in (match[0].split(" ") if mark else _GAP.split(match[0]))]
+        words = [word for word in words if word]
+        letters = sum(map(len, words))
+        said = " ".join(words)
+        step = leet(said)
+        if letters >= _FEWEST and likeness(step.text if step else said).rate > (0.0 if letters > 5 else LIKELY):
+            yield *match.span(), said
+
+
+def _unleeted(word: str, *, doubtful: bool) -> str:
+    """The word with letters, or as it stands: a number, a unit, a name of a version, or nothing that could be a word."""
+    if _UNITS.fullmatch(word) or any(sign.isdigit() and sign not in _LETTERS for sign in word):
+        return word
+    if not doubtful and (len(word) < 3 or sum(map(str.isalpha, word)) * 2 < len(word) - 1 or not _LIKE_LEET.search(word)):
+        return word
+    best = ""
+    for place, sign in enumerate(word):
+        choice = _LETTERS.get(sign, sign)
+        if len(choice) > 1:
+            # Of two letters the one that goes better with its neighbours, as far as they are known.
+            ahead = word[place + 1 : place + 2]
+            before, ahead = best[-1:], _LETTERS.get(ahead, ahead)[:1]
+            if before in _CONSONANTS and ahead in _CONSONANTS:
+                choice = choice.replace("l", "")
+            choice = max(choice, key=lambda letter: likeness(before + letter + ahead).nats)
+        best += choice
+    like = likeness(best)
+    if doubtful:
+        return best if like.nats > 0 or (len(word) == 1 and best == "a") else word
+    return best if like.rate >= LIKELY and like.letters >= 3 else word

@@ -1,0 +1,277 @@
+"""Readings: every disguise comes off, what is none stays as it is, and the way back leads into the raw text."""
+
+import base64
+import codecs
+import hashlib
+import re
+import sys
+import urllib.parse
+import uuid
+import zlib
+from collections import Counter
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from guardrail.normalize import Readings, readings
+from guardrail.types import ReadingLimits, Span
+
+TEXT = "You are a worthless idiot and everyone in this office hates you."
+LIMITS = ReadingLimits()
+FLAGS = {chr(ord("a") + place): chr(0x1F1E6 + place) for place in range(26)}
+ANY = st.text(
+    st.characters(codec="utf-8")
+    | st.sampled_from("a b.0149@$!%&#;=\\ux{}-_/+\n\u00ad\u200b\u200d\u202e\ufe0f\U000e0041\U000e007f\u0336аеоα👍🇦")
+)
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def shifted(text: str, capital: int, small: int) -> str:
+    return "".join(chr(ord(s) - 65 + capital) if s.isupper() else chr(ord(s) - 97 + small) if s.islower() else s for s in text)
+
+
+def selectors(text: str) -> str:
+    return "".join(chr(0xFE00 + octet if octet < 16 else 0xE0100 + octet - 16) for octet in text.encode())
+
+
+DISGUISES = {
+    "mathematical": (shifted(TEXT, 0x1D400, 0x1D41A), ("compatibility",)),
+    "full width": (shifted(TEXT, 0xFF21, 0xFF41), ("compatibility",)),
+    "circled": (shifted(TEXT, 0x24B6, 0x24D0), ("compatibility",)),
+    "Cyrillic": (TEXT.translate(str.maketrans("aeocp", "аеоср")), ("confusables",)),
+    "Greek": (TEXT.translate(str.maketrans("aov", "αον")), ("confusables",)),
+    "zero width": ("\u200b".join(TEXT), ("invisible",)),
+    "soft hyphens": ("\u00ad".join(TEXT), ("invisible",)),
+    "joiners": ("\u200d".join(TEXT), ("invisible",)),
+    "override": (f"\u202e{TEXT[::-1]}\u202c", ("bidi",)),
+    "struck through": ("".join(s + "\u0336" if s.isalpha() else s for s in TEXT), ("marks",)),
+    "references": ("".join(f"&#{ord(s)};" for s in TEXT), ("html",)),
+    "hexadecimal references": ("".join(f"&#x{ord(s):x};" for s in TEXT), ("html",)),
+    "URL": (urllib.parse.quote(TEXT), ("url",)),
+    "every octet": ("".join(f"%{octet:02X}" for octet in TEXT.encode()), ("url",)),
+    "JSON": ("".join(f"\\u{ord(s):04x}" for s in TEXT), ("escapes",)),
+    "string": ("".join(f"\\x{ord(s):02x}" for s in TEXT), ("escapes",)),
+    "base64": (b64(TEXT), ("base64",)),
+    "base64 without padding": (b64(TEXT).rstrip("="), ("base64",)),
+    "base64 twice": (b64(b64(TEXT)), ("base64", "base64")),
+    "base32": (base64.b32encode(TEXT.encode()).decode(), ("base32",)),
+    "hex": (TEXT.encode().hex(), ("hex",)),
+    "spaced hex": (TEXT.encode().hex(" "), ("hex",)),
+    "binary": (" ".join(f"{octet:08b}" for octet in TEXT.encode()), ("binary",)),
+    "rot13": (codecs.encode(TEXT, "rot13"), ("rot13",)),
+    "backwards": (TEXT[::-1], ("reversed",)),
+    "words backwards": (" ".join(word[::-1] for word in TEXT.split()), ("reversed",)),
+    "base64 of hex": (b64(TEXT.encode().hex()), ("base64", "hex")),
+    "hex of base64": (b64(TEXT).encode().hex(), ("hex", "base64")),
+    "base64 of rot13": (b64(codecs.encode(TEXT, "rot13")), ("base64", "rot13")),
+    "rot13 of base64": (codecs.encode(b64(TEXT), "rot13"), ("base64 rot13",)),
+    "base64 backwards": (b64(TEXT)[::-1], ("base64 reversed",)),
+    "URL of full width": (urllib.parse.quote(shifted(TEXT, 0xFF21, 0xFF41)), ("url", "compatibility")),
+    "base64 with zero width": ("\u200b".join(b64(TEXT)), ("invisible", "base64")),
+    "references of references": ("".join(f"&amp;#{ord(s)};" for s in TEXT), ("html", "html")),
+}  # fmt: skip
+
+BENIGN = {
+    "prose": "Could you help me write a short note to my landlord? The heater broke on Monday; I called twice, and nobody came!",
+    "dates": "The 1st, 2nd and 3rd of 5G phones play mp3 at 10am for $20 (covid19, B2B, H2O, A4, web3, e2e, p2p).",
+    "abbreviations": "U.S.A. and e.g. i.e. J. R. R. Tolkien at 10 a.m., a, b, c, d; x y z; 1 2 3 4 5 6; A B C D E F G",
+    "emoji": "👨‍👩‍👧‍👦 👍🏽 🏳️‍🌈 🏴󠁧󠁢󠁳󠁣󠁴󠁿 ❤️ 1️⃣ #️⃣ 🇫🇷🇩🇪🇮🇹 ☺︎ 🧑🏿‍🚀 ✌🏽️",
+    "Arabic": "السلام عليكم ورحمة الله، كيف حالك اليوم؟ \u2067(C++)\u2069\u200f",
+    "vowelled Arabic": "بِسْمِ اللَّهِ الرَّحْمٰنِ الرَّحِيمِ",
+    "Persian": "می\u200cخواهم کتاب\u200cها را بخوانم",
+    "Hebrew": "שלום \u200fעולם! C++\u200f",
+    "pointed Hebrew": "שָׁלוֹם עֲלֵיכֶם",
+    "Japanese": "今日は良い天気ですね。２０２４年、東京！",
+    "Chinese": "你好，世界！这是一个测试。葛\U000e0100飾区",
+    "Korean": "안녕하세요 세계",
+    "Hindi": "क्\u200dष और र्\u200dय हिन्दी श्री",
+    "Bengali": "ক্\u200cষ বাংলা",
+    "Thai": "สวัสดี\u200bครับ",
+    "Russian": "Привет, как у вас дела? Он не с ней, а я о нём. Windows и Linux.",
+    "Greek": "Καλημέρα σας, τι κάνετε; Ο και η το",
+    "German": "Trink nicht so viel Kaffee! Wie geht es dir heute Abend?",
+    "Polish": "Dzień dobry, jak się masz? Wszystko w porządku, dziękuję bardzo.",
+    "Finnish": "Hyvää päivää, mitä kuuluu? Minulla on kaikki hyvin.",
+    "Welsh": "Mae'r tywydd yn braf heddiw, diolch yn fawr iawn i chi am ddod.",
+    "Vietnamese": "Xin chào, bạn có khỏe không? Tôi rất vui được gặp bạn.",
+    "Turkish": "Işık ılık sütünü içti.",
+    "decomposed": "Cafe\u0301 cre\u0300me bru\u0302le\u0301e",
+    "maths": "∀x∈ℝ: f(x)=α·x²+β",
+    "code": "def f(a, b, c):\n    return {k: v for k, v in x.items() if v != 0x1f}  # utf8 sha256 i18n log4j k8s\nprintf(\"%d%%\\n\", x_1)",
+    "query": "SELECT * FROM t WHERE a='b' AND c<>d LIMIT 10; \\x1b[0m",
+    "hash": " ".join(hashlib.new(name, b"text").hexdigest() for name in ("md5", "sha1", "sha256", "sha512")),
+    "UUID": " ".join(str(uuid.UUID(bytes=hashlib.md5(bytes([place])).digest())) for place in range(40)),
+    "token": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ."
+             "SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
+    "key": "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 sk-proj-abc123DEF456ghi789JKL",
+    "image": "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + zlib.compress(hashlib.sha512(b"i").digest() * 9)).decode(),
+    "long image": base64.b64encode(b"".join(hashlib.sha512(place.to_bytes(4)).digest() for place in range(1500))).decode(),
+}  # fmt: skip
+
+
+def plainest(text: str) -> str:
+    return readings(text, limits=LIMITS).found[-1].text
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_a_disguise_comes_off_and_says_which_it_was(name: str) -> None:
+    disguised, trace = DISGUISES[name]
+    told = readings(disguised, limits=LIMITS)
+    assert (told.found[0].text, told.found[0].trace) == (disguised, ())
+    assert (told.found[-1].text, told.found[-1].trace) == (TEXT, trace)
+    assert told.truncated == ()
+    assert len(told.found) <= LIMITS.readings
+
+
+@pytest.mark.parametrize(
+    ("disguised", "plain"),
+    [
+        ("w a r n i n g", "warning"),
+        ("w.a.r.n.i.n.g", "warning"),
+        ("w-a-r-n i-n-g", "warn ing"),
+        ("h o w  t o  m a k e  a  c a k e", "how to make a cake"),
+        ("Say: l.o.s.e.r now", "Say: loser now"),
+        ("5tup1d 1d10t, y0u 4re 4 l0s3r", "stupid idiot, you are a loser"),
+        ("I h4te you", "I hate you"),
+        ("c@ke and $ugar", "cake and sugar"),
+        ("Nice \U0001f600" + "".join(chr(0xE0000 + ord(sign)) for sign in "go away"), "Nice \U0001f600 go away "),
+        ("Nice \U0001f600" + selectors("go away"), "Nice \U0001f600 go away "),
+        (" ".join("".join(map(FLAGS.get, word)) for word in ["you", "silly", "goose"]), "you silly goose"),  # type: ignore[arg-type]
+        ("ᴀ 🅱🅸🅶 ⒷⒾⒼ cake", "a BIG BIG cake"),
+        ("con\ufb01dent", "confident"),
+        ("роог soul", "poor soul"),
+    ],
+)
+def test_words_in_pieces_come_together(disguised: str, plain: str) -> None:
+    assert plainest(disguised) == plain
+
+
+@pytest.mark.parametrize("name", BENIGN)
+def test_what_is_no_disguise_has_one_reading(name: str) -> None:
+    told = readings(BENIGN[name], limits=LIMITS)
+    assert [(reading.trace, reading.text) for reading in told.found] == [((), BENIGN[name])]
+    assert told.truncated == ()
+
+
+def test_a_code_within_a_text_is_read_where_it_stands_and_leads_back_there() -> None:
+    code = b64("everyone hates you")
+    text = f"Please decode {code} for me."
+    reading = readings(text, limits=LIMITS).found[-1]
+    assert reading.text == "Please decode everyone hates you for me."
+    start = reading.text.index("hates")
+    assert reading.raw(Span(start, start + 5)) == Span(14, 14 + len(code))
+    assert reading.raw(Span(0, 6)) == Span(0, 6)
+    assert text[slice(*_pair(reading.raw(Span(reading.text.index("for"), len(reading.text)))))] == "for me."
+    assert reading.touched == Span(14, 14 + len(code))
+
+
+def test_many_codes_in_a_text_make_one_reading() -> None:
+    text = " and ".join(b64(f"message number {place} says go away") for place in range(50))
+    told = readings(text, limits=LIMITS)
+    assert len(told.found) == 2
+    assert told.found[-1].text.count("go away") == 50
+
+
+def test_junk_around_a_message_does_not_hide_it() -> None:
+    for junk in ("qzx vkj " * 200, "0123456789 " * 100):
+        assert TEXT in plainest(b64(junk + TEXT + junk))
+
+
+@pytest.mark.parametrize("layers", range(1, LIMITS.depth + 3))
+def test_what_lies_too_deep_is_told(layers: int) -> None:
+    text = TEXT
+    for _ in range(layers):
+        text = b64(text)
+    told = readings(text, limits=LIMITS)
+    assert (told.found[-1].text == TEXT) == (layers <= LIMITS.depth)
+    if layers > LIMITS.depth:
+        assert told.truncated == ("depth",)
+
+
+def test_limits_hold_and_are_told() -> None:
+    text = b64("u0y 4re 4n 1d10t and " + codecs.encode("everybody knows that very well", "rot13"))
+    whole = readings(text, limits=LIMITS)
+    assert whole.truncated == ()
+    assert len(whole.found) > 2
+    two = readings(text, limits=ReadingLimits(readings=2))
+    assert [reading.text for reading in two.found] == [text, whole.found[-1].text]
+    assert two.truncated == ("readings",)
+    assert readings(text, limits=ReadingLimits(depth=1)).truncated == ("depth",)
+    assert readings(text, limits=ReadingLimits(characters=20)) == Readings((whole.found[0],), ("characters",))
+
+
+@settings(max_examples=120, deadline=None)
+@given(ANY | ANY.map(b64) | ANY.map(lambda text: text.encode().hex()) | ANY.map("\u200b".join) | ANY.map(urllib.parse.quote))
+@example("\U0001f3f4" + "".join(chr(0xE0000 + ord(sign)) for sign in "gbsct") + "\U000e007f")
+@example("\ud800 \\ud800 &#xd800; %ed%a0%80")
+@example("&#1114112; &#0; \\U00110000 %00")
+def test_nothing_raises_the_raw_text_is_first_and_all_stays_within_bounds(text: str) -> None:
+    told = readings(text, limits=LIMITS)
+    assert (told.found[0].text, told.found[0].trace) == (text, ())
+    assert len({reading.text for reading in told.found}) == len(told.found) <= LIMITS.readings
+    assert sum(len(reading.text) for reading in told.found[1:]) <= LIMITS.characters
+    assert told == readings(text, limits=LIMITS)
+    for reading in told.found:
+        assert len(reading.trace) <= LIMITS.depth
+        places = [reading.raw(Span(place, place + 1)) for place in range(len(reading.text))]
+        assert all(0 <= place.start <= place.end <= len(text) for place in places)
+        whole = reading.raw(Span(0, len(reading.text)))
+        assert 0 <= whole.start <= whole.end <= len(text)
+        # A replaced stretch counts whole, so what stands later never leads back to somewhere earlier.
+        assert [place.start for place in places] == sorted(place.start for place in places)
+        assert [place.end for place in places] == sorted(place.end for place in places)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ANY)
+def test_the_plainest_reading_has_nothing_left_to_undo(text: str) -> None:
+    told = readings(text, limits=LIMITS)
+    if not told.truncated:
+        assert [reading.text for reading in readings(told.found[-1].text, limits=LIMITS).found] == [told.found[-1].text]
+
+
+WORDS = re.findall(
+    r"\w+",
+    "the garden needs water after a dry week and we plan to visit friends near lake town on sunday while our children play chess "
+    "with music from an old radio because nobody wants rain during this long holiday",
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60), st.sampled_from([" ", ", ", ". ", "\n", " - "]))
+def test_plain_prose_has_one_reading(words: list[str], gap: str) -> None:
+    assert len(readings(gap.join(words).capitalize() + ".", limits=LIMITS).found) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.binary(min_size=12, max_size=400), st.sampled_from([base64.b64encode, base64.urlsafe_b64encode, base64.b32encode, base64.b16encode])
+)
+def test_random_octets_are_never_read(octets: bytes, encode) -> None:  # type: ignore[no-untyped-def]
+    octets = hashlib.shake_256(octets).digest(max(24, len(octets)))
+    assert len(readings(encode(octets).decode(), limits=LIMITS).found) == 1
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["a b ", "%", "%61", "&", "&a", "\\", "\\u0061", "1a", "k1ll ", "=", "A", "a\u200d", "\u200b", "\U000e0041", "\U0001f3f4", "\u202ea",
+     "аb ",
+     "a\u0336", "\U0001f1e6", "a.", "-", "a / ", "!a", "a | b ", "61 ", "01", "Lbh ner ", "a\n", "🏴\U000e0067"],
+)  # fmt: skip
+def test_the_work_grows_with_the_length_alone(unit: str) -> None:
+    def calls(length: int) -> int:
+        counted = Counter[str]()
+        sys.setprofile(lambda frame, event, argument: counted.update((event,)))
+        readings((unit * length)[:length], limits=LIMITS)
+        sys.setprofile(None)
+        return counted["call"] + counted["c_call"]
+
+    assert calls(4_000) < 5 * calls(1_000) + 500
+
+
+def _pair(span: Span) -> tuple[int, int]:
+    return span.start, span.end
