@@ -14,11 +14,14 @@ _INFERENCE_ENDINGS = (
     *("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/realtime", "/api/chat", "/api/generate"),
     *("/images/generations", "/images/edits", "/images/variations", "/v1/edits", "/v1/complete"),
     *("/audio/speech", "/audio/transcriptions", "/audio/translations"),
+    *("/completion", "/infill", "/generate", "/generate_stream", "/invocations", "/v1/chat", "/v2/chat", "/api/embed", "/rerank"),
+    *(":generatecontent", ":streamgeneratecontent"),
 )
-_INFERENCE_FOLDERS = tuple(
-    f"/v1/{name}/" for name in ("responses", "messages", "audio", "images", "batches", "threads", "assistants", "conversations", "realtime")
-)
+_FOLDERS = ("responses", "messages", "audio", "images", "batches", "threads", "assistants", "conversations", "realtime", "completions")
+_INFERENCE_FOLDERS = ("/chat/completions/", *(f"/v1/{name}/" for name in _FOLDERS))  # stored answers lie below, too
 _MAX_DECODING = 4
+_DROPPED = re.compile(r"[\x00-\x20\x7f]")  # what parsers of addresses take out without a word
+_CUTTING = re.compile(r"[\x00-\x20\x7f#?]")  # where some of them take the path to end
 
 
 class Kind(Enum):
@@ -45,9 +48,21 @@ class Paths:
         meant = canonical(path)
         if self._unguarded is not None and self._unguarded.fullmatch(path) and b"%" not in raw and meant == path.rstrip("/").casefold():
             return Kind.OTHER
-        if meant in self._guarded or is_inference(meant):
+        if meant in self._guarded or is_inference(meant) or self._doubtful(path):
             return Kind.REFUSED
         return Kind.OTHER
+
+    def _doubtful(self, path: str) -> bool:
+        """Whether a path with characters that parsers drop, or stop at, may be one under which models are asked, however that is done."""
+        decoded = _decoded(path)
+        if _decoded(decoded) != decoded:
+            return True  # nobody encodes that often in good faith
+        if _CUTTING.search(decoded) is None:
+            return False
+        if ".." in decoded:
+            return True
+        told = canonical(_CUTTING.sub("", decoded))
+        return any(known in told + "/" for known in (*self._guarded, *_INFERENCE_ENDINGS, *_INFERENCE_FOLDERS))
 
 
 def local_path(scope: Scope) -> str:
@@ -60,20 +75,25 @@ def local_path(scope: Scope) -> str:
 
 
 def canonical(path: str) -> str:
-    """The path that a lenient server could take it for: decoded, without empty and dot segments, `;` parameters, case and end slash."""
-    for _ in range(_MAX_DECODING):
-        decoded = unquote(path)
-        if decoded == path:
-            break
-        path = decoded
+    """The path that a lenient server could take it for: decoded, without control characters, spaces and fragment, without empty and dot
+    segments, `;` parameters, case and end slash."""
     segments: list[str] = []
-    for segment in path.replace("\\", "/").split("/"):
+    for segment in _DROPPED.sub("", _decoded(path)).partition("#")[0].replace("\\", "/").split("/"):
         name = segment.partition(";")[0].partition("?")[0].strip().casefold()
         if name == "..":
             del segments[-1:]
         elif name not in ("", "."):
             segments.append(name)
     return "/" + "/".join(segments)
+
+
+def _decoded(path: str) -> str:
+    for _ in range(_MAX_DECODING):
+        decoded = unquote(path)
+        if decoded == path:
+            break
+        path = decoded
+    return path
 
 
 def is_inference(path: str) -> bool:

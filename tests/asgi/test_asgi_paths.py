@@ -32,6 +32,48 @@ def test_inference_paths_that_are_not_understood_are_refused(path: str) -> None:
     assert kind(path) is Kind.REFUSED
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/chat/completions/chatcmpl-1", "/v1/chat/completions/chatcmpl-1/messages", "/v1/completions/cmpl-1", "/completion", "/infill"),
+        *("/generate", "/generate_stream", "/invocations", "/v2/chat", "/api/embed", "/v1/rerank"),
+        *("/v1beta/models/some:generateContent", "/v1beta/models/some:streamGenerateContent"),
+    ],
+)
+def test_stored_answers_and_native_endpoints_are_refused(path: str) -> None:
+    assert kind(path) is Kind.REFUSED
+    assert kind("/mounted" + path) is Kind.REFUSED
+
+
+ODD = [chr(code) for code in range(0x21)] + ["\x7f", "#", "?", "%00", "%23", "%2523", "%250A", "%2%0A3"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        *("/v1/chat/completions{0}", "/v1/chat/completions{0}x", "/v1/chat/completions{0}x/y", "/v1/chat/completions{0}/../../../docs"),
+        *("/v1/chat/completions/{0}", "/v1/ch\nat/completions{0}x", "/v1/x/../chat/completions{0}/..", "/v1/responses{0}x"),
+    ],
+)
+def test_characters_that_parsers_drop_or_stop_at_hide_nothing(spelled: str, odd: str) -> None:
+    path = spelled.format(odd)
+    assert kind(path) is Kind.REFUSED
+    assert kind(path, raw=quote(path).encode()) is Kind.REFUSED
+
+
+@pytest.mark.parametrize("odd", [odd for odd in ODD if odd not in ("#", "?", "%23", "%2523", "%2%0A3")])
+@pytest.mark.parametrize("place", [1, 5, 12, 19])
+def test_characters_that_parsers_drop_split_no_word(place: int, odd: str) -> None:
+    assert kind(CHAT[:place] + odd + CHAT[place:]) is Kind.REFUSED
+    assert Paths({CHAT}).kind({"path": "/" + odd + "own" + CHAT, "raw_path": b""}) is Kind.REFUSED
+
+
+@pytest.mark.parametrize("path", ["/search/c#", "/files/a name.txt", "/notes/one\ntwo", "/what?/is/this"])
+def test_odd_characters_elsewhere_are_left_to_the_app(path: str) -> None:
+    assert kind(path, raw=quote(path).encode()) is Kind.OTHER
+
+
 @pytest.mark.parametrize("prefix", ["", "/v1", "/api/v1", "/openai/v1"])
 @pytest.mark.parametrize(
     "ending",
