@@ -15,14 +15,34 @@ _CALLS = frozenset(  # items whose strings are all that there is in them
 )
 _ARGUMENTS = frozenset({"arguments", "input", "code", "action", "queries", "operation"})
 _PICTURES = {"image": "image", "computer_screenshot": "image", "input_image": "image", "input_file": "file"}
+_SEALING = frozenset({"reasoning", "compaction"})  # the items that have encrypted content
+_NO_WORDS = frozenset({"type", "id", "role", "status", "phase", "call_id"})
 REFERENCE = "item_reference"
 
 
 def is_reference(item: object) -> bool:
-    """True for an item that stands for one that is stored elsewhere: its text is not here to be judged."""
+    """True for an item that stands for one that is stored elsewhere: it says that, or has an id and no content of its own."""
     if not isinstance(item, Mapping):
         return False
-    return item.get("type") == REFERENCE or (item.get("type") is None and "role" not in item and "content" not in item)
+    kind = item.get("type")
+    if kind == REFERENCE or (kind is None and "role" not in item and "content" not in item):
+        return True
+    if item.get("id") is None or kind == "image_generation_call":  # a picture is none to be read, whether it is here or not
+        return False
+    if kind in (None, "message"):
+        return not _says(item.get("content"))
+    if kind == "reasoning":
+        return not any(_says(item.get(key)) for key in ("summary", "content", "encrypted_content"))
+    if isinstance(kind, str) and kind.endswith("_output") and isinstance(item.get("output"), str | list):
+        return False  # a tool may give nothing back
+    return not any(_says(value) for key, value in item.items() if key not in _NO_WORDS)
+
+
+def _says(value: object) -> bool:
+    """True where there is anything in a value beside the names of types."""
+    if isinstance(value, Mapping):
+        return any(_says(child) for key, child in value.items() if key != "type")
+    return any(map(_says, value)) if isinstance(value, list) else value not in (None, "", False)
 
 
 def add_item(parts: PartList, path: str, item: object, role: str) -> None:
@@ -39,7 +59,7 @@ def add_item(parts: PartList, path: str, item: object, role: str) -> None:
         _output(parts, f"{path}.output", item.get("output"))
         _rest(parts, path, item, {"output"})
     elif kind == "image_generation_call":
-        if item.get("result"):
+        if item.get("result") or parts.choice is None:  # a request without it means the one that is stored
             parts.opaque(path, "image")
         _rest(parts, path, item, {"result"})
     elif kind in _CALLS:
@@ -96,6 +116,12 @@ def _without_types(value: object) -> list[object]:
 
 
 def _rest(parts: PartList, path: str, item: Mapping[str, object], known: set[str] | frozenset[str]) -> None:
+    """Every other field. What is encrypted is nothing to a client, but a model that is sent it reads it."""
     sealed = item.get("encrypted_content")
-    hidden = {"encrypted_content"} if sealed is None or (isinstance(sealed, str) and _SEALED.fullmatch(sealed)) else set[str]()
+    hidden = set[str]()
+    if item.get("type") in _SEALING and sealed:
+        if parts.choice is None:
+            parts.opaque(f"{path}.encrypted_content", "unknown")
+        if isinstance(sealed, str) and _SEALED.fullmatch(sealed):
+            hidden = {"encrypted_content"}
     parts.rest(path, item, known | hidden | {"type"})

@@ -111,10 +111,10 @@ def parse_responses_request(body: bytes) -> ResponsesRequest:
         raise WireError(400, "unsupported_parameter", "background is not served here: its answer could not be judged.", param="background")
     fields.include_usage(document)
     request = ResponsesRequest(fields.model(document), fields.flag(document, "stream"), document)
-    given = document.get("input")
-    for item in given if isinstance(given, list) else ():
-        if is_reference(item):
-            raise WireError(400, "unsupported_parameter", "A reference to a stored item cannot be judged. Send the item.", param="input")
+    for name in ("instructions", "input"):
+        given = document.get(name)
+        if isinstance(given, list) and any(map(is_reference, given)):
+            raise WireError(400, "unsupported_parameter", "A reference to a stored item cannot be judged. Send the item.", param=name)
     return request
 
 
