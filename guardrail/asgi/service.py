@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
+from guardrail.asgi.ad_hoc import AdHocPolicies
 from guardrail.asgi.canaries import Canaries, canary_of
 from guardrail.asgi.exchange import Judgement
 from guardrail.asgi.publication import Publisher
@@ -25,8 +26,6 @@ from guardrail.telemetry.tracing import Target, Tracing
 from guardrail.types import Check, Decision, Part, Policy, Route, Stage
 
 logger = logging.getLogger("guardrail")
-
-_MOST_PREPARED = 64  # policies beside the published ones that are taken to be resident still: what classifiers keep is theirs
 
 Opener = Callable[[], AbstractAsyncContextManager[Classifier]]
 
@@ -83,7 +82,7 @@ class GuardService:
         self._backends = backends
         self._stack = AsyncExitStack()
         self._classifiers: dict[str, Classifier] = {}
-        self._prepared: dict[tuple[str, str], None] = {}  # least recently used first
+        self._ad_hoc = AdHocPolicies(self._classifiers, self._published)
         self._publisher: Publisher | None = None
         self._in_flight = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
@@ -110,6 +109,7 @@ class GuardService:
             await self.canaries.ask()
             stop = asyncio.Event()
             self.judgement = Judgement(Guard(self._classifiers, self.events), self.events, self.tracing)
+            self._ad_hoc = AdHocPolicies(self._classifiers, self._published)
             self._publisher = publisher
             for name, job in {"policies": publisher.watch(stop), "canaries": self.canaries.keep_asking()}.items():
                 self._jobs[name] = task = asyncio.create_task(job)
@@ -122,7 +122,7 @@ class GuardService:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Refuse what still comes, stop the watchers, close the classifiers."""
         self._publisher = None
-        self._prepared.clear()
+        await self._ad_hoc.aclose()
         self._classifiers = {}
         await self._stack.aclose()
 
@@ -175,7 +175,8 @@ class GuardService:
     async def narrowed(self, route: Route, stage: Stage, policies: Sequence[str | Policy], *, tenant: str) -> Route:
         """A route that asks these policies instead of its own in `stage`: the route's own check of each, or one with its threshold.
 
-        Raises GuardrailError for a policy that the tenant does not have, ClassifierError for one that the classifier cannot serve.
+        Raises GuardrailError for a policy that the tenant does not have, ClassifierError for one that the classifier cannot serve,
+        or not have ready within the route's deadline.
         """
         known = self._publisher.sets.for_tenant(tenant) if self._publisher is not None else {}
         checks = tuple([await self._check(route, stage, _named(wanted, known)) for wanted in policies])
@@ -212,18 +213,12 @@ class GuardService:
             if check.policy is policy:
                 return check
         for name in {route.classifier, route.escalation.classifier if route.escalation else route.classifier}:
-            await self._prepare(name, policy)
+            await self._ad_hoc.prepare(name, policy, within_s=route.deadline_s)
         return Check(policy, policy.threshold)
 
-    async def _prepare(self, classifier: str, policy: Policy) -> None:
-        """Make one more policy resident; those in force are named with it, so that it is never they that make room for it."""
-        key = (classifier, policy.digest)
-        if key not in self._prepared:
-            known = self._publisher.resident(classifier) if self._publisher is not None else ()
-            await self._classifiers[classifier].prepare((*known, policy))
-            if len(self._prepared) >= _MOST_PREPARED:
-                del self._prepared[next(iter(self._prepared))]
-        self._prepared[key] = self._prepared.pop(key, None)
+    def _published(self, classifier: str) -> tuple[Sequence[Policy], int]:
+        """What a classifier holds whatever else it is asked about, and the number of its generation."""
+        return ((), 0) if self._publisher is None else (self._publisher.resident(classifier), self._publisher.generation)
 
 
 def _named(wanted: str | Policy, known: Mapping[str, Policy]) -> Policy:

@@ -19,6 +19,7 @@ from guardrail.errors import ClassifierError, ModelFileError
 from guardrail.types import ClassifyRequest, Policy, Provenance, Score, Stage
 
 PREPARE_S = 600.0  # longest wait until a set of policies is resident
+MOST_OTHERS = 1_024  # policies remembered beside those prepared last: of callers, and of requests begun before new ones were in force
 LONG = 20_000  # characters of a batch from which its texts are tokenised off the event loop: some milliseconds
 
 Answer = Score | ClassifierError
@@ -69,8 +70,11 @@ class CopeClassifier:
         prefixes = {prefix.key: prefix for _, prefix in wanted.values()}
         await self._engine.prepare(list(prefixes.values()), deadline=time.monotonic() + PREPARE_S)
         for digest, (resident, _) in wanted.items():
+            self._resident.pop(digest, None)  # the latest stand last
             self._resident[digest] = resident
             self._versions[resident.policy_id] = resident.key
+        while len(self._resident) > len(wanted) + MOST_OTHERS:
+            del self._resident[next(iter(self._resident))]
 
     async def classify(self, requests: Sequence[ClassifyRequest], *, deadline: float) -> list[Answer]:
         """Scores in order; see `Classifier`. Equal texts are tokenised once."""

@@ -35,8 +35,8 @@ def test_inference_paths_that_are_not_understood_are_refused(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/v1/chat/completions/chatcmpl-1", "/v1/chat/completions/chatcmpl-1/messages", "/v1/completions/cmpl-1", "/completion", "/infill"),
-        *("/generate", "/generate_stream", "/invocations", "/v2/chat", "/api/embed", "/v1/rerank"),
+        *("/v1/chat/completions/chatcmpl-1", "/v1/chat/completions/chatcmpl-1/messages", "/v1/completions/cmpl-1"),
+        *("/completion", "/infill", "/generate", "/generate_stream", "/invocations", "/v2/chat", "/api/embed", "/v1/rerank"),
         *("/v1beta/models/some:generateContent", "/v1beta/models/some:streamGenerateContent"),
     ],
 )
