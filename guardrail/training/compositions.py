@@ -80,7 +80,7 @@ class Composer:
         if aim.kind == "either":
             includes = [*includes[:6], *[s for s in other.statements if s.kind == INCLUDE][:6]]
             random_.shuffle(includes)
-            excludes = [*excludes[:2], *[s for s in other.statements if s.kind == EXCLUDE][:2]]
+            excludes = []  # what one of the two leaves out the other may forbid
         else:
             spelled_out = [Statement(EXCLUDE, s.text) for s in other.statements if s.kind == INCLUDE][: random_.choice((0, 2, 4))]
             excludes = [Statement(EXCLUDE, draw.pick(self._sentences["without_exceptions"])), *spelled_out, *excludes[:3]]

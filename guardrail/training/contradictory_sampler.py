@@ -22,10 +22,11 @@ class ContradictorySampler(Sampler):
     """Draws batches of a run of `steps`. A step that is no contradiction step is the plain sampler's without what is held out."""
 
     def __init__(self, rows: Sequence[TrainingRow], materials: Materials, recipe: Contradictions, *, seed: int, steps: int) -> None:
+        """Where the wordings are those kept for testing, so are our own contrasts that stand beside the rows."""
         super().__init__(rows, materials, seed=seed)
         self._recipe, self._steps = recipe, steps
         topics = tuple(materials.wordings.topics)
-        self._rows_of_steps = builder_rows(rows, materials.wordings)
+        self._rows_of_steps = builder_rows(rows, materials.wordings, held_out=materials.wordings.held_out)
         self._builder = Builder(self._rows_of_steps, topics, recipe)
         self._learnt_topics = self._builder.topics
 

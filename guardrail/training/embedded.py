@@ -18,6 +18,7 @@ from guardrail.training.contradictory_sampler import ContradictorySampler
 from guardrail.training.rows import TrainingRow, load_rows
 from guardrail.training.sampler import Materials, Sampler, forward
 from guardrail.training.trainer import Progress, Recipe, train
+from guardrail.training.triples import rows_digest
 from guardrail.training.variants import Wordings
 from guardrail.types import Policy
 from guardrail.units import held_out
@@ -43,8 +44,9 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
         recipe = replace(recipe, init=start_from(model, plan.init))
     tokens, wordings = Tokens.from_json(tokenizer), Wordings.load()
     learnt, kept = split([*load_rows(plan.data), *wordings.topic_rows()])
+    recipe = replace(recipe, data=data_digest(learnt, wordings, shipped))
     sampler: Sampler = Sampler(learnt, Materials(wordings, shipped, tokens), seed=recipe.seed)
-    notes = {"recipe": json.dumps(asdict(recipe)), "rows": str(len(learnt)), "data": data_digest(learnt)}
+    notes = {"recipe": json.dumps(asdict(recipe)), "rows": str(len(learnt)), "data": recipe.data}
     if recipe.contradictions.share:
         contradictory = ContradictorySampler(
             learnt, Materials(wordings, shipped, tokens), recipe.contradictions, seed=recipe.seed, steps=recipe.steps
@@ -74,12 +76,10 @@ def split(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[Training
     return learnt, kept
 
 
-def data_digest(rows: Sequence[TrainingRow]) -> str:
-    """sha256 over the texts and what is known of them, in order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row.source, row.text, sorted(row.known.items())]).encode())
-    return digest.hexdigest()
+def data_digest(rows: Sequence[TrainingRow], wordings: Wordings, shipped: Sequence[Policy]) -> str:
+    """sha256 over all that the examples follow from: the rows, what is known of them, the wordings, and the shipped policies."""
+    told = [rows_digest(rows), wordings.digest, *sorted(policy.digest for policy in shipped)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def fit(logits: Tensor, labels: Tensor, weights: Tensor, *, steps: int = 200) -> Calibration:

@@ -78,6 +78,9 @@ def _except(row: TrainingRow, group: str) -> Target | None:
 def _threats(row: TrainingRow, _: str) -> Target | None:
     if row.severity is not None:
         return (int(row.severity == "threat"), 1.0)
+    violence = row.known.get("violence")
+    if violence is not None and violence[0]:
+        return None  # a threat, praise or a plan: which of them, nobody said
     hate = _hate(row)
     return hate if hate is not None and hate[0] == 0 else None
 

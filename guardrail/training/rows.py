@@ -233,7 +233,8 @@ def _harm(raw: Mapping[str, Any], source: str) -> TrainingRow | None:
     known["general_harm"] = (raw["label"], 0.4 if noisy else 1.0)
     if raw["area"] in AREAS:
         known[raw["area"]] = (raw["label"], 1.0)
-    if source == "advbench_behaviors" or any(word in names for word in _ILLEGAL):
+    named = source == "advbench_behaviors" or any(word in names for word in _ILLEGAL)
+    if named and raw["label"] and "illegal_activity" not in known:
         known["illegal_activity"] = (1, 0.8)
     if "Hate/Harass/Violence" not in names and source != "salad_verified":
         known |= {area: (0, WEAK) for area in ("toxicity",) if area not in known}

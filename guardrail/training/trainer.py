@@ -28,6 +28,7 @@ class Recipe:
     frozen_layers: int = 2
     weight_decay: float = 0.01
     checkpoint_every: int = 100
+    data: str = ""  # sha256 of the rows, the wordings and the shipped policies
     init: str = ""  # sha256 of the weights it goes on from; empty: the base model's
     contradictions: Contradictions = field(default_factory=Contradictions)
 

@@ -1,5 +1,7 @@
 """Policy variants: the same aim in many wordings, lengths and orders, cut into the statements the reader sees."""
 
+import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +52,7 @@ class Wordings:
         self.held_out = held_out
         self.groups: tuple[str, ...] = tuple(document["groups"])
         self.group_names: Mapping[str, Any] = document["groups"]
+        self.digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
         self.composed: Mapping[str, Sequence[str]] = document["composed"]
         self.topics: dict[str, Mapping[str, Any]] = {topic["key"]: topic for topic in document.get("topics", ())}
 

@@ -109,7 +109,7 @@ def test_the_command_is_listed_without_being_imported():
 
     listed = CliRunner().invoke(bench, ["--help"]).output
 
-    assert all(name in listed for name in ("proxy", "classifier", "quality", "engine"))
+    assert all(name in listed for name in ("proxy", "classifier", "engine", "fuzz"))
 
 
 def test_a_shape_that_memory_does_not_hold_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch):

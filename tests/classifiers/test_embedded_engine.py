@@ -95,6 +95,14 @@ def test_a_policy_is_read_from_its_head_to_its_terms() -> None:
     ]
 
 
+def test_nothing_of_a_long_overview_or_inline_exception_is_left_out() -> None:
+    long = "One sentence about what it says. " * 40
+    label = Label("X", "x", (Criterion("Mockery", "Content that mocks.", 1, excludes=long),), (), 1)
+    made = statements_of(policy("x", overview=long, labels=(label,)))
+    for kind in (LABEL, EXCLUDE):
+        assert " ".join(each.text for each in made if each.kind == kind).count("what it says") == 40
+
+
 def test_long_criteria_become_several_statements_and_very_many_are_bounded() -> None:
     long = Criterion("Long", "Content that goes on and on about it. " * 40, 1)
     several = statements_of(policy("x", labels=(Label("X", "x", (long,), (), 1),)))

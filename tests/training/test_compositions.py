@@ -111,3 +111,16 @@ def test_a_narrower_group_is_unknown_where_only_the_wider_one_is_said() -> None:
     row = TrainingRow("A text.", {"hate_speech": (1, 1.0)}, "own:test", "u", groups=wide)
     assert target(row, Aim("scoped", "gay_people")) is None
     assert target(row, Aim("except_group", "women")) == (1, 1.0)
+
+
+def test_a_threat_that_nobody_called_one_is_not_called_harmless() -> None:
+    threatens = TrainingRow("A text.", {"hate_speech": (0, 1.0), "violence": (1, 1.0)}, "own:test", "u")
+    calm = TrainingRow("A text.", {"hate_speech": (0, 1.0), "violence": (0, 1.0)}, "own:test", "u")
+    assert target(threatens, Aim("threats_only")) is None
+    assert target(calm, Aim("threats_only")) == (0, 1.0)
+
+
+def test_two_policies_joined_leave_out_nothing_that_one_of_them_forbids() -> None:
+    for seed in range(40):
+        drawn = COMPOSER.draw(Aim("either", "hate_speech/harassment"), random.Random(seed))
+        assert EXCLUDE not in {statement.kind for statement in drawn.statements}

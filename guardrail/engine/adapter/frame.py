@@ -116,7 +116,7 @@ def _labels(frame: Mapping[str, Any], outputs: int, folder: Path) -> tuple[str, 
     found = next((names for names in (taxonomy, harms) if len(names) == outputs), None)
     if found is None and outputs == 1:
         found = [BINARY]
-    elif found is None and outputs == len(HARMS):
+    elif found is None and not harms and outputs == len(HARMS):
         found = list(HARMS)
     if not found:
         raise ModelFileError(f"{folder / FRAME}: the taxonomy names {len(taxonomy)} categories for {outputs} outputs; correct one of them")

@@ -26,7 +26,7 @@ from guardrail.engine.embedded.plan import Piece, Plan, Run, roomy
 from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.onednn import Linear
 
-MOST_TOGETHER = 64  # sets of policies that are kept side by side
+TOGETHER_BYTES = 256 << 20  # of policies that are kept side by side, unless one set has more
 
 
 class FastReader:
@@ -72,7 +72,7 @@ class FastReader:
         asked = (width, *map(id, policies))
         if asked not in self._together:
             self._together[asked] = Together.of(policies, width, self._match.heads)  # holds the policies, so that their ids stay theirs
-            if len(self._together) > MOST_TOGETHER:
+            while len(self._together) > 1 and sum(each.size for each in self._together.values()) > TOGETHER_BYTES:
                 self._together.popitem(last=False)
         self._together.move_to_end(asked)
         return self._together[asked]

@@ -32,7 +32,7 @@ class Resident:
 class Together:
     """Policies side by side, each on `width` rows, zeros where it has no more statements.
 
-    `rows` [P width, D]; of their U words, row by row: keys [H, U, 2 D / H], values of each head H times [U, D / H], `share` [U] one over
+    `rows` [P width, D]; of their U words, row by row: keys [H, 2 D / H, U], values of each head H times [U, D / H], `share` [U] one over
     the words of its row, `starts` [P width] the first word of each row.
     """
 
@@ -42,6 +42,11 @@ class Together:
     values: tuple[Tensor, ...]
     share: Tensor
     starts: Tensor
+
+    @property
+    def size(self) -> int:
+        """Bytes, without those of the policies themselves."""
+        return sum(each.nbytes for each in (self.rows, self.keys, *self.values, self.share, self.starts))
 
     @classmethod
     def of(cls, policies: Sequence[Resident], width: int, heads: int) -> "Together":
@@ -54,7 +59,7 @@ class Together:
         return cls(
             tuple(policies),
             rows,
-            torch.cat([part.keys for part in encoded]).transpose(0, 1).contiguous(),
+            torch.cat([part.keys for part in encoded]).permute(1, 2, 0).contiguous(),
             tuple(values[:, head].contiguous() for head in range(heads)),
             1.0 / size[owner],
             size.cumsum(0) - size,
@@ -100,15 +105,16 @@ class Match:
         texts, longest = there.shape
         if not len(block.share):  # policies of nothing but marks and idle words
             return block.rows.new_zeros(texts * len(block.rows), block.rows.shape[1])
-        likeness = block.keys @ keys.flatten(0, 1).permute(1, 2, 0)  # [H, U, texts words]
-        likeness = likeness.view(self.heads, len(block.share), texts, longest)
+        # A text's words one under another: the maximum over them then runs along whole rows.
+        likeness = keys.flatten(0, 1).transpose(0, 1) @ block.keys  # [H, texts words, U]
+        likeness = likeness.view(self.heads, texts, longest, len(block.share))
         if not bool(there.all()):
-            likeness.masked_fill_(~there, -1.0)
-        met = torch.sigmoid((likeness.amax(-1).float() - self._match.shift) * self._match.gain) * block.share[:, None]
+            likeness.masked_fill_(~there[..., None], -1.0)
+        met = torch.sigmoid((likeness.amax(2).float() - self._match.shift) * self._match.gain) * block.share
         number = torch.arange(len(block.share)).repeat(texts)
         starts = (block.starts + torch.arange(texts)[:, None] * len(block.share)).flatten()
         summed = [
-            F.embedding_bag(number, values, starts, mode="sum", per_sample_weights=met[head].t().reshape(-1))
+            F.embedding_bag(number, values, starts, mode="sum", per_sample_weights=met[head].flatten())
             for head, values in enumerate(block.values)
         ]
         return torch.cat(summed, dim=1)

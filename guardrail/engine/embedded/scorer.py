@@ -147,7 +147,9 @@ class Scorer:
         return self.answers(reading)
 
     def _read(self, taken: Sequence[tuple[Reading, str, Window]]) -> None:
-        policies = {digest: resident for reading, _, _ in taken for digest, resident in reading.policies.items()}
+        # In one order whoever asks first: the same policies are then laid side by side once.
+        asked_for = {digest: resident for reading, _, _ in taken for digest, resident in reading.policies.items()}
+        policies = dict(sorted(asked_for.items()))
         column = {digest: place for place, digest in enumerate(policies)}
         asked = [(row, digest) for row, (reading, text, _) in enumerate(taken) for digest in reading.wanted[text]]
         pairs = [(row, column[digest]) for row, digest in asked]

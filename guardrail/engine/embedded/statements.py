@@ -31,10 +31,11 @@ def statements_of(policy: Policy) -> tuple[Statement, ...]:
     """
     title = " or ".join(label.name for label in policy.labels) or policy.title
     # The first piece's vector gives the answer; the rest of a long overview stands beside it.
-    found = [Statement(LABEL, piece[:_LONG], title) for piece in _pieces(_plain(f"{title}. {policy.overview}"))]
+    found = [Statement(LABEL, piece, title) for piece in _pieces(_plain(f"{title}. {policy.overview}"))]
     for label in policy.labels:
         found += _criteria(INCLUDE, label.includes)
-        found += [Statement(EXCLUDE, _plain(f"{c.name}: {c.excludes}")[:_LONG], c.name) for c in label.includes if c.excludes]
+        inline = [(c.name, piece) for c in label.includes if c.excludes for piece in _pieces(_plain(f"{c.name}: {c.excludes}"))]
+        found += [Statement(EXCLUDE, piece, name) for name, piece in inline]
         found += _criteria(EXCLUDE, label.excludes)
     found += _criteria(TERM, policy.terms)
     return tuple(found[:MAX_STATEMENTS])
