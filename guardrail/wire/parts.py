@@ -31,6 +31,7 @@ _OPAQUE_TYPES = {
 }
 _DATA_KEYS = frozenset({"url", "data", "file_data", "file_id", "format", "detail", "media_type", "mime_type", "id", "expires_at", "type"})
 _REFERENCES = frozenset({"id", "tool_call_id", "tool_use_id", "call_id", "cache_control", "type", "signature", "status", "detail"})
+_OF_TOOLS = frozenset({"tool_arguments", "tool_result"})
 _IDENTIFIER = re.compile(r"[\w.:|/+=-]{0,64}", re.ASCII)
 
 
@@ -60,6 +61,14 @@ def is_tokens(value: object) -> bool:
     return all(isinstance(item, int) and not isinstance(item, bool) for item in value) or all(is_tokens(item) for item in value)
 
 
+def _holds_tokens(value: object) -> bool:
+    """True for token ids at any depth. The bytes of a token that is spelled beside them are none."""
+    if isinstance(value, Mapping):
+        spelled = isinstance(value.get("token"), str) and "logprob" in value
+        return any(_holds_tokens(child) for key, child in value.items() if not (spelled and key == "bytes"))
+    return isinstance(value, list) and (is_tokens(value) or any(map(_holds_tokens, value)))
+
+
 def is_prose(value: object) -> bool:
     """True for nothing, a string, or a list of strings each of which has a letter in it, so that none can be a token id."""
     if isinstance(value, list):
@@ -85,10 +94,12 @@ class PartList:
         self._add(Part(path, None, self.role, kind, self.choice))
 
     def unknown(self, path: str, value: object, kind: str = "unknown") -> None:
-        """Add the strings of any value as one text, and a mark where it holds token ids."""
-        if is_tokens(value):
+        """Add the strings of any value as one text, and a mark where it holds token ids.
+
+        Deep within a request they count as well, except for the numbers that a tool is given or gives back.
+        """
+        if is_tokens(value) or (self.choice is None and kind not in _OF_TOOLS and _holds_tokens(value)):
             self.opaque(path, "tokens")
-            return
         self.text(path, "\n".join(strings(value)), kind)
 
     def rest(self, path: str, holder: Mapping[str, object], known: Iterable[str]) -> None:

@@ -14,8 +14,13 @@ def add_prompt(parts: PartList, path: str, value: object) -> None:
             _add_item(parts, f"{path}[{number}]", item)
         if all(isinstance(item, str) and _NUMBER.fullmatch(item) for item in value):
             parts.opaque(path, "tokens")
-    elif value != []:
-        parts.unknown(path, value, "text" if isinstance(value, str) else "unknown")
+    elif isinstance(value, str):
+        parts.text(path, value)
+    elif is_tokens(value):
+        parts.opaque(path, "tokens")
+    elif value is not None and value != []:
+        parts.unknown(path, value)
+        parts.opaque(path, "unknown")
 
 
 def count(value: object) -> int:

@@ -58,6 +58,11 @@ class TestRequest:
             (["12", "7"], [("prompt[0]", "12"), ("prompt[1]", "7"), ("prompt", None)]),
             (["2 + 2 ="], [("prompt[0]", "2 + 2 =")]),
             ([7.5], [("prompt[0]", None)]),
+            (5, [("prompt", None)]),
+            (False, [("prompt", None)]),
+            ({"prompt_token_ids": [1, 2, 3]}, [("prompt", None), ("prompt", None)]),
+            ({"prompt": "one"}, [("prompt", "one"), ("prompt", None)]),
+            ([{"prompt_token_ids": [1, 2, 3]}], [("prompt[0][0]", None), ("prompt[0][0]", None)]),
             (None, []),
             ([], []),
         ],
@@ -68,6 +73,11 @@ class TestRequest:
     def test_all_else_that_a_model_could_read_is_a_part_too(self) -> None:
         asked = request(prompt="p", suffix="s", prompt_embeds="AAAA", unknown={"deep": ["u"]}, user="me", stop=["x"], echo=True)
         assert texts(asked.parts) == [("prompt", "p"), ("suffix", "s"), ("prompt_embeds", None), ("body.unknown", "u")]
+
+    @pytest.mark.parametrize("given", [5, {"prompt_token_ids": [1, 2, 3]}, [{"tokens": [1]}], {"a": 1}])
+    def test_an_input_to_embed_that_is_no_text_cannot_be_read(self, given: Any) -> None:
+        parts = parse_embeddings_request(json.dumps({"model": "m", "input": given}).encode()).parts
+        assert None in [part.text for part in parts]
 
     @pytest.mark.parametrize(
         "fields",
