@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from guardrail.asgi.messages import Receive, header
 from guardrail.errors import WireError
 
+LARGE_BODY = 262_144
+"""Bytes from which parsing would hold the event loop up noticeably."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _UTF8 = re.compile(rb'[ \t]*charset=(?:utf-8|"utf-8")[ \t]*', re.IGNORECASE)
 

@@ -1,21 +1,18 @@
 """The check endpoints: they judge what they are sent and generate nothing. Other gateways plug the guard in by them."""
 
-import contextlib
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from guardrail.asgi.intake import ClientGoneError, check_headers, read_body, request_id
+from guardrail.asgi.intake import LARGE_BODY, check_headers, read_body
 from guardrail.asgi.messages import Receive, Scope, Send
-from guardrail.asgi.outlet import Outlet
-from guardrail.asgi.paths import local_path
+from guardrail.asgi.responder import GuardResponder
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.tenant import caller
 from guardrail.errors import ClassifierError, GuardrailError, WireError
-from guardrail.events import RequestRefused
 from guardrail.guard import Origin
 from guardrail.routing import RouteTable
-from guardrail.telemetry.tracing import RequestSpan
-from guardrail.types import Decision, Route
+from guardrail.types import Decision, Mode, Route
 from guardrail.wire.check import parse_check
 from guardrail.wire.detectors import parse_chat_detection, parse_contents, parse_context_detection, parse_generation_detection
 from guardrail.wire.generic_guardrail import parse_generic_guardrail
@@ -29,23 +26,27 @@ ANY_MODEL = "*"
 
 @dataclass(frozen=True, slots=True)
 class CheckEndpoint:
-    """One of them. `protocol` is its name in records, `parse` reads body and (lower-case) headers, `refuse` spells an error."""
+    """One of them. `protocol` is its name in records, `parse` reads body and (lower-case) headers, `refuse` spells an error.
+
+    `silent`: its answer tells only what was enforced, and not that nothing was, so that something must be.
+    """
 
     path: str
     protocol: str
     parse: Callable[[bytes, Mapping[str, str]], Inquiry]
     refuse: Callable[[WireError], Reply] = wire_error
+    silent: bool = False
 
 
 CHECK_ENDPOINTS = (
     CheckEndpoint("/v1/guard/check", "guardrail.check", parse_check),
     CheckEndpoint("/v1/label", "zentropi.label", parse_label),
     CheckEndpoint("/v1/moderations", "openai.moderations", parse_moderation),
-    CheckEndpoint("/beta/litellm_basic_guardrail_api", "litellm.guardrail", parse_generic_guardrail),
-    CheckEndpoint("/api/v1/text/contents", "fms.contents", parse_contents, detector_error),
-    CheckEndpoint("/api/v1/text/chat", "fms.chat", parse_chat_detection, detector_error),
-    CheckEndpoint("/api/v1/text/generation", "fms.generation", parse_generation_detection, detector_error),
-    CheckEndpoint("/api/v1/text/context/doc", "fms.context", parse_context_detection, detector_error),
+    CheckEndpoint("/beta/litellm_basic_guardrail_api", "litellm.guardrail", parse_generic_guardrail, silent=True),
+    CheckEndpoint("/api/v1/text/contents", "fms.contents", parse_contents, detector_error, silent=True),
+    CheckEndpoint("/api/v1/text/chat", "fms.chat", parse_chat_detection, detector_error, silent=True),
+    CheckEndpoint("/api/v1/text/generation", "fms.generation", parse_generation_detection, detector_error, silent=True),
+    CheckEndpoint("/api/v1/text/context/doc", "fms.context", parse_context_detection, detector_error, silent=True),
 )
 """Every check endpoint that the proxy serves."""
 
@@ -59,37 +60,34 @@ class CheckApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        service, tracing = self._service, self._service.tracing
-        outlet = Outlet(send, request_id=request_id(scope["headers"]), timeout_s=service.limits.client_timeout_s)
-        if tracing is None:
-            await self._answer(scope, receive, outlet, None)
-            return
-        with tracing.request(scope["headers"], scope["method"], local_path(scope), scheme=scope.get("scheme", "http")) as span:
-            await self._answer(scope, receive, outlet, span)
-            if outlet.status is not None:
-                span.answered(outlet.status)
+        await _CheckResponder(self._endpoint, self._service, scope, receive, send)()
 
-    async def _answer(self, scope: Scope, receive: Receive, outlet: Outlet, span: RequestSpan | None) -> None:
-        tenant = ""
-        try:
-            with self._service.place():
-                tenant = self._admit(scope)
-                inquiry = await self._inquiry(scope, receive)
-                route = await self._route(inquiry, tenant)
-                if span is not None:
-                    span.routed(route, tenant, outlet.request_id)
-                decision = await self._judge(inquiry, route, tenant, outlet.request_id)
-                extra = decision_headers((decision,), overhead_s=decision.duration_s)
-                await outlet.reply(inquiry.answer(decision), extra)
-        except WireError as error:
-            refused = RequestRefused(error.status, error.code, outlet.request_id, tenant, self._endpoint.path)
-            self._service.events.emit(refused)
-            with contextlib.suppress(ClientGoneError):
-                await outlet.reply(self._endpoint.refuse(error), (("allow", "POST"),) if error.status == 405 else ())
-        except ClientGoneError:
-            return
 
-    def _admit(self, scope: Scope) -> str:
+class _CheckResponder(GuardResponder):
+    """One question. Nothing is behind it: what is not answered here is an error, in the endpoint's own shape."""
+
+    def __init__(self, endpoint: CheckEndpoint, service: GuardService, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(_nothing_behind, service, scope, receive, send)
+        self._endpoint = endpoint
+
+    async def _respond(self) -> None:
+        with self._service.place():
+            self._tenant = tenant = self._admitted(self._scope)
+            inquiry = await self._inquiry(self._scope, self._receive)
+            route = await self._route(inquiry, tenant)
+            if self._span is not None:
+                self._span.routed(route, tenant, self._request_id)
+            decision = await self._judge(inquiry, route, tenant, self._request_id)
+            extra = decision_headers((decision,), overhead_s=decision.duration_s)
+            await self._outlet.reply(inquiry.answer(decision), extra)
+
+    def _spelled(self, error: WireError) -> Reply:
+        return self._endpoint.refuse(error)
+
+    def _defect(self) -> Reply:
+        return self._endpoint.refuse(WireError(503, "internal_error", "The guard failed unexpectedly; nothing was judged."))
+
+    def _admitted(self, scope: Scope) -> str:
         """The tenant. Raises WireError."""
         if self._service.table is None:
             raise WireError(503, "guardrail_unavailable", "The guard is not running.")
@@ -105,16 +103,22 @@ class CheckApp:
         limits = self._service.limits
         body = await read_body(receive, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        return self._endpoint.parse(body, headers)
+        parse = self._endpoint.parse
+        return parse(body, headers) if len(body) < LARGE_BODY else await asyncio.to_thread(parse, body, headers)
 
     async def _route(self, inquiry: Inquiry, tenant: str) -> Route:
+        route = await self._asked(inquiry, tenant)
+        silent = self._endpoint.silent or (inquiry.scores and inquiry.policies is None)
+        if silent and not any(check.mode is Mode.ENFORCE for check in route.checks(inquiry.stage)):
+            raise WireError(422, "nothing_to_check", "The route enforces no policy for this, so nothing can be said about it.")
+        return route
+
+    async def _asked(self, inquiry: Inquiry, tenant: str) -> Route:
         table = self._service.table
         if table is None:
             raise WireError(503, "guardrail_unavailable", "The guard is not running.")
         route = placed(table, inquiry.place, tenant)
         if inquiry.policies is None:
-            if inquiry.scores and not route.checks(inquiry.stage):
-                raise WireError(422, "nothing_to_check", "The route has no policies for this.")
             return route
         try:
             return await self._service.narrowed(route, inquiry.stage, inquiry.policies, tenant=tenant)
@@ -126,6 +130,11 @@ class CheckApp:
     async def _judge(self, inquiry: Inquiry, route: Route, tenant: str, asked: str) -> Decision:
         origin = Origin(asked, inquiry.place.model or "", self._endpoint.protocol)
         return await self._service.judgement.judge(inquiry.parts, route, inquiry.stage, tenant=tenant, origin=origin)
+
+
+async def _nothing_behind(scope: Scope, receive: Receive, send: Send) -> None:
+    del scope, receive, send
+    raise GuardrailError("a check calls no app")
 
 
 def placed(table: RouteTable, place: Place, tenant: str) -> Route:

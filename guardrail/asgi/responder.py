@@ -9,7 +9,7 @@ from typing import Any
 
 from guardrail.asgi.exchange import SCOPE_KEY, Exchange
 from guardrail.asgi.gate import Gate, Halted
-from guardrail.asgi.intake import ClientGoneError, check_headers, read_body, request_id
+from guardrail.asgi.intake import LARGE_BODY, ClientGoneError, check_headers, read_body, request_id
 from guardrail.asgi.messages import ASGIApp, Message, RawHeaders, Receive, Scope, Send
 from guardrail.asgi.outlet import Outlet
 from guardrail.asgi.paths import local_path
@@ -26,7 +26,6 @@ from guardrail.wire.refusal import Reply, failure, input_block, unavailable, wir
 logger = logging.getLogger("guardrail")
 
 NOTICE = "This request was blocked by content policy."
-_LARGE_BODY = 262_144  # bytes from which parsing would hold the event loop up noticeably
 BACKGROUND_S = 60.0
 """How long an app may go on after the client has its answer."""
 _UNWINDING_S = 10.0  # how long a cancelled app may take to let go
@@ -66,24 +65,34 @@ class GuardResponder:
         self._refused(error.status, error.code)
         allow = (("allow", "POST"),) if error.status == 405 else ()
         with contextlib.suppress(ClientGoneError):
-            await self._outlet.reply(wire_error(error), allow)
+            await self._outlet.reply(self._spelled(error), allow)
 
     async def _answer(self) -> None:
         try:
-            exchange = await self._admit()
-            await self._until_gone(self._serve(exchange))
+            await self._respond()
         except WireError as error:
             await self.refuse(error)
         except ClientGoneError:
             return
         except Exception:  # border: a defect is logged and answered; nothing unjudged leaves because of it
             logger.exception("request %s failed unexpectedly", self._request_id)
-            self._refused(500, "internal_error")
+            reply = self._defect()
+            self._refused(reply.status, "internal_error")
             if self._outlet.status is not None:
                 raise
-            reply = failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on.")
             with contextlib.suppress(ClientGoneError):
                 await self._outlet.reply(reply, (("x-should-retry", "false"),))
+
+    async def _respond(self) -> None:
+        exchange = await self._admit()
+        await self._until_gone(self._serve(exchange))
+
+    def _spelled(self, error: WireError) -> Reply:
+        return wire_error(error)
+
+    def _defect(self) -> Reply:
+        """The answer in place of one that a defect prevented."""
+        return failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on.")
 
     async def _admit(self) -> Exchange:
         """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""
@@ -100,7 +109,7 @@ class GuardResponder:
         check_headers(scope["headers"], max_bytes=limits.max_body_bytes)
         body = await read_body(self._receive, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s)
         parse = dialect.parse_request
-        request: Request = parse(body) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse, body)
+        request: Request = parse(body) if len(body) < LARGE_BODY else await asyncio.to_thread(parse, body)
         route = table.match(dialect.path, request.model, self._tenant)
         if route is None:
             raise WireError(404, "model_not_found", "No route serves this model.", param="model")

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,9 +15,10 @@ from guardrail.asgi.judging import CHECK_ENDPOINTS
 from guardrail.config.models import Config
 from guardrail.config.tenants import hash_key
 from guardrail.errors import ClassifierError
-from guardrail.events import DecisionMade
+from guardrail.events import DecisionMade, RequestRefused
 from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Action, Policy
+from guardrail.wire.check import parse_check
 
 CHECK, LABEL, MODERATIONS, LITELLM = "/v1/guard/check", "/v1/label", "/v1/moderations", "/beta/litellm_basic_guardrail_api"
 CONTENTS = "/api/v1/text/contents"
@@ -73,6 +76,43 @@ async def test_a_classifier_that_fails_is_an_error_and_no_harmless_answer(path: 
             assert (response.json()["action"], response.headers["x-guardrail-decision"]) == ("NONE", "unjudged")
         else:
             assert response.status_code == 503
+
+
+@pytest.mark.parametrize("path", [path for path in ASKS if path not in (CHECK, LABEL)])
+@pytest.mark.parametrize("policies", [[], [{"id": "harassment", "mode": "shadow"}]])
+async def test_where_nothing_is_enforced_nothing_is_called_harmless(path: str, policies: list[Any]) -> None:
+    async with proxied(config({"input": {"policies": policies}, "output": {"policies": policies}})) as proxy:
+        for headers in ({}, {"detector-id": "harassment"}) if policies and path.startswith("/api") else ({},):
+            response = await proxy.client.post(path, json=ASKS[path], headers=headers)
+            assert response.status_code == 422
+            assert "enforces no policy" in response.text
+
+
+@pytest.mark.parametrize("path", ASKS)
+async def test_a_defect_is_answered_in_the_endpoints_shape_and_counted(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxied() as proxy:
+        (app,) = (route.app for route in proxy.app.routes if getattr(route, "path", "") == path)
+        monkeypatch.setattr(app._service, "judgement", None)
+        response = await ask(proxy, path, **ASKS[path])
+        assert response.status_code == 503
+        told = response.json()
+        assert told["code"] == 503 if path.startswith("/api") else told["error"]["code"] == "internal_error"
+        (refused,) = proxy.sink.of(RequestRefused)
+        assert (refused.status, refused.code, refused.path) == (503, "internal_error", path)
+
+
+async def test_a_large_question_is_read_beside_the_event_loop(proxy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    (app,) = (route.app for route in proxy.app.routes if getattr(route, "path", "") == CHECK)
+
+    def parse(body: bytes, headers: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse_check(body, headers)
+
+    monkeypatch.setattr(app, "_endpoint", replace(app._endpoint, parse=parse))
+    for text in ("hello", "hello " * 50_000):
+        assert (await ask(proxy, CHECK, text=text)).status_code == 200
+    assert threads == [True, False]
 
 
 @pytest.mark.parametrize("path", ASKS)
@@ -296,9 +336,9 @@ class TestModerations:
         loud = {"name": "loud", "model": "x", "input": {"policies": ["harassment"]}}
         async with proxied(Config.model_validate({"routes": [loud, quiet], "policies": POLICIES})) as proxy:
             assert [
-                (await ask(proxy, MODERATIONS, input=BAD, **model)).json()["results"][0]["categories"]
-                for model in ({}, {"model": "loud"}, {"model": "quiet"})
-            ] == [{"harassment": True}, {"harassment": True}, {}]
+                (await ask(proxy, MODERATIONS, input=BAD, **model)).json()["results"][0]["categories"] for model in ({}, {"model": "loud"})
+            ] == [{"harassment": True}, {"harassment": True}]
+            assert (await ask(proxy, MODERATIONS, input=BAD, model="quiet")).status_code == 422
 
     async def test_a_route_without_input_policies_cannot_moderate(self) -> None:
         async with proxied(config({"input": {"policies": []}})) as proxy:
