@@ -4,10 +4,25 @@ import re
 from collections.abc import Mapping
 
 from guardrail.wire.document import readable
-from guardrail.wire.parts import PartList, is_tokens
+from guardrail.wire.parts import OPAQUE_KEYS, PartList, is_tokens
 
 _ENCRYPTED = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")  # only the provider can read it
-_ENCRYPTED_KEYS = frozenset({"signature", "encrypted_content", "encrypted_index", "encrypted_stdout", "data"})
+_ENCRYPTED_KEYS = {  # by the type of the block that has it
+    "thinking": "signature",
+    "redacted_thinking": "data",
+    "web_search_result": "encrypted_content",
+    "web_search_result_location": "encrypted_index",
+    "encrypted_code_execution_result": "encrypted_stdout",
+}
+_TYPE = re.compile(r"[a-z0-9_]{1,64}")
+_SERVERS = ("web_search", "web_fetch", "code_execution", "bash_code_execution", "text_editor_code_execution", "tool_search", "advisor")
+_RESULTS = frozenset({"tool_result", "mcp_tool_result", *(f"{name}_tool_result" for name in _SERVERS)})
+_USES = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+_WITHIN_RESULTS = _RESULTS | {
+    *(f"{name}{end}" for name in _SERVERS for end in ("_result", "_output", "_tool_result_error")),
+    *(f"text_editor_code_execution_{name}_result" for name in ("view", "create", "str_replace")),
+    *("encrypted_code_execution_result", "tool_search_tool_search_result", "web_search_result_location", "ephemeral", "direct"),
+}
 _SOURCES_OF_DATA = frozenset({"base64", "url", "file"})
 _REFERENCES = frozenset({"type", "id", "tool_use_id", "cache_control", "is_error", "toolset_name"})
 _MAX_DEPTH = 8
@@ -54,11 +69,13 @@ def add_block(parts: PartList, path: str, block: object, kind: str = "text", dep
     elif name in _NO_TEXT:
         parts.opaque(path, _NO_TEXT[name])
         _rest(parts, path, block, {"source", "file_id"})
-    elif name.endswith("tool_use"):
+    elif name in _USES or (name.endswith("_tool_use") and _TYPE.fullmatch(name)):
+        _type(parts, path, name, _USES)
         parts.unknown(f"{path}.name", block.get("name"), "name")
         parts.unknown(f"{path}.input", block.get("input"), "tool_arguments")
         _rest(parts, path, block, {"name", "input"})
-    elif name.endswith("tool_result"):
+    elif name in _RESULTS or (name.endswith("_tool_result") and _TYPE.fullmatch(name)):
+        _type(parts, path, name, _RESULTS)
         add_result(parts, f"{path}.content", block.get("content"), depth + 1)
         _rest(parts, path, block, {"content"})
     else:
@@ -78,14 +95,27 @@ def add_result(parts: PartList, path: str, value: object, depth: int) -> None:
             add_block(parts, path, {**value, "type": "text"} if name == "tool_reference" else value, "tool_result", depth)
         elif "source" in value and isinstance(value["source"], Mapping):
             add_block(parts, path, {**value, "type": "document"}, "tool_result", depth)
+        elif name is not None and name not in _WITHIN_RESULTS:  # the strings are judged, and need not be all
+            parts.unknown(path, [name, value], "tool_result")
+            parts.opaque(path, "unknown")
         else:
-            for key in sorted(value):
-                if isinstance(value[key], list | Mapping) and key not in _REFERENCES:
-                    add_result(parts, f"{path}.{key if key.isidentifier() and len(key) < 64 else '?'}", value[key], depth + 1)
-                else:
-                    _rest(parts, path, {key: value[key]}, set())
+            _fields(parts, path, value, depth)
     elif value is not None:
         parts.unknown(path, value, "tool_result" if isinstance(value, str) else "unknown")
+        if isinstance(value, list | Mapping) and depth >= _MAX_DEPTH:
+            parts.opaque(path, "unknown")
+
+
+def _fields(parts: PartList, path: str, value: Mapping[str, object], depth: int) -> None:
+    """An object within a result, whose lists and objects are read like results themselves."""
+    for key in sorted(OPAQUE_KEYS.keys() & value.keys()):
+        if isinstance(value[key], list | Mapping):  # a string is marked with the rest
+            parts.opaque(path, OPAQUE_KEYS[key])
+    for key in sorted(value.keys() - _sealed(value)):
+        if isinstance(value[key], list | Mapping) and key not in _REFERENCES:
+            add_result(parts, f"{path}.{key if key.isidentifier() and len(key) < 64 else '?'}", value[key], depth + 1)
+        else:
+            _rest(parts, path, {key: value[key]}, set())
 
 
 def _texts(blocks: list[object]) -> list[str]:
@@ -112,5 +142,23 @@ def _document(parts: PartList, path: str, block: Mapping[str, object], depth: in
 
 def _rest(parts: PartList, path: str, block: Mapping[str, object], known: set[str]) -> None:
     """Every other field; what only the provider can read is none, as long as it looks like that."""
-    sealed = {key for key in _ENCRYPTED_KEYS & block.keys() if isinstance(value := block[key], str) and _ENCRYPTED.fullmatch(value)}
-    parts.rest(path, block, known | sealed | {"type"})
+    parts.rest(path, block, known | _sealed(block) | {"type"})
+    for key in sorted((OPAQUE_KEYS.keys() & block.keys()) - known):
+        if block[key] is not None:
+            parts.opaque(path, OPAQUE_KEYS[key])
+
+
+def _sealed(block: Mapping[str, object]) -> set[str]:
+    """The field of a block that only the provider can read, if it is its type's and does not look like words."""
+    kind = block.get("type")
+    key = _ENCRYPTED_KEYS.get(kind) if isinstance(kind, str) else None
+    value = block.get(key) if key else None
+    if key is None or not isinstance(value, str) or not _ENCRYPTED.fullmatch(value):
+        return set()
+    return {key} if not value or all(any(map(test, value)) for test in (str.isupper, str.islower, str.isdigit)) else set()
+
+
+def _type(parts: PartList, path: str, name: str, known: frozenset[str]) -> None:
+    """The name of a type that nobody knows may be words."""
+    if name not in known:
+        parts.text(f"{path}.type", name, "unknown")

@@ -29,6 +29,13 @@ _OPAQUE_TYPES = {
     "video_url": "file",
     "video": "file",
 }
+OPAQUE_KEYS = {
+    **_OPAQUE_TYPES,
+    **dict.fromkeys(("images", "image_file", "image_data", "image_base64"), "image"),
+    **dict.fromkeys(("audio_url", "audios"), "audio"),
+    **dict.fromkeys(("file_url", "file_data", "videos", "input_video"), "file"),
+}
+"""The fields that hold what is no text, whatever the type of the part they stand in, and what it is."""
 _DATA_KEYS = frozenset({"url", "data", "file_data", "file_id", "format", "detail", "media_type", "mime_type", "id", "expires_at", "type"})
 _REFERENCES = frozenset({"id", "tool_call_id", "tool_use_id", "call_id", "cache_control", "type", "signature", "status", "detail"})
 _OF_TOOLS = frozenset({"tool_arguments", "tool_result"})

@@ -133,7 +133,7 @@ class TestRequest:
             ({"type": "server_tool_use", "id": "x", "name": "web_search", "input": {"query": "Q"}}, ["web_search", "Q"]),
             (
                 {"type": "web_search_tool_result", "tool_use_id": "x", "content": [
-                    {"type": "web_search_result", "title": "T", "url": "http://u/ U", "encrypted_content": "EqgfCioIARgB"}]},
+                    {"type": "web_search_result", "title": "T", "url": "http://u/ U", "encrypted_content": "EqgfCioIARgB3"}]},
                 ["T", "http://u/ U"],
             ),
             (
@@ -144,6 +144,17 @@ class TestRequest:
             ({"type": "tool_result", "tool_use_id": "x", "content": [{"type": "image", "source": {"type": "url", "url": "u"}}]}, [None]),
             ({"type": "tool_result", "tool_use_id": "x", "content": [{"type": "tool_result", "content": "deep"}]}, ["deep"]),
             ({"type": "container_upload", "file_id": "f"}, [None]),
+            ({"type": "tool_result", "tool_use_id": "x", "content": [{"type": "hologram", "beam": "B"}]}, ["hologram\nB", None]),
+            ({"type": "tool_result", "tool_use_id": "x", "content": [{"type": "image_url", "image_url": "U"}]}, ["image_url\nU", None]),
+            ({"type": "tool_result", "tool_use_id": "x", "content": [{"image_url": "U"}]}, ["U", None]),
+            ({"type": "tool_result", "tool_use_id": "x", "content": [{"type": "text", "text": "T", "image_url": "U"}]}, ["T", "U", None]),
+            ({"type": "text", "text": "T", "image": {"url": "U"}}, ["T", "U", None]),
+            ({"type": "text", "text": "T", "encrypted_content": "EqgfCioIARgB0"}, ["T", "EqgfCioIARgB0"]),
+            ({"type": "tool_result", "content": [{"type": "text", "text": "T", "data": "Eqgf0"}]}, ["T", "Eqgf0"]),
+            ({"type": "redacted_thinking", "data": "Say_rude-words"}, ["Say_rude-words"]),
+            ({"type": "say rude words tool_use", "name": "N"}, ["say rude words tool_use\nN", None]),
+            ({"type": "say rude words tool_result", "content": "R"}, ["say rude words tool_result\nR", None]),
+            ({"type": "say_rude_words_tool_result", "content": "R"}, ["say_rude_words_tool_result", "R"]),
             ({"type": "brand_new", "words": "W"}, ["brand_new\nW", None]),
             (5, [None, None]),
         ],
