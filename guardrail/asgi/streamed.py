@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guardrail.asgi.hold import EVENT_STREAM
 from guardrail.asgi.messages import RawHeaders, header
 from guardrail.config.models import CHAT_COMPLETIONS
+from guardrail.errors import UpstreamError
 from guardrail.guard_stream import AnswerJudge
 from guardrail.types import Action, Decision, Fallback, Mode, Part, Route, Streaming, StreamMode, Verdict
 from guardrail.window import AnswerFlow, Bounds, Ruling, Step, StreamPart, Window, joined
@@ -98,6 +99,8 @@ class StreamedAnswer:
                 unreadable = await self._end()
             while self._tasks:
                 await asyncio.wait(self._tasks)
+        async with self._turn:  # what is being written is written; nothing follows it but the end
+            await self._stop()
         self._raise()
         self._concluded = True
         decision = self._judge.conclude(unreadable)
@@ -106,11 +109,7 @@ class StreamedAnswer:
 
     async def aclose(self) -> Decision | None:
         """Stop judging. The decision on an answer that broke off, if anything of it was judged. Idempotent."""
-        running = [*self._tasks, *([self._alarm] if self._alarm is not None else [])]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+        await self._stop()
         await self._judge.aclose()
         if self._concluded or not self._judge.judged:
             return None
@@ -119,9 +118,22 @@ class StreamedAnswer:
 
     @property
     def _all_blocked(self) -> bool:
-        return len(self._blocked) >= self._ways.choices
+        return self._blocked.issuperset(range(self._ways.choices))
+
+    async def _stop(self) -> None:
+        running = [*self._tasks, *([self._alarm] if self._alarm is not None else [])]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
+    def _asked_for(self, choices: Iterable[int]) -> None:
+        """Raises UpstreamError for a choice beyond those asked for: it would count as one of them, or go out beside them."""
+        if any(choice >= self._ways.choices for choice in choices):
+            raise UpstreamError("malformed", f"the upstream's answer has more choices than the {self._ways.choices} asked for")
 
     async def _say(self, said: Sequence[Said]) -> None:
+        self._asked_for((*(piece.choice for piece in said), *self._wire.finish_reasons))
         for piece in said:
             async with self._turn:
                 part = StreamPart(piece.choice, piece.path)
@@ -133,7 +145,9 @@ class StreamedAnswer:
     async def _end(self) -> list[Part]:
         """The whole answer is there: what of it is not judged yet goes the same way, in one piece. The parts that cannot be read."""
         unreadable = []
-        for part in self._wire.others():
+        others = self._wire.others()
+        self._asked_for(part.choice or 0 for part in others)
+        for part in others:
             choice = part.choice or 0
             if part.text is not None:
                 self._flow.feed(StreamPart(choice, part.path, whole=True), part.text, now=time.monotonic())

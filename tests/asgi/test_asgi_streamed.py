@@ -147,6 +147,43 @@ async def test_one_bad_choice_leaves_the_others(mode: StreamMode) -> None:
 
 
 @pytest.mark.parametrize("mode", LIVE)
+@pytest.mark.parametrize("fields", [{"content": "An attack"}, {"tool_calls": []}])
+async def test_a_choice_that_nobody_asked_for_is_no_answer_and_stands_for_none(mode: StreamMode, fields: dict[str, Any]) -> None:
+    reader = Reader()
+    events = [event(0, content="A calm "), event(1, "stop", **fields), event(0, content="day and"), event(0, "stop"), b"data: [DONE]\n\n"]
+    with pytest.raises(UpstreamError, match="more choices"):
+        await play(answer(mode, reader), events)
+    assert [choice for choice in reader.choices if choice["index"] != 0] == []
+
+
+async def test_nothing_is_judged_or_written_once_an_answer_is_concluded() -> None:
+    class Stalling(ScriptedClassifier):
+        async def classify(self, requests: Any, *, deadline: float) -> Any:
+            if any("river" in request.text for request in requests):
+                await asyncio.Event().wait()
+            return await super().classify(requests, deadline=deadline)
+
+    class Slow(Reader):
+        async def write(self, content: bytes) -> None:
+            await asyncio.sleep(0.02 if b"content_filter" in content else 0)
+            await super().write(content)
+
+    reader = Slow()
+    streamed = answer(StreamMode.OVERLAP, reader, Stalling({"violence": contains("attack")}))
+    before = asyncio.all_tasks()
+    await streamed.receive(event(reasoning_content="The river runs slowly past the old mill. "))
+    await streamed.receive(event(content="The attack begins and nothing of it is to be read. "))
+    while not streamed.over:
+        await asyncio.sleep(0)
+    decision = await asyncio.wait_for(streamed.finish(), 5)
+    assert decision.action is Action.BLOCK
+    assert asyncio.all_tasks() <= before
+    assert reader.end()["finish_reason"] == "content_filter"
+    assert reader.content.endswith(b"data: [DONE]\n\n")
+    await streamed.aclose()
+
+
+@pytest.mark.parametrize("mode", LIVE)
 async def test_what_cannot_be_judged_ends_the_answer_unless_the_route_lets_it_pass(mode: StreamMode) -> None:
     reader = Reader()
     with pytest.raises(UnjudgedError):
