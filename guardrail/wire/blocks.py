@@ -143,9 +143,7 @@ def _document(parts: PartList, path: str, block: Mapping[str, object], depth: in
 def _rest(parts: PartList, path: str, block: Mapping[str, object], known: set[str]) -> None:
     """Every other field; what only the provider can read is none, as long as it looks like that."""
     parts.rest(path, block, known | _sealed(block) | {"type"})
-    for key in sorted((OPAQUE_KEYS.keys() & block.keys()) - known):
-        if block[key] is not None:
-            parts.opaque(path, OPAQUE_KEYS[key])
+    parts.media(path, {key: value for key, value in block.items() if key not in known})
 
 
 def _sealed(block: Mapping[str, object]) -> set[str]:

@@ -14,6 +14,7 @@ _CALLS = frozenset(  # items whose strings are all that there is in them
     ]
 )
 _ARGUMENTS = frozenset({"arguments", "input", "code", "action", "queries", "operation"})
+_TEXTS = frozenset({"input_text", "output_text", "text", "logs", "refusal", "summary_text"})
 _PICTURES = {"image": "image", "computer_screenshot": "image", "input_image": "image", "input_file": "file"}
 _SEALING = frozenset({"reasoning", "compaction"})  # the items that have encrypted content
 _NO_WORDS = frozenset({"type", "id", "role", "status", "phase", "call_id"})
@@ -102,7 +103,12 @@ def _output(parts: PartList, path: str, value: object) -> None:
                 parts.opaque(place, _PICTURES[kind])
                 parts.rest(place, item, ("type", "image_url", "url", "file_id", "file_url", "file_data", "detail"))
             elif isinstance(item, Mapping):
-                parts.unknown(place, _without_types(item), "tool_result")
+                if kind is None or (isinstance(kind, str) and kind in _TEXTS):
+                    parts.unknown(place, _without_types(item), "tool_result")
+                    parts.media(place, item)
+                else:
+                    parts.unknown(place, [kind, item], "tool_result")
+                    parts.opaque(place, "unknown")
             else:
                 parts.unknown(place, item, "tool_result")
         parts.joined(path, [part.text for part in parts.found[first:] if part.text is not None])

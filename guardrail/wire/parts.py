@@ -141,6 +141,7 @@ class PartList:
                 self._media(place, value, "audio")
             else:
                 self.rest(path, {key: value}, ())
+                self.media(path, {key: value})
 
     def content(self, path: str, value: object) -> None:
         """Add a message's content: a string, or a list of content parts, which are judged one by one and as the text they make."""
@@ -189,9 +190,11 @@ class PartList:
         if name in _TEXT_TYPES and isinstance(item.get("text"), str):
             self.unknown(f"{path}.text", item["text"], kind)
             self.rest(path, item, ("type", "text"))
+            self.media(path, item)
         elif name == "refusal":
             self.unknown(f"{path}.refusal", item.get("refusal"), "refusal")
             self.rest(path, item, ("type", "refusal"))
+            self.media(path, item)
         elif name in _STRUCTURED_TYPES and not _embeds_data(item):
             self._structured(path, item)
         elif name in _OPAQUE_TYPES:
@@ -206,13 +209,21 @@ class PartList:
     def _structured(self, path: str, item: Mapping[str, object]) -> None:
         """A block's strings; where pictures or files lie among the blocks within it, those are read one by one."""
         inner = item.get("content")
-        blocks = inner if isinstance(inner, list) else []
-        if not any(isinstance(block, Mapping) and isinstance(t := block.get("type"), str) and t in _OPAQUE_TYPES for block in blocks):
+        blocks = inner if isinstance(inner, list) else [inner]
+        if item.get("type") != "tool_use":
+            self.media(path, item)
+        if not any(map(_is_media, blocks)):
             self.rest(path, item, ("type",))
             return
         for number, block in enumerate(blocks):
             self._content_part(f"{path}.content[{number}]", block, "tool_result")
         self.rest(path, item, ("type", "content"))
+
+    def media(self, path: str, item: Mapping[str, object]) -> None:
+        """Mark each field of a part that holds what is no text, though the part's type does not say so."""
+        for key in sorted(OPAQUE_KEYS.keys() & item.keys()):
+            if item[key] is not None:
+                self.opaque(path, OPAQUE_KEYS[key])
 
     def _media(self, path: str, value: object, kind: str) -> None:
         self.opaque(path, kind)
@@ -249,6 +260,13 @@ def _embeds_data(item: Mapping[str, object]) -> bool:
     """True for a document part whose source is a file or an address instead of text."""
     source = item.get("source")
     return isinstance(source, Mapping) and source.get("type") not in ("text", "content")  # a tuple: it may be unhashable
+
+
+def _is_media(block: object) -> bool:
+    if not isinstance(block, Mapping):
+        return False
+    name = block.get("type")
+    return (isinstance(name, str) and name in _OPAQUE_TYPES) or any(block.get(key) is not None for key in OPAQUE_KEYS)
 
 
 def _segment(key: str) -> str:

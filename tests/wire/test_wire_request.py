@@ -196,6 +196,22 @@ def test_token_ids_are_unscannable_in_any_spelling(field, value):
     assert (field, "tokens") in [(part.path, part.kind) for part in parts if part.text is None]
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": [{"type": "text", "text": "hi", "image_url": {"url": "u"}}]},
+        {"content": [{"text": "hi", "input_audio": {"data": "AAAA"}}]},
+        {"content": [{"type": "refusal", "refusal": "hi", "video": "u"}]},
+        {"content": [{"type": "tool_result", "content": [{"image_url": "u"}]}]},
+        {"content": [{"type": "tool_result", "content": {"type": "image", "source": {"data": "AAAA"}}}]},
+        {"content": [{"type": "tool_result", "content": "hi", "image": "u"}]},
+        {"content": "hi", "images": ["AAAA"]},
+    ],
+)
+def test_what_is_no_text_is_marked_beside_a_text_of_another_type(message):
+    assert None in texts([{"role": "user", **message}])
+
+
 def test_texts_among_token_ids_are_judged():
     assert "one\ntwo" in texts(input=[1, "one", ["two"]])
 

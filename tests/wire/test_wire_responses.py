@@ -97,6 +97,8 @@ class TestRequest:
             ({"type": "function_call_output", "call_id": "c", "output": "O"}, ["O"]),
             ({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "O"}]}, ["O"]),
             ({"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "u"}]}, [None]),
+            ({"type": "function_call_output", "call_id": "c", "output": [{"type": "hologram", "beam": "B"}]}, ["hologram\nB", None]),
+            ({"type": "function_call_output", "call_id": "c", "output": [{"text": "O", "image_url": "u"}]}, ["O\nu", None]),
             ({"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": "u"}}, [None]),
             ({"type": "custom_tool_call", "call_id": "c", "name": "N", "input": "I"}, ["N", "I"]),
             ({"type": "custom_tool_call_output", "call_id": "c", "output": "O"}, ["O"]),
