@@ -12,7 +12,11 @@ from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Part
 from guardrail.wire import fields
 from guardrail.wire.document import UnreadableError, dump, parse_object
-from guardrail.wire.parts import MESSAGE_FIELDS, PartList, TooManyPartsError, is_prose, is_tokens
+from guardrail.wire.parts import MESSAGE_FIELDS, PartList, TooManyPartsError, is_prose, is_tokens, strings
+
+_SPELLED = ("content", "refusal", "tokens")
+_ALTERNATIVES = frozenset({"top_logprobs", "token_logprobs", "text_offset"})
+_TOKEN = frozenset({"token", "logprob", "bytes", "top_logprobs"})
 
 FilterResults = Mapping[str, Mapping[str, object]]
 """What one choice was blocked for, in Azure's shape: policy id to `{"filtered": …, "detected": …, "score": …}`."""
@@ -273,10 +277,17 @@ def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> N
 def spelled(logprobs: object) -> dict[str, str]:
     """The text that a choice's log probabilities spell token by token: a client can read it there, so it is judged if it differs."""
     found: dict[str, str] = {}
-    held = logprobs if isinstance(logprobs, dict) else {}
-    for kind in ("content", "refusal", "tokens"):
+    held = logprobs if isinstance(logprobs, dict) else {"other": logprobs}
+    others: list[object] = [{key: value for key, value in held.items() if key not in _SPELLED and key not in _ALTERNATIVES}]
+    for kind in _SPELLED:
         tokens = held.get(kind)
-        words = [token.get("token") if isinstance(token, dict) else token for token in tokens] if isinstance(tokens, list) else []
+        if not isinstance(tokens, list):
+            others.append(tokens)
+            continue
+        words = [token.get("token") if isinstance(token, dict) else token for token in tokens]
         if said := "".join(word for word in words if isinstance(word, str)):
             found[kind] = said
+        others += [{key: value for key, value in token.items() if key not in _TOKEN} for token in tokens if isinstance(token, dict)]
+    if other := "\n".join(strings(others)):
+        found["other"] = other
     return found

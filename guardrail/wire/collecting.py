@@ -58,10 +58,8 @@ class EventCollector(ABC):
         if self._done:
             return
         self._frames.append(event.raw)
-        if event.data is None:
+        if event.data is None or event.data.strip() == "[DONE]":  # some servers end other protocols' streams like a chat's
             self._take("", {}, event.beside)
-            return
-        if event.data.strip() == "[DONE]":  # some servers end other protocols' streams like a chat's
             return
         document = _parse(event.data)
         kind = document.get("type")

@@ -51,10 +51,13 @@ class _Block:
         """The block as a whole answer holds it; input that is no JSON, because the model was cut off in it, stays a string."""
         block = self._start.value()
         if spelled := "".join(self._json):
+            started = block.get("input")
             try:
                 block["input"] = parse_object(spelled.encode("utf-8", "replace"))
             except UnreadableError:
                 block["input"] = spelled
+            if started:  # a client may read either
+                block["input"] = [started, block["input"]]
         return block
 
 
@@ -106,6 +109,8 @@ class MessageStreamCollector(EventCollector):
     def _take(self, kind: str, document: Mapping[str, object], beside: tuple[str, ...]) -> bool:
         self._answer = None
         self._beside.add({"sse": list(beside)})
+        if kind and kind not in _KNOWN:
+            self._beside.add({"event_type": kind})
         self._beside.add({"event": {key: value for key, value in document.items() if key not in _KNOWN.get(kind, frozenset({"type"}))}})
         if kind == "error":
             raise UpstreamError("malformed", "the upstream reported an error within its stream")

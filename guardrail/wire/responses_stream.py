@@ -87,6 +87,8 @@ class ResponseStreamCollector(EventCollector):
         if kind in _LAST and "response" not in document:
             raise UpstreamError("malformed", "the last event of the upstream's stream holds no response")
         place = kind if _IDENTIFIER.fullmatch(kind) else "?"
+        if (kind and not kind.startswith("response.")) or place == "?":
+            self._beside.text("events.type", kind)
         self._strings(place, {key: document[key] for key in _PLACE if key in document})
         for key, value in document.items():
             if key == "response" and kind in _SNAPSHOTS:
@@ -96,14 +98,15 @@ class ResponseStreamCollector(EventCollector):
                 self._beside.found += [part for part in found if part not in self._beside.found[-64:]]
             elif key == "delta" and isinstance(value, str):
                 self._grow((place, *(document.get(name) for name in _PLACE)), value)
-            elif key == "logprobs":
-                tokens = value if isinstance(value, list) else []
+            elif key == "logprobs" and isinstance(value, list):
+                tokens = value
+                self._strings(place, [token if not isinstance(token, dict) else _beside(token) for token in tokens])
                 said = "".join(str(token.get("token", "")) for token in tokens if isinstance(token, dict))
                 self._grow((f"{place}.logprobs", *(document.get(name) for name in _PLACE)), said)
             elif key == "partial_image_b64":
                 self._beside.opaque(f"events.{place}", "image")
             elif key not in _SAY_NOTHING:
-                self._strings(place, value)
+                self._strings(place, value if _IDENTIFIER.fullmatch(key) else {key: value})
         return kind in _LAST
 
     def _snapshot(self, response: dict[str, object], *, last: bool) -> None:
@@ -135,6 +138,11 @@ def _said(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         value = {key: child for key, child in value.items() if not (key in ("type", "id", "item_id", "status") and _plain(child))}
     yield from (text for text in strings(value) if not _plain_id(text))
+
+
+def _beside(token: Mapping[str, object]) -> dict[str, object]:
+    """What a token's log probability holds beside its usual fields."""
+    return {key: value for key, value in token.items() if key not in ("token", "logprob", "bytes", "top_logprobs")}
 
 
 def _plain(value: object) -> bool:

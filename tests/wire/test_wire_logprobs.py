@@ -37,3 +37,10 @@ def test_another_text_in_them_is_judged_as_well() -> None:
     assert _whole("good day", _tokens("bad", " day")) == expected
     assert _streamed([("good", _tokens("bad")), (" day", _tokens(" day"))]) == expected
     assert _whole("good day", {"tokens": ["bad", " day"]})[-1] == ("choices[0].logprobs.tokens", "bad day")
+
+
+def test_log_probabilities_of_another_shape_are_judged() -> None:
+    token = {"token": "good day", "logprob": -0.1, "note": "bad day"}
+    for logprobs in ("bad day", ["bad day"], {"content": "bad day"}, {"note": {"deep": "bad day"}}, {"content": [token]}):
+        assert ("choices[0].logprobs.other", "bad day") in _whole("good day", logprobs)
+        assert ("choices[0].logprobs.other", "bad day") in _streamed([("good day", logprobs)])

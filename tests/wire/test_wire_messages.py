@@ -263,6 +263,9 @@ class TestStream:
         [
             {"type": "news", "say": "hidden"},
             {"type": "ping", "say": "hidden"},
+            {"type": "hidden"},
+            {"type": "a hidden text"},
+            {"type": "ping", "a hidden key": 1},
             delta(0, type="novel_delta", say="hidden"),
             delta(0, type="text_delta", text="x", say="hidden"),
             {**END, "say": "hidden"},
@@ -276,6 +279,15 @@ class TestStream:
     def test_a_comment_is_judged_too(self) -> None:
         found = collected(b": hidden words\n\n" + STREAM).parts()
         assert "hidden words" in "".join(part.text or "" for part in found)
+
+    def test_a_comment_beside_a_chats_end_is_judged_too(self) -> None:
+        found = collected(b": hidden words\ndata: [DONE]\n\n" + STREAM).parts()
+        assert "hidden words" in "".join(part.text or "" for part in found)
+
+    def test_input_that_was_there_before_its_pieces_is_judged_too(self) -> None:
+        block = start(0, type="tool_use", id="t", name="f", input={"a": "hidden"})
+        events = [HEAD, block, delta(0, type="input_json_delta", partial_json='{"a": "b"}'), stop(0), END, {"type": "message_stop"}]
+        assert "hidden\nb" in [part.text for part in collected(named(*events)).parts()]
 
     def test_input_that_was_cut_off_is_judged_as_it_is_spelled(self) -> None:
         events = [HEAD, start(0, type="tool_use", id="t", name="f", input={}), delta(0, type="input_json_delta", partial_json='{"a": "hid')]
