@@ -11,11 +11,11 @@ from guardrail.evaluation.crossfit import proposed
 from guardrail.evaluation.evaluation_page import page
 from guardrail.evaluation.evaluation_report import markdown, results
 from guardrail.evaluation.predictions import Key, Prediction
-from guardrail.evaluation.ranking import curve
 from guardrail.evaluation.summary import Summary
 from guardrail.evaluation.thresholds import propose
 from guardrail.policy.document import read_text
 from guardrail.policy.writer import with_threshold
+from guardrail.ranking import curve
 from guardrail.types import Policy
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from guardrail.evaluation.comparison import Comparison, Pair, Tally
-from guardrail.evaluation.ranking import Curve, curve
+from guardrail.ranking import Curve, curve
 
 T = TypeVar("T")
 

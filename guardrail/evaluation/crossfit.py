@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from guardrail.evaluation.ranking import Curve, curve
 from guardrail.evaluation.thresholds import PRESETS, Proposal, propose
+from guardrail.ranking import Curve, curve
 from guardrail.units import folds as deal
 
 FOLDS = 5

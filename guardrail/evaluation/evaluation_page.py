@@ -9,8 +9,8 @@ from guardrail.evaluation.crossfit import COLUMNS
 from guardrail.evaluation.evaluation_report import ELSEWHERE, HEAD, PROPOSED, cells, facts, proposals, worst
 from guardrail.evaluation.published import HEAD as PUBLISHED_HEAD
 from guardrail.evaluation.published import published
-from guardrail.evaluation.ranking import Floats
 from guardrail.evaluation.summary import Judged, Row, Summary
+from guardrail.ranking import Floats
 
 SIDE, EDGE = 240, 34  # pixels of a plot's square, and around it
 POINTS = 400  # of a curve, at most: more cannot be seen

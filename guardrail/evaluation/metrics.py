@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from guardrail.evaluation.ranking import curve
+from guardrail.ranking import curve
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from guardrail.evaluation.dataset import Item
 from guardrail.evaluation.metrics import Quality, quality
 from guardrail.evaluation.overhead import quantile
 from guardrail.evaluation.predictions import Key, Prediction, RunInfo
-from guardrail.evaluation.ranking import Curve, curve
 from guardrail.evaluation.reliability import Reliability, reliability
 from guardrail.evaluation.run import ANY, Plan
+from guardrail.ranking import Curve, curve
 from guardrail.units import unit_of
 
 FEWEST = 5  # rows of a sub-label that is shown

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guardrail.errors import GuardrailError
-from guardrail.evaluation.ranking import Curve
+from guardrail.ranking import Curve
 
 PRESETS = {"high-precision": 0.8, "high-recall": 0.6}  # published settings of a CoPE model's probability, not fitted
 TARGETS = ("f1", "fpr=0.01", "fpr=0.05", "precision=0.9", "recall=0.9", *PRESETS)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from guardrail.calibration import Calibration
 from guardrail.engine.adapter.frame import UNCALIBRATED
 from guardrail.errors import GuardrailError
+from guardrail.ranking import Curve, curve
 from guardrail.training.adapter_rows import AdapterRow
 from guardrail.training.calibrate import HeldOut, calibrate
 
@@ -51,9 +52,14 @@ class Known:
         return cls(scores[places], labels, tuple(rows[place].unit for place in places))
 
     @property
+    def curve(self) -> Curve:
+        """What each threshold would flag."""
+        return curve(self.scores, self.labels)
+
+    @property
     def both(self) -> bool:
         """Whether both labels occur."""
-        return 0 < int(self.labels.sum()) < len(self.labels)
+        return self.curve.both
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +92,13 @@ def choose(known: Known, target: Target) -> Choice:
 
 def threshold_for(known: Known, target: Target) -> float | None:
     """A short number between the lowest score that is to be flagged and the next lower one; None where nothing meets the target."""
-    order = np.argsort(-known.scores, kind="stable")
-    ranked, truth = known.scores[order], known.labels[order]
-    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # the last text of each level
-    levels, hits = ranked[last], np.cumsum(truth)[last]
-    false = last + 1 - hits
-    positives, negatives = int(truth.sum()), int((1 - truth).sum())
-    f1 = 2 * hits / (hits + false + positives)
-    meets = f1 == f1.max() if target.fpr is None else false <= target.fpr * negatives
-    meets &= hits > 0
+    ranked = known.curve
+    meets = ranked.f1 == ranked.f1.max() if target.fpr is None else ranked.false <= target.fpr * ranked.negatives
+    meets &= ranked.hits > 0
     if not meets.any():
         return None
-    best = int(np.argmax(np.where(meets, hits, -1)) if target.fpr is not None else np.argmax(meets))
+    best = int(np.argmax(np.where(meets, ranked.hits, -1)) if target.fpr is not None else np.argmax(meets))
+    levels = ranked.thresholds
     high, low = float(levels[best]), float(levels[best + 1]) if best + 1 < len(levels) else 0.0
     middle = round((high + low) / 2, DIGITS)
     return middle if low < middle <= high else high
@@ -114,17 +115,9 @@ def measures(known: Known, threshold: float) -> Mapping[str, float | int | None]
         "recall": _share(hits, positives),
         "f1": _share(2 * hits, int(flagged.sum()) + positives),
         "fpr": _share(int((flagged & ~truth).sum()), negatives),
-        "auc": _auc(known) if known.both else None,
+        "auc": None if (area := known.curve.auc()) is None else round(area, 4),
     }
 
 
 def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
-
-
-def _auc(known: Known) -> float:
-    """The share of (positive, negative) pairs in the right order, ties half (Mann and Whitney 1947)."""
-    negatives = np.sort(known.scores[known.labels == 0])
-    positives = known.scores[known.labels == 1]
-    below = np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
-    return round(float(below.mean() / (2 * len(negatives))), 4)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from guardrail.ranking import curve
 from guardrail.training.causal_data import Example
 
 _NEAREST = 1e-7  # how near to 0 and 1 a score is told from them
@@ -29,8 +30,8 @@ def measures(found: Sequence[Example], scores: Sequence[float], outside: Sequenc
         "f1": 2 * hits / max(1, int(flags.sum() + labels.sum())),
         "log_loss": float(-np.log(np.where(labels == 1, inside, 1 - inside)).mean()),
     }
-    if 0 < labels.sum() < len(labels):
-        told["auc"] = auc(values[labels == 1], values[labels == 0])
+    if (area := curve(values, labels).auc()) is not None:
+        told["auc"] = area
     right: dict[str, list[bool]] = defaultdict(list)
     asked: dict[str, set[int]] = defaultdict(set)
     for example, flag in zip(found, flags.tolist(), strict=True):
@@ -41,10 +42,3 @@ def measures(found: Sequence[Example], scores: Sequence[float], outside: Sequenc
     if len(outside):
         told["outside"] = float(np.mean(outside))
     return told
-
-
-def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """The share of pairs in which the positive scores higher, ties counted half (Mann and Whitney 1947)."""
-    low = np.sort(np.asarray(negatives, np.float64))
-    below = np.searchsorted(low, positives, "left") + np.searchsorted(low, positives, "right")
-    return float(below.mean() / (2 * len(low)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from guardrail.engine.embedded.model import PolicyReader
 from guardrail.engine.embedded.weights import load
-from guardrail.training.causal_measures import auc
+from guardrail.ranking import curve
 from guardrail.training.contradictory import Contradictions
 from guardrail.training.contradictory_sampler import ContradictorySampler
 from guardrail.training.embedded import split
@@ -49,4 +49,4 @@ def _judged(model: PolicyReader, draw: Callable[[int], Batch], batches: int) -> 
             labels.append(batch.labels.double().numpy())
     found, truth = np.concatenate(logits), np.concatenate(labels)
     signed = np.where(truth == 1, found, -found)
-    return auc(found[truth == 1].tolist(), found[truth == 0].tolist()), float(np.logaddexp(0, -signed).mean())
+    return curve(found, truth).auc() or 0.0, float(np.logaddexp(0, -signed).mean())

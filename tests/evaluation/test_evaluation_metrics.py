@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.agreement import kappa
 from guardrail.evaluation.crossfit import Pool, proposed
-from guardrail.evaluation.ranking import curve
 from guardrail.evaluation.reliability import reliability
 from guardrail.evaluation.thresholds import TARGETS, propose
+from guardrail.ranking import curve
 
 # Few distinct scores, so that ties are common.
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.5, 0.55, 0.9, 1.0]), st.integers(0, 1)), min_size=2, max_size=60)

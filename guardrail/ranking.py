@@ -69,7 +69,7 @@ class Curve:
         return float(self.recall[self.fpr <= fpr].max(initial=0.0))
 
 
-def curve(scores: Sequence[float], labels: Sequence[int]) -> Curve:
+def curve(scores: Sequence[float] | Floats, labels: Sequence[int] | Floats | Counts) -> Curve:
     """The curve of scores against 0/1 labels of the same length."""
     value, truth = np.asarray(scores, np.float64), np.asarray(labels, np.int64)
     order = np.argsort(-value, kind="stable")
