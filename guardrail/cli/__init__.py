@@ -33,6 +33,7 @@ EVALUATIONS = {
     "thresholds": ("guardrail.cli.evaluate_thresholds:thresholds", "Choose the policies' thresholds together, within a budget."),
     "compare": ("guardrail.cli.evaluate_compare:compare_runs", "Compare two runs over the same texts."),
     "steer": ("guardrail.cli.evaluate_steer:steer", "Probe whether a classifier follows the policy it is given."),
+    "obfuscate": ("guardrail.cli.evaluate_obfuscate:obfuscate", "Measure what is still found of disguised texts."),
     "calibrate": ("guardrail.cli.evaluate_calibrate:calibrate_run", "Make scores say what they mean, from a run."),
 }
 # Those below `train` whose extra the others do without.

@@ -6,7 +6,10 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 
+from guardrail.normalize.escapes import html_escapes, program_escapes, url_escapes
+from guardrail.normalize.hidden import hidden, invisible, marked, turned
 from guardrail.normalize.letters import LIKELY, REVERSED, ROTATED, likeness, stretches
+from guardrail.normalize.lookalikes import compatible, confusable
 from guardrail.normalize.offsets import Edit, Step, rewritten
 from guardrail.normalize.spelling import leet, spaced
 
@@ -15,6 +18,7 @@ _BASE32 = re.compile(r"(?<![A-Za-z0-9=])[A-Z2-7]{16,}={0,6}(?![A-Za-z0-9=])")
 _HEX = re.compile(r"(?<![A-Za-z0-9])(?:0x)?[0-9a-fA-F]{2}(?:(?:[ :,;-]|, |\\x| 0x|, ?0x)?[0-9a-fA-F]{2}){3,}(?![A-Za-z0-9])")
 _BINARY = re.compile(r"(?<![A-Za-z0-9])[01]{8}(?:[ ,]?[01]{8}){3,}(?![A-Za-z0-9])")
 _SEPARATORS = re.compile(r"0x|\\x|[ :,;-]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff]")
 _PROBE = 64  # characters of a long one that are tried before the whole of it
 _SHARE = 0.75  # of what comes out must be letters and spaces
 _WINDOW = 256  # characters that are one thing; in longer texts it is enough that one place reads, so that junk around it hides nothing
@@ -71,7 +75,7 @@ def _begins_as_text(code: str) -> bool:
 
 
 def _is_visible(text: str) -> bool:
-    return all(line.isprintable() for line in text.replace("\t", " ").replace("\r", "").split("\n"))
+    return _CONTROL.search(text) is None
 
 
 def _is_text(text: str, depth: int) -> bool:
@@ -80,8 +84,13 @@ def _is_text(text: str, depth: int) -> bool:
         return True
     if stretches(text, ROTATED) or stretches(text, REVERSED):
         return True
-    if any(step is not None and _reads(step.text) for step in (spaced(text[:_WINDOW]), leet(text[:_WINDOW]))):
-        return True
+    bare = text[:_WINDOW]
+    for undo in _DISGUISES:
+        step = undo(bare)
+        if step is not None:
+            bare = step.text
+            if _reads(bare):
+                return True
     return depth > 0 and any(_has_code(text, pattern, decode, depth - 1) for pattern, decode in _CODES)
 
 
@@ -98,7 +107,7 @@ def _reads(text: str) -> bool:
         return False
     like = likeness(text)
     if like.letters < letters / 2:  # of another alphabet: random octets are not
-        return not any("\ue000" <= sign <= "\uf8ff" for sign in text) and letters >= 4
+        return letters >= 4
     return like.rate > LIKELY and like.nats > 1.5
 
 
@@ -144,6 +153,7 @@ def _from_rotated_base64(code: str) -> bytes | None:
 
 
 _URL_SAFE = str.maketrans("-_", "+/", "\r\n")
+_DISGUISES = (hidden, turned, invisible, marked, compatible, confusable, html_escapes, url_escapes, program_escapes, spaced, leet)
 _CODES = ((_HEX, _from_hex), (_BINARY, _from_binary), (_BASE32, _from_base32), (_BASE64, _from_base64))
 # How those whose long codes are tried at their beginning are turned to base64.
 _LONG: dict[Callable[[str], bytes | None], Callable[[str], str]] = {

@@ -72,7 +72,7 @@ def _message(run: str) -> str:
         said = octets.decode("utf-8")
     except UnicodeDecodeError:
         return ""
-    return said if said.strip() and all(sign.isprintable() or sign.isspace() for sign in said) else ""
+    return said if said.strip() and all(sign.isprintable() or sign.isspace() or _RUN.match(sign) for sign in said) else ""
 
 
 def _selected(sign: str) -> int | None:

@@ -95,11 +95,29 @@ def stretches(text: str, gain: Table) -> list[tuple[int, int]]:
     lowest = np.minimum(np.minimum.accumulate(total), 0.0)
     if (total - lowest).max() < clear:
         return []
-    return [_to_words(text, start, end) for start, end in _risen(gains.tolist(), clear)]
+    words = [_to_words(text, start, end) for start, end in _risen(gains.tolist(), clear)]
+    return _by_line(text, words)
+
+
+def _by_line(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans apart from one another; where they are half of a line and more, the line: its short words read as badly both ways."""
+    found: list[tuple[int, int]] = []
+    line = (0, 0)
+    inside: list[tuple[int, int]] = []
+    for start, end in [*spans, (len(text) + 1, len(text) + 1)]:
+        if start >= line[1]:
+            covered = sum(last - first for first, last in inside)
+            found += [line] if inside and 2 * covered >= line[1] - line[0] else inside
+            head, tail = text.rfind("\n", line[1], start) + 1, text.find("\n", start)
+            line, inside = (max(head, line[1]), len(text) if tail < 0 else tail), []
+        if not inside or start >= inside[-1][1]:
+            inside.append((start, min(end, max(start, line[1]))))
+    return found
 
 
 def _risen(gains: list[float], clear: float) -> list[tuple[int, int]]:
-    """Where the running sum rises by `clear`, each from its lowest to its highest point."""
+    """Where the running sum rises, each from its lowest to its highest point: one by `clear` is known to be there, the others need less."""
+    enough = clear / 3
     found: list[tuple[int, int]] = []
     running = highest = 0.0
     start = end = 0
@@ -108,11 +126,11 @@ def _risen(gains: list[float], clear: float) -> list[tuple[int, int]]:
         if running > highest:
             highest, end = running, place
         if running <= 0.0 or highest - running > clear:
-            if highest >= clear:
+            if highest >= enough:
                 found.append((start, end))
             running = highest = 0.0
             start = end = place
-    if highest >= clear:
+    if highest >= enough:
         found.append((start, end))
     return found
 

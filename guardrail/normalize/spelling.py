@@ -16,13 +16,12 @@ _GAP = re.compile(r"\s{2,}|\s*[\n\t/|]\s*")
 _ALONE = re.compile(r"(?<=[A-Za-z0-9@$!])[.\-_*|/,~+·•\n ](?=[A-Za-z0-9@$!])")
 _FEWEST = 4  # letters apart that make a word; three are an abbreviation
 
-_LETTERS = {"0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s", "!": "il", "|": "li"}
-_CONSONANTS = frozenset("bcdfghjkmnpqstvwxz")
+_LETTERS = tuple(str.maketrans("01345789@$!|", f"o{one}eastbgas{one}{one}") for one in "il")
 _ENOUGH = 2  # words that are surely spelled with digits: then the doubtful ones are, too
 _LEET = re.compile(r"(?<![A-Za-z0-9@$!|/+=_-])[A-Za-z0-9@$!|]{1,24}(?![A-Za-z0-9@$|/+=_-])")
 _LIKE_LEET = re.compile(r"[A-Za-z][013457$@!|]+[A-Za-z]|(?<![A-Za-z0-9])[013457$@][A-Za-z]{2}")
 _UNITS = re.compile(
-    r"\d+(?:st|nd|rd|th|s|k|m|b|g|x|kg|km|cm|mm|ml|mb|gb|tb|am|pm|min|sec|hrs?|bit|fps|hz|ghz|mhz|px|pt|rem|em)", re.IGNORECASE
+    r"\d*1st|\d*2nd|\d*3rd|\d+(?:th|s|k|m|b|g|x|kg|km|cm|mm|ml|mb|gb|tb|am|pm|min|sec|hrs?|bit|fps|hz|ghz|mhz|px|pt|rem|em)", re.IGNORECASE
 )
 
 
@@ -54,9 +53,7 @@ def leet(text: str) -> Step | None:
         return None
     words = [(match.start(), match[0].rstrip("!|")) for match in _LEET.finditer(text)]
     words = [(start, word) for start, word in words if word and not word.isalpha()]
-    plain = [_unleeted(word, doubtful=False) for _, word in words]
-    if sum(one != word for one, (_, word) in zip(plain, words, strict=True)) >= _ENOUGH:
-        plain = [_unleeted(word, doubtful=True) for _, word in words]
+    plain = max((_all_unleeted([word for _, word in words], table) for table in _LETTERS), key=lambda told: likeness(" ".join(told)).nats)
     pieces, done = [], 0
     for (start, word), instead in zip(words, plain, strict=True):
         pieces += [text[done:start], instead]
@@ -84,23 +81,20 @@ def _joined(text: str) -> Iterator[Edit]:
             yield *match.span(), said
 
 
-def _unleeted(word: str, *, doubtful: bool) -> str:
-    """The word with letters, or as it stands: a number, a unit, a name of a version, or nothing that could be a word."""
-    if _UNITS.fullmatch(word) or any(sign.isdigit() and sign not in _LETTERS for sign in word):
+def _all_unleeted(words: list[str], table: dict[int, int]) -> list[str]:
+    """All words by one table: who writes 1 for i does so throughout."""
+    plain = [_unleeted(word, word.translate(table), doubtful=False) for word in words]
+    if sum(map(str.__ne__, plain, words)) >= _ENOUGH:
+        plain = [_unleeted(word, word.translate(table), doubtful=True) for word in words]
+    return plain
+
+
+def _unleeted(word: str, best: str, *, doubtful: bool) -> str:
+    """The word with letters, `best`, or as it stands: a number, a unit, a name of a version, or nothing that could be a word."""
+    if _UNITS.fullmatch(word) or not best.isalpha() or (word.isdecimal() and len(word) > 3):
         return word
     if not doubtful and (len(word) < 3 or sum(map(str.isalpha, word)) * 2 < len(word) - 1 or not _LIKE_LEET.search(word)):
         return word
-    best = ""
-    for place, sign in enumerate(word):
-        choice = _LETTERS.get(sign, sign)
-        if len(choice) > 1:
-            # Of two letters the one that goes better with its neighbours, as far as they are known.
-            ahead = word[place + 1 : place + 2]
-            before, ahead = best[-1:], _LETTERS.get(ahead, ahead)[:1]
-            if before in _CONSONANTS and ahead in _CONSONANTS:
-                choice = choice.replace("l", "")
-            choice = max(choice, key=lambda letter: likeness(before + letter + ahead).nats)
-        best += choice
     like = likeness(best)
     if doubtful:
         return best if like.nats > 0 or (len(word) == 1 and best == "a") else word

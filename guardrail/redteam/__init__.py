@@ -1,0 +1,1 @@
+"""Attacks on the guard by its own makers."""

@@ -1,0 +1,89 @@
+"""Ways to spell a text so that a reader gets it and a filter may not: what `guardrail.normalize` has to see through."""
+
+import base64
+import codecs
+import urllib.parse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+_CYRILLIC = str.maketrans("aceopxyABCEHKMOPTX", "асеорхуАВСЕНКМОРТХ")
+_LEET = str.maketrans("aeiostAEIOST", "431057431057")
+
+
+@dataclass(frozen=True, slots=True)
+class Disguise:
+    """`name`, how a text is spelled in it, and whether the text can be told from that alone (`decodable`).
+
+    `words`: it changes words alone, so that what is written in signs that are none (`code`) is broken by going through it.
+    """
+
+    name: str
+    spell: Callable[[str], str]
+    decodable: bool = True
+    words: bool = False
+    code: bool = False
+
+    def after(self, inner: "Disguise") -> "Disguise":
+        """This one put upon another."""
+        broken = self.words and inner.code
+        return Disguise(
+            f"{inner.name} + {self.name}",
+            lambda text: self.spell(inner.spell(text)),
+            decodable=self.decodable and inner.decodable and not broken,
+            words=self.words or inner.words,
+            code=self.code or inner.code,
+        )
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8")
+
+
+def _shifted(text: str, capital: int, small: int) -> str:
+    return "".join(chr(ord(s) - 65 + capital) if "A" <= s <= "Z" else chr(ord(s) - 97 + small) if "a" <= s <= "z" else s for s in text)
+
+
+def _apart(text: str) -> str:
+    return "   ".join(" ".join(word) for word in text.split())
+
+
+def _tags(text: str) -> str:
+    return "\U0001f600" + "".join(chr(0xE0000 + ord(sign)) for sign in text if " " <= sign <= "~")
+
+
+def _selectors(text: str) -> str:
+    return "\U0001f600" + "".join(chr(0xFE00 + octet if octet < 16 else 0xE0100 + octet - 16) for octet in _octets(text))
+
+
+DISGUISES: tuple[Disguise, ...] = (
+    Disguise("full width", lambda text: _shifted(text, 0xFF21, 0xFF41)),
+    Disguise("mathematical", lambda text: _shifted(text, 0x1D5D4, 0x1D5EE)),
+    Disguise("confusables", lambda text: text.translate(_CYRILLIC)),
+    Disguise("zero width", "\u200b".join, code=True),
+    Disguise("soft hyphens", "\u00ad".join, code=True),
+    Disguise("struck through", lambda text: "".join(sign + "\u0336" if sign.isalpha() else sign for sign in text), code=True),
+    Disguise("override", lambda text: f"\u202e{text[::-1]}\u202c", code=True),
+    Disguise("tags", _tags, code=True),
+    Disguise("selectors", _selectors, code=True),
+    Disguise("letters apart", _apart, words=True),
+    Disguise("letters apart, gaps lost", lambda text: " ".join("".join(text.split())), decodable=False, words=True),
+    Disguise("leetspeak", lambda text: text.translate(_LEET), words=True),
+    Disguise("html", lambda text: "".join(f"&#{ord(sign)};" for sign in text), code=True),
+    Disguise("url", lambda text: "".join(f"%{octet:02X}" for octet in _octets(text)), code=True),
+    Disguise("url, as browsers do", urllib.parse.quote),
+    Disguise(
+        "escapes", lambda text: "".join(f"\\u{ord(sign):04x}" if sign <= "\uffff" else f"\\U{ord(sign):08x}" for sign in text), code=True
+    ),
+    Disguise("base64", lambda text: base64.b64encode(_octets(text)).decode(), code=True),
+    Disguise("base32", lambda text: base64.b32encode(_octets(text)).decode(), code=True),
+    Disguise("hex", lambda text: _octets(text).hex(), code=True),
+    Disguise("binary", lambda text: " ".join(f"{octet:08b}" for octet in _octets(text)), code=True),
+    Disguise("rot13", lambda text: codecs.encode(text, "rot13")),
+    Disguise("backwards", lambda text: text[::-1]),
+)
+
+
+def pairs(disguises: Sequence[Disguise] = DISGUISES) -> tuple[Disguise, ...]:
+    """Every one of them put upon every other one."""
+    return tuple(outer.after(inner) for inner, outer in permutations(disguises, 2))
