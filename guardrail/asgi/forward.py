@@ -29,19 +29,41 @@ class ForwardApp:
         upstream = self._upstreams[exchange.route.upstream]
         # A query stays here: chat completions have none, so that none is judged.
         headers = forwarded(scope["headers"], private=self._private)
-        async with upstream.send("POST", local_path(scope), headers, exchange.body) as answer:
-            await send(start(answer.status, raw_headers(answer.headers)))
-            chunks = answer.chunks()
-            # Where nothing is judged, the announced last byte ends the answer: one message less on the way.
-            rest = None if exchange.route.output else announced(answer.headers)
-            async for chunk in chunks:
-                rest = None if rest is None else rest - len(chunk)
-                await send(body(chunk, more=rest != 0))
-                if exchange.whole:
-                    await _part(chunks)
-                    break
+        rest: int | None = None
+        with contextlib.suppress(_HungUp):
+            async with _until_hung_up(exchange), upstream.send("POST", local_path(scope), headers, exchange.body) as answer:
+                await send(start(answer.status, raw_headers(answer.headers)))
+                chunks = answer.chunks()
+                # Where nothing is judged, the announced last byte ends the answer: one message less on the way.
+                rest = None if exchange.route.output else announced(answer.headers)
+                async for chunk in chunks:
+                    rest = None if rest is None else rest - len(chunk)
+                    await send(body(chunk, more=rest != 0))
+                    if exchange.whole:
+                        await _part(chunks)
+                        break
         if rest != 0:
             await send(body(b""))  # after the connection was given back: judging the answer must not hold it
+
+
+class _HungUp(Exception):  # noqa: N818  (no error)
+    """The client has its answer before the upstream was done with its own."""
+
+
+@contextlib.asynccontextmanager
+async def _until_hung_up(exchange: Exchange) -> AsyncIterator[None]:
+    """What is within ends at once, with `_HungUp`, when the exchange's `hang_up` is called."""
+    try:
+        async with asyncio.timeout(None) as patience:
+            exchange.hang_up = lambda: patience.reschedule(0)
+            try:
+                yield
+            finally:
+                exchange.hang_up = None
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        raise _HungUp from None
 
 
 def announced(headers: Iterable[tuple[str, str]]) -> int | None:

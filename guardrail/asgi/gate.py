@@ -46,6 +46,8 @@ class Gate:
         self._held: Collector | None = None
         self._bystander: Bystander | None = None
         self._live: StreamedAnswer | None = None
+        self._cutting: asyncio.Task[None] | None = None
+        self._busy = asyncio.Lock()  # the app's messages and the end that does not wait for them, one at a time
         self._error_body: bytearray | None = None
         self._enforcing = any(check.mode is Mode.ENFORCE for check in exchange.route.output)
         self.span: UpstreamSpan | None = None
@@ -56,6 +58,10 @@ class Gate:
 
     async def send(self, message: Message) -> None:
         """Take one message. What comes after the answer is settled is dropped."""
+        async with self._busy:
+            await self._take(message)
+
+    async def _take(self, message: Message) -> None:
         if self.closed:
             return
         try:
@@ -66,7 +72,7 @@ class Gate:
             elif message["type"] in ("http.response.pathsend", "http.response.zerocopysend"):
                 raise UpstreamError("malformed", "the answer came in a form that cannot be judged")
         except UpstreamError as error:
-            await self.fail(error)
+            await self._fail(error)
             raise Halted from error
         except ClientGoneError as error:
             self.closed = True
@@ -77,9 +83,13 @@ class Gate:
 
     async def fail(self, error: UpstreamError) -> None:
         """The upstream broke. Once, and before anything was released: 502 or 504. Later the stream is ended as broken."""
+        async with self._busy:
+            await self._fail(error)
+
+    async def _fail(self, error: UpstreamError) -> None:
         if self.closed:
             return
-        await self.aclose()
+        await self._stop_judging()
         self.closed = True
         self._answered()
         self._exchange.upstream_failed(error)
@@ -90,8 +100,19 @@ class Gate:
             await self._outlet.write(self._exchange.dialect.error_event(upstream_failure(error)))
         # Any other half-sent body is left incomplete, so that the server cuts the connection and the client notices.
 
+    async def settled(self) -> None:
+        """Wait for the end that came before the upstream's, if one did. Raises what went wrong with it."""
+        if self._cutting is not None and self._live is not None and self._live.ended.is_set():
+            await self._cutting
+
     async def aclose(self) -> None:
         """Stop judging what will not be let out. Idempotent."""
+        if self._cutting is not None:
+            self._cutting.cancel()
+            await asyncio.wait((self._cutting,))
+        await self._stop_judging()
+
+    async def _stop_judging(self) -> None:
         if self._live is not None and (decision := await self._live.aclose()) is not None:
             self._exchange.decisions.append(decision)
 
@@ -116,6 +137,7 @@ class Gate:
             self._error_body = bytearray()
         elif streams_live(self._exchange.route, headers):
             self._live = self._exchange.streamed(Ways(self._write, NOTICE), max_bytes=self._max_bytes)
+            self._cutting = asyncio.create_task(self._cut_off(self._live))
         else:
             self._held = holder(headers, self._exchange.dialect, max_bytes=self._max_bytes)
 
@@ -155,12 +177,32 @@ class Gate:
             if content:
                 await live.receive(content)
             self._exchange.whole = live.over
-            if more and not (live.over and not self._exchange.attentive):
-                return
-            decision = await live.finish()
+            if not more or (live.over and not self._exchange.attentive):
+                await self._conclude(live)
         except UnjudgedError as error:
             await self._unjudged()
             raise Halted from error
+
+    async def _cut_off(self, live: StreamedAnswer) -> None:
+        """End an answer of which nothing more can go out while the upstream takes its time, and have the app let go of that."""
+        await live.ended.wait()
+        async with self._busy:
+            try:
+                if not self.closed:
+                    await self._conclude(live)
+            except UnjudgedError:
+                await self._unjudged()
+            except UpstreamError as error:
+                await self._fail(error)
+            finally:
+                self.closed = True
+                self.over.set()
+        if self._exchange.hang_up is not None:
+            self._exchange.hang_up()
+
+    async def _conclude(self, live: StreamedAnswer) -> None:
+        """Judge and write what is left of an answer that was let out while it was judged."""
+        decision = await live.finish()
         self.closed = True
         self._answered()
         if self.span is not None:
@@ -170,7 +212,7 @@ class Gate:
 
     async def _unjudged(self) -> None:
         """The rest of an answer cannot be judged, and the route blocks what is not."""
-        await self.aclose()
+        await self._stop_judging()
         self.closed = True
         self._answered()
         decision = self._exchange.decisions[-1] if self._exchange.decisions else None

@@ -176,6 +176,7 @@ class GuardResponder:
         scope = {**self._scope, "headers": self._headers(trace), "extensions": {}, SCOPE_KEY: exchange}
         try:
             await self._app(scope, _Replay(exchange.body, gate.over), gate.send)
+            await gate.settled()
             if not gate.closed:
                 raise UpstreamError("disconnect", "the answer ended before it was whole")
             if self._outlet.status is None:

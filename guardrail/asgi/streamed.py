@@ -66,6 +66,8 @@ class StreamedAnswer:
         self._failure: BaseException | None = None
         self._blocked: set[int] = set()
         self._concluded = False
+        self.ended = asyncio.Event()
+        """Set as soon as all is blocked, or judging failed: `finish` then, and do not wait for more of the upstream."""
 
     @property
     def over(self) -> bool:
@@ -92,6 +94,7 @@ class StreamedAnswer:
 
     async def finish(self) -> Decision:
         """The upstream's stream ended, or is not needed any more: judge and write the rest. The decision on the whole answer."""
+        self._raise()
         unreadable: list[Part] = []
         if not self._all_blocked:
             await self._say(self._wire.finish())
@@ -126,6 +129,12 @@ class StreamedAnswer:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+    def _halt(self) -> None:
+        """Nothing more can go out: what is still being judged is of no use. Within a turn, so none of it is being written."""
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
+        self.ended.set()
 
     def _asked_for(self, choices: Iterable[int]) -> None:
         """Raises UpstreamError for a choice beyond those asked for: it would count as one of them, or go out beside them."""
@@ -172,6 +181,8 @@ class StreamedAnswer:
             released = self._flow.released(StreamPart(choice, Said(choice, "content", "").path))
             results = _results(self._judge.violations(choice))
             await self._ways.write(self._wire.refused(choice, results, self._ways.notice, released_chars=released))
+        if step.blocked and self._all_blocked:
+            self._halt()
         for choice in step.finished:
             await self._ways.write(self._wire.rest(choice))
         if step.judge:
@@ -199,6 +210,7 @@ class StreamedAnswer:
             self._alarm = None
         if not task.cancelled() and (failure := task.exception()) is not None:
             self._failure = self._failure or failure
+            self.ended.set()
 
     def _raise(self) -> None:
         if self._failure is not None:

@@ -299,6 +299,44 @@ async def test_the_upstream_is_closed_when_nothing_more_can_come_out(mode: Strea
 
 
 @pytest.mark.parametrize("mode", LIVE)
+@pytest.mark.parametrize("timing", ["before", "parallel"])
+async def test_a_block_does_not_wait_for_the_upstreams_next_chunk(mode: StreamMode, timing: str) -> None:
+    closed = asyncio.Event()
+
+    async def stalling(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+        try:
+            for word in words("Something forbidden is told here, and then nothing comes for a long while."):
+                await send({"type": "http.response.body", "body": event(content=word), "more_body": True})
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async with proxied(live(mode, timing=timing), upstream=stalling) as proxy:
+        before = asyncio.all_tasks()
+        reader = reading((await asyncio.wait_for(proxy.ask(stream=True), 20)).content)
+        assert reader.end()["finish_reason"] == "content_filter"
+        assert reader.content.endswith(b"data: [DONE]\n\n")
+        assert closed.is_set()
+        assert asyncio.all_tasks() <= before
+        assert proxy.sink.of(DecisionMade)[-1].decision.action is Action.BLOCK
+
+
+async def test_what_cannot_be_judged_does_not_wait_for_the_upstream_either() -> None:
+    async def stalling(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+        await send({"type": "http.response.body", "body": event(content=CALM), "more_body": True})
+        await asyncio.Event().wait()
+
+    settings = live(StreamMode.OVERLAP, deadline_ms=30, input={"policies": []})
+    async with proxied(settings, upstream=stalling) as proxy:
+        proxy.classifier.fault = "hang"
+        answered = await asyncio.wait_for(proxy.ask(stream=True), 20)
+        assert answered.status_code == 503
+        proxy.classifier.fault = None
+
+
+@pytest.mark.parametrize("mode", LIVE)
 async def test_an_answer_that_cannot_be_judged_is_withheld(mode: StreamMode) -> None:
     settings = live(mode, deadline_ms=30, input={"policies": []})
     async with proxied(settings, upstream=Answering(told(*words(CALM)), headers=EVENTS)) as proxy:
