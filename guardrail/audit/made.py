@@ -1,0 +1,90 @@
+"""From a decision's event to its record."""
+
+import hmac
+import json
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
+from guardrail.events import DecisionMade
+from guardrail.types import Decision, Mode, Part, Verdict
+
+_PART_HMAC = 32  # hexadecimal digits: enough that no two texts of a store share them
+
+
+def record_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str, str] = ("", "")) -> AuditRecord:
+    """The record of a decision, without its text. `key` is that of the texts' hashes, `trace` the trace and span it was made in."""
+    decision, outcome = event.decision, event.decision.outcome
+    return AuditRecord(
+        id=decision.id,
+        time=time,
+        tenant=plain(decision.tenant),
+        route=plain(decision.route),
+        stage=decision.stage.value,
+        mode=(Mode.SHADOW if outcome.shadow > outcome.action else Mode.ENFORCE).value,
+        action=outcome.action.word,
+        shadow=outcome.shadow.word,
+        unjudged=outcome.unjudged,
+        unavailable=outcome.unavailable,
+        verdicts=tuple(_verdict(verdict) for verdict in decision.verdicts),
+        unscannable=tuple(plain(path, 256) for path in decision.unscannable),
+        classifier=_classifiers(decision),
+        generation=decision.generation,
+        timings=MappingProxyType({"judging": round(decision.duration_s, 6)}),
+        request_id=plain(event.request_id),
+        trace_id=trace[0],
+        span_id=trace[1],
+        model=plain(event.model),
+        protocol=plain(event.protocol),
+        stream=event.stream,
+        parts=tuple(_part(part, key) for part in event.parts),
+        characters=sum(len(part.text or "") for part in event.parts),
+        text_hmac=texts_hmac(event.parts, key),
+    )
+
+
+def texts_hmac(parts: Sequence[Part], key: bytes) -> str:
+    """The keyed hash of everything that was judged: each part's text with its place."""
+    said = json.dumps([[plain(part.path, 256), part.choice, part.text] for part in parts], separators=(",", ":"))
+    return f"hmac-sha256:{hmac.digest(key, b'texts' + said.encode(), 'sha256').hex()}"
+
+
+def text_hmac(text: str | None, key: bytes) -> str:
+    """The keyed hash of one part's text; "" for no text."""
+    return "" if text is None else hmac.digest(key, b"text" + text.encode("utf-8", "replace"), "sha256").hex()[:_PART_HMAC]
+
+
+def plain(text: str, limit: int = 128) -> str:
+    """A name on one printable line of at most `limit` characters."""
+    cut = text[:limit]
+    return cut if cut.isprintable() else "".join(each if each.isprintable() else "?" for each in cut)
+
+
+def _classifiers(decision: Decision) -> str:
+    return ", ".join(dict.fromkeys(verdict.classifier for verdict in decision.verdicts))
+
+
+def _part(part: Part, key: bytes) -> PartRecord:
+    return PartRecord(
+        plain(part.path, 256), plain(part.role, 64), plain(part.kind, 64), part.choice, len(part.text or ""), text_hmac(part.text, key)
+    )
+
+
+def _verdict(verdict: Verdict) -> VerdictRecord:
+    return VerdictRecord(
+        policy=verdict.policy_id,
+        version=verdict.policy_version,
+        digest=verdict.policy_digest,
+        threshold=float(verdict.threshold),
+        action=verdict.action.word,
+        mode=verdict.mode.value,
+        part=plain(verdict.part, 256),
+        classifier=verdict.classifier,
+        score=verdict.score,
+        error=None if verdict.error is None else plain(verdict.error, 64),
+        span=verdict.span,
+        criterion=None if verdict.criterion is None else plain(verdict.criterion),
+        choice=verdict.choice,
+        flags=verdict.flags,
+        provenance=verdict.provenance,
+    )

@@ -1,0 +1,159 @@
+"""A record as a row of the table, and back: columns that can be searched, and a body that names each policy and each part once."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any, cast
+
+from guardrail.audit.chain import Value
+from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
+from guardrail.audit.schema import COLUMNS
+from guardrail.errors import GuardrailError
+from guardrail.types import Provenance, Span
+
+SELECTED = ", ".join((*COLUMNS, "body"))
+"""What `record_of_row` reads, in its order."""
+
+_EXTRA = ("error", "span", "criterion", "flags", "reading", "provenance")
+
+
+class UnreadableRecordError(GuardrailError):
+    """A row does not hold a record: it was damaged."""
+
+
+def columns_of(record: AuditRecord) -> tuple[Value, ...]:
+    """The columns, in the order of `COLUMNS`."""
+    violated = dict.fromkeys(verdict.policy for verdict in record.verdicts if verdict.violation)
+    return (
+        record.sequence,
+        record.kind,
+        record.id,
+        float(record.time),
+        record.tenant,
+        record.route,
+        record.stage,
+        record.mode,
+        record.action,
+        record.shadow,
+        int(record.unjudged),
+        int(record.unavailable),
+        record.generation,
+        float(record.duration_s),
+        listed(dict.fromkeys(verdict.policy for verdict in record.verdicts)),
+        listed(violated),
+        record.request_id,
+        record.trace_id,
+        record.text_hmac,
+        record.content_digest,
+    )
+
+
+def listed(names: Sequence[str] | dict[str, None]) -> str:
+    """Names such that one of them can be looked for between commas; "" for none."""
+    return f",{','.join(names)}," if names else ""
+
+
+def body_of(record: AuditRecord) -> str:
+    """Everything that is in no column, as JSON."""
+    policies: dict[tuple[Any, ...], int] = {}
+    classifiers: dict[str, int] = {}
+    parts = {(part.path, part.choice): place for place, part in enumerate(record.parts)}
+    verdicts = []
+    for verdict in record.verdicts:
+        key = (verdict.policy, verdict.version, verdict.digest, verdict.threshold, verdict.action, verdict.mode)
+        policy = policies.setdefault(key, len(policies))
+        classifier = classifiers.setdefault(verdict.classifier, len(classifiers))
+        part = parts.get((verdict.part, verdict.choice), [verdict.part, verdict.choice])
+        extra = {name: value for name in _EXTRA if (value := getattr(verdict, name)) not in (None, ())}
+        if verdict.span is not None:
+            extra["span"] = [verdict.span.start, verdict.span.end]
+        if verdict.provenance is not None:
+            extra["provenance"] = asdict(verdict.provenance)
+        verdicts.append([policy, part, classifier, verdict.score, *([extra] if extra else [])])
+    document = {
+        "policies": list(policies),
+        "classifiers": list(classifiers),
+        "verdicts": verdicts,
+        "parts": [[part.path, part.role, part.kind, part.choice, part.characters, part.hmac] for part in record.parts],
+        "unscannable": record.unscannable,
+        "classifier": record.classifier,
+        "timings": dict(record.timings),
+        "span_id": record.span_id,
+        "model": record.model,
+        "protocol": record.protocol,
+        "stream": record.stream,
+        "characters": record.characters,
+        "keeps": record.keeps,
+        "note": dict(record.note),
+    }
+    return json.dumps({name: value for name, value in document.items() if value not in ("", [], (), {}, False, 0)}, separators=(",", ":"))
+
+
+def record_of_row(row: Sequence[Any]) -> AuditRecord:
+    """The record of a row of `SELECTED`, without its content. Raises UnreadableRecordError."""
+    try:
+        return _record(dict(zip(COLUMNS, row, strict=False)), json.loads(row[len(COLUMNS)]))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UnreadableRecordError(f"record {row[0]!r} cannot be read; run `guardrail audit verify`") from error
+
+
+def _record(column: dict[str, Any], body: dict[str, Any]) -> AuditRecord:
+    parts = tuple(PartRecord(*part) for part in body.get("parts", ()))
+    policies, classifiers = body.get("policies", ()), body.get("classifiers", ())
+    return AuditRecord(
+        id=column["id"],
+        time=column["time"],
+        sequence=column["sequence"],
+        kind=column["kind"],
+        tenant=column["tenant"],
+        route=column["route"],
+        stage=column["stage"],
+        mode=column["mode"],
+        action=column["action"],
+        shadow=column["shadow"],
+        unjudged=bool(column["unjudged"]),
+        unavailable=bool(column["unavailable"]),
+        verdicts=tuple(_verdict(verdict, policies, parts, classifiers) for verdict in body.get("verdicts", ())),
+        unscannable=tuple(body.get("unscannable", ())),
+        classifier=body.get("classifier", ""),
+        generation=column["generation"],
+        timings=MappingProxyType(body.get("timings", {})),
+        request_id=column["request_id"],
+        trace_id=column["trace_id"],
+        span_id=body.get("span_id", ""),
+        model=body.get("model", ""),
+        protocol=body.get("protocol", ""),
+        stream=body.get("stream", False),
+        parts=parts,
+        characters=body.get("characters", 0),
+        text_hmac=column["text_hmac"],
+        keeps=body.get("keeps", "none"),
+        content_digest=column["content_digest"],
+        note=MappingProxyType(body.get("note", {})),
+    )
+
+
+def _verdict(row: list[Any], policies: Sequence[Any], parts: Sequence[PartRecord], classifiers: Sequence[str]) -> VerdictRecord:
+    policy, part, classifier, score = row[:4]
+    extra = cast("dict[str, Any]", row[4]) if len(row) > 4 else {}
+    name, version, digest, threshold, action, mode = policies[policy]
+    path, choice = (parts[part].path, parts[part].choice) if isinstance(part, int) else part
+    return VerdictRecord(
+        policy=name,
+        version=version,
+        digest=digest,
+        threshold=threshold,
+        action=action,
+        mode=mode,
+        part=path,
+        classifier=classifiers[classifier],
+        score=score,
+        error=extra.get("error"),
+        span=Span(*extra["span"]) if "span" in extra else None,
+        criterion=extra.get("criterion"),
+        choice=choice,
+        flags=tuple(extra.get("flags", ())),
+        reading=tuple(extra.get("reading", ())),
+        provenance=Provenance(**extra["provenance"]) if "provenance" in extra else None,
+    )

@@ -1,0 +1,177 @@
+"""Reading the store: one record, those that fit a filter, and counts over time. Every call has its own read-only connection."""
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
+
+from guardrail.audit.made import text_hmac
+from guardrail.audit.record import DECISION, AuditRecord
+from guardrail.audit.row import SELECTED, record_of_row
+from guardrail.audit.schema import MIGRATIONS, version_of
+from guardrail.errors import GuardrailError
+
+MOST_RECORDS = 10_000
+"""Most records that one `find` gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records: all conditions together. None (and "") leave a condition out.
+
+    `policy`: judged by it, `violated`: found to violate it; `since` and `until` are seconds since 1970, the latter not included.
+    `text`: exactly this text was one of the parts (found by its keyed hash, so also where no content is kept).
+    """
+
+    tenant: str | None = None
+    route: str | None = None
+    stage: str | None = None
+    policy: str | None = None
+    violated: str | None = None
+    action: str | None = None
+    shadow: str | None = None
+    mode: str | None = None
+    since: float | None = None
+    until: float | None = None
+    unjudged: bool | None = None
+    request_id: str | None = None
+    trace_id: str | None = None
+    text: str | None = None
+    kind: str | None = DECISION
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What happened from `start` on, for a step. `policies` counts decisions by violated policy, `durations` are sorted seconds."""
+
+    start: float
+    decisions: int = 0
+    unjudged: int = 0
+    actions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    shadow: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    policies: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    tenants: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    durations: tuple[float, ...] = ()
+
+    def percentile(self, share: float) -> float:
+        """The duration that this share (0 to 1) of the decisions does not exceed; 0 without any."""
+        if not self.durations:
+            return 0.0
+        return self.durations[min(len(self.durations) - 1, int(share * len(self.durations)))]
+
+
+class AuditReader:
+    """Reads a store that others may be writing. Safe from any thread. Raises GuardrailError for a file that is no store.
+
+    `text_keys` are those of the texts' hashes, without which no text can be looked for.
+    """
+
+    def __init__(self, path: Path, text_keys: Sequence[bytes] = ()) -> None:
+        self.path = path
+        self._text_keys = tuple(text_keys)
+
+    def get(self, id: str) -> AuditRecord | None:  # noqa: A002  (the word of the command line)
+        """The record of a decision's id, or of a sequence number; None when it is not there."""
+        by = "sequence = CAST(? AS INTEGER)" if id.isdecimal() and len(id) < 16 else "id = ?"
+        with self.connection() as connection:
+            row = connection.execute(f"SELECT {SELECTED} FROM records WHERE {by} ORDER BY place LIMIT 1", (id,)).fetchone()  # noqa: S608
+        return None if row is None else record_of_row(row)
+
+    def find(self, filter: Filter | None = None, limit: int = 100, before: int | None = None) -> list[AuditRecord]:  # noqa: A002
+        """The newest records that fit, newest first; with `before` those with a smaller sequence than that."""
+        where, values = self._where(filter or Filter(), before)
+        query = f"SELECT {SELECTED} FROM records WHERE {where} ORDER BY place DESC LIMIT ?"  # noqa: S608  (names are ours, values bound)
+        with self.connection() as connection:
+            return [record_of_row(row) for row in connection.execute(query, (*values, min(limit, MOST_RECORDS)))]
+
+    def totals(self, since: float, until: float, step_s: float) -> list[Total]:
+        """Counts for each step from `since` until `until`, those without a decision included."""
+        steps = max(1, min(MOST_RECORDS, -(-int((until - since) * 1000) // max(1, int(step_s * 1000)))))
+        buckets = [_Bucket() for _ in range(steps)]
+        query = (
+            "SELECT time, tenant, action, shadow, unjudged, duration_s, violated FROM records INDEXED BY records_by_time "
+            "WHERE time >= ? AND time < ? AND kind = ?"
+        )
+        with self.connection() as connection:
+            for row in connection.execute(query, (since, until, DECISION)):
+                place = int((row[0] - since) / step_s)
+                if 0 <= place < steps:
+                    buckets[place].add(row[1:])
+        return [bucket.total(since + place * step_s) for place, bucket in enumerate(buckets)]
+
+    def count(self) -> int:
+        """How many records there are, notes included."""
+        with self.connection() as connection:
+            return int(connection.execute("SELECT count(*) FROM records").fetchone()[0])
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection that cannot write."""
+        if not self.path.is_file():
+            raise GuardrailError(f"there is no audit store {str(self.path)!r}; it is made when the first decision is recorded")
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True, timeout=5.0)) as connection:
+                version = version_of(connection)
+                if not 0 < version <= len(MIGRATIONS):
+                    raise GuardrailError(
+                        f"{self.path} is an audit store of version {version}, this program reads 1 to {len(MIGRATIONS)}; use the program "
+                        "that wrote it, or let a newer one write to it once"
+                    )
+                yield connection
+        except sqlite3.DatabaseError as error:
+            raise GuardrailError(f"the audit store {str(self.path)!r} cannot be read: {error}") from error
+
+    def _where(self, wanted: Filter, before: int | None) -> tuple[str, list[str | float | int]]:
+        """The condition of a query, with `?` for each of the values."""
+        pairs: list[tuple[str, str | float | int | None]] = [
+            (f"{name} = ?", getattr(wanted, name) or None)
+            for name in ("kind", "tenant", "route", "stage", "action", "shadow", "mode", "request_id", "trace_id")
+        ]
+        pairs += [("instr(judged, ?) > 0", wanted.policy and f",{wanted.policy},")]
+        pairs += [("instr(violated, ?) > 0", wanted.violated and f",{wanted.violated},")]
+        pairs += [("time >= ?", wanted.since), ("time < ?", wanted.until), ("place < ?", before)]
+        pairs += [("unjudged = ?", None if wanted.unjudged is None else int(wanted.unjudged))]
+        conditions = [condition for condition, value in pairs if value is not None]
+        values = [value for _, value in pairs if value is not None]
+        if wanted.text is not None:
+            if not self._text_keys:
+                raise GuardrailError("a text is looked for by its keyed hash, and the key of this store is not at hand")
+            hashes = [text_hmac(wanted.text, key) for key in self._text_keys]
+            conditions.append(f"({' OR '.join(['instr(body, ?) > 0'] * len(hashes))})")
+            values += hashes
+        return " AND ".join(conditions) or "1", values
+
+
+class _Bucket:
+    def __init__(self) -> None:
+        self.unjudged = 0
+        self.actions: Counter[str] = Counter()
+        self.shadow: Counter[str] = Counter()
+        self.policies: Counter[str] = Counter()
+        self.tenants: Counter[str] = Counter()
+        self.durations: list[float] = []
+
+    def add(self, row: tuple[str, str, str, int, float, str]) -> None:
+        tenant, action, shadow, unjudged, duration_s, violated = row
+        self.unjudged += unjudged
+        self.actions[action] += 1
+        self.shadow[shadow] += 1
+        self.tenants[tenant] += 1
+        self.policies.update(name for name in violated.split(",") if name)
+        self.durations.append(duration_s)
+
+    def total(self, start: float) -> Total:
+        return Total(
+            start,
+            len(self.durations),
+            self.unjudged,
+            MappingProxyType(dict(self.actions)),
+            MappingProxyType(dict(self.shadow)),
+            MappingProxyType(dict(self.policies)),
+            MappingProxyType(dict(self.tenants)),
+            tuple(sorted(self.durations)),
+        )

@@ -1,0 +1,87 @@
+"""What goes in comes out again, and can be found."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from audit_cases import FAILED, SPANNED, TEXT_KEY, WATCHED, filled, record, verdict
+
+from guardrail.audit.store import AuditReader, Filter
+from guardrail.errors import GuardrailError
+from guardrail.types import Provenance
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    origin = Provenance("t", "k", "m", "a", "bf16", 64, 0.01)
+    elsewhere = verdict("violence", 0.1, part="tools[1].name", choice=1, provenance=origin)
+    made = record(SPANNED, FAILED, WATCHED, elsewhere)
+    reader = AuditReader(filled(tmp_path / "audit.db", [made]))
+    assert reader.get(made.id) == replace(made, sequence=1)
+    assert reader.get("1") == replace(made, sequence=1)
+    assert reader.get("unknown") is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        (Filter(), "54321"),
+        (Filter(tenant="orbit"), "3"),
+        (Filter(policy="toxicity"), "2"),
+        (Filter(violated="harassment"), "4"),
+        (Filter(policy="tox"), ""),
+        (Filter(action="block"), "2"),
+        (Filter(shadow="block"), "42"),
+        (Filter(mode="shadow"), "4"),
+        (Filter(unjudged=True), "5"),
+        (Filter(since=2.0, until=4.0), "32"),
+        (Filter(request_id="req-1", stage="input", route="default", tenant="acme"), "5421"),
+        (Filter(tenant="' OR 1 --"), ""),
+    ],
+)
+def test_records_are_found_by_what_they_say(tmp_path: Path, wanted: Filter, ids: str) -> None:
+    made = [
+        record(id="1", time=1.0),
+        record(SPANNED, id="2", time=2.0),
+        record(id="3", time=3.0, tenant="orbit"),
+        record(WATCHED, id="4", time=4.0),
+        record(FAILED, id="5", time=5.0),
+    ]
+    reader = AuditReader(filled(tmp_path / "audit.db", made))
+    assert "".join(found.id for found in reader.find(wanted)) == ids
+    assert [found.id for found in reader.find(wanted, limit=1)] == list(ids[:1])
+
+
+def test_an_exact_text_is_found_by_its_keyed_hash(tmp_path: Path) -> None:
+    path = filled(tmp_path / "audit.db", [record(id="1"), record(id="2", text="The tea is ready.")])
+    reader = AuditReader(path, [b"some other key, as long as a key is", TEXT_KEY])
+    assert [found.id for found in reader.find(Filter(text="The tea is ready."))] == ["2"]
+    assert reader.find(Filter(text="The tea is")) == []
+    with pytest.raises(GuardrailError, match="not at hand"):
+        AuditReader(path).find(Filter(text="The tea is ready."))
+
+
+def test_pages_follow_one_another(tmp_path: Path) -> None:
+    reader = AuditReader(filled(tmp_path / "audit.db", [record(id=f"d{number}") for number in range(1, 6)]))
+    first = reader.find(limit=2)
+    assert [found.sequence for found in first] == [5, 4]
+    assert [found.sequence for found in reader.find(limit=2, before=first[-1].sequence)] == [3, 2]
+
+
+def test_totals_count_each_step(tmp_path: Path) -> None:
+    made = [record(id="1", time=10.0), record(SPANNED, WATCHED, id="2", time=11.0), record(FAILED, id="3", time=35.0)]
+    first, second, third = AuditReader(filled(tmp_path / "audit.db", made)).totals(10.0, 40.0, 10.0)
+    assert (first.start, first.decisions, first.actions, first.shadow) == (10.0, 2, {"pass": 1, "block": 1}, {"pass": 1, "block": 1})
+    assert (first.policies, first.tenants) == ({"toxicity": 1, "harassment": 1}, {"acme": 2})
+    assert (second.decisions, second.percentile(0.5)) == (0, 0.0)
+    assert (third.decisions, third.unjudged, third.percentile(0.99)) == (1, 1, 0.0125)
+
+
+def test_what_is_no_store_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(GuardrailError, match="there is no audit store"):
+        AuditReader(tmp_path / "audit.db").find()
+    (tmp_path / "text").write_text("not a database, but long enough to look like some file" * 100, encoding="utf-8")
+    with pytest.raises(GuardrailError, match="cannot be read"):
+        AuditReader(tmp_path / "text").find()
+    (tmp_path / "empty").touch()
+    with pytest.raises(GuardrailError, match="version 0"):
+        AuditReader(tmp_path / "empty").find()
