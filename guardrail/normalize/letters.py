@@ -1,6 +1,8 @@
 """How English a text looks by its neighbouring letters alone: small, deterministic, and the same on every machine."""
 
+import codecs
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,10 @@ for _letter in range(26):
 
 _NATS: list[list[float]] = _PLAIN.tolist()
 _NUMBERS = {chr(code): int(symbol) for code, symbol in enumerate(_SYMBOLS) if symbol}
+
+# Keys, hashes and codes: rows of hexadecimal digits with figures in them, and long words with figures in them.
+_CODE = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?:[0-9A-Fa-f]+|[A-Za-z0-9+/_=-]{16,})(?![A-Za-z0-9])")
+_HEX = re.compile("[0-9A-Fa-f]+")
 
 _SHORT = 48  # characters up to which plain Python is quicker than an array
 _DRIFT = 0.05  # nats a character that a disguise must win by, so that what looks like neither never adds up
@@ -95,8 +101,18 @@ def stretches(text: str, gain: Table) -> list[tuple[int, int]]:
     lowest = np.minimum(np.minimum.accumulate(total), 0.0)
     if (total - lowest).max() < clear:
         return []
+    words_alone = _CODE.sub(lambda match: match[0] if _hides_words(match[0], gain) else "0" * len(match[0]), text)
+    if words_alone != text:
+        return stretches(words_alone, gain)
     words = [_to_words(text, start, end) for start, end in _risen(gains.tolist(), clear)]
     return _by_line(text, words)
+
+
+def _hides_words(code: str, gain: Table) -> bool:
+    """Whether all of a word with figures in it is English when it is read otherwise: in random ones chance makes but a piece look so."""
+    if _HEX.fullmatch(code):
+        return False  # the few words that can be spelled with a to f are none as rot13, and hardly any from right to left
+    return likeness(codecs.encode(code, "rot13") if gain is ROTATED else code[::-1]).rate > LIKELY
 
 
 def _by_line(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

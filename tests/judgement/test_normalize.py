@@ -108,6 +108,9 @@ BENIGN = {
     "token": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ."
              "SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
     "key": "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 sk-proj-abc123DEF456ghi789JKL",
+    "hex with letters like rot13": "93C5B8B492B34A83C19C6B19B673177367507B44CD7986B4",
+    "base64 with letters like rot13": "fBnGJNVabDHKc3F6Q8va7jbVknFd0woX",
+    "base32 with letters like English from its end": "KMMFNARLDLETJNTUHW5KC57S5TNI6YXBTQJPRIQ=",
     "image": "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + zlib.compress(hashlib.sha512(b"i").digest() * 9)).decode(),
     "long image": base64.b64encode(b"".join(hashlib.sha512(place.to_bytes(4)).digest() for place in range(1500))).decode(),
 }  # fmt: skip
@@ -142,6 +145,7 @@ def test_a_disguise_comes_off_and_says_which_it_was(name: str) -> None:
         ("Nice \U0001f600" + selectors("go away"), "Nice \U0001f600 go away "),
         (" ".join("".join(map(FLAGS.get, word)) for word in ["you", "silly", "goose"]), "you silly goose"),  # type: ignore[arg-type]
         ("ᴀ 🅱🅸🅶 ⒷⒾⒼ cake", "a BIG BIG cake"),
+        ("lbh1ner1n1jbeguyrff1vqvbg jubz1abobql1urer1yvxrf", "you1are1a1worthless1idiot whom1nobody1here1likes"),
         ("con\ufb01dent", "confident"),
         ("роог soul", "poor soul"),
     ],
