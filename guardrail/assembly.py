@@ -253,6 +253,8 @@ def _observers(config: Config, sinks: Sequence[EventSink]) -> Observers:
             providers.tracer_provider if tracing and providers else None,
             semconv=Semconv(config.telemetry.semconv),
             trust_parent=False,  # a request must not switch its own spans off
+            debug=config.telemetry.debug,
+            remote={name: url for name, section in config.classifiers.items() if (url := getattr(section, "base_url", None))},
             capture=parse_capture(environment.secret("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT")),
         )
         if traced

@@ -11,7 +11,7 @@ from guardrail.asgi.outlet import Outlet, foreign
 from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways, streams_live
 from guardrail.asgi.upstream_error import MAX_BYTES, error_reply
 from guardrail.errors import UpstreamError
-from guardrail.telemetry.tracing import UpstreamSpan
+from guardrail.telemetry.tracing import UpstreamSpan, said_of
 from guardrail.types import Action, Decision, Mode, Stage
 from guardrail.wire.dialect import Collector, error_event
 from guardrail.wire.refusal import blocked_choices, unavailable, upstream_failure
@@ -121,8 +121,6 @@ class Gate:
             raise UpstreamError("malformed", "the answer has two heads")
         headers = [(name.lower(), value) for name, value in headers]
         self._head = (status, headers)
-        if self.span is not None:
-            self.span.first_chunk()
         if status < 200 or 300 <= status < 400:
             raise UpstreamError("malformed", f"the upstream answered with status {status}, which is neither an answer nor an error")
         if status >= 400:
@@ -144,6 +142,8 @@ class Gate:
     async def _body(self, content: bytes, *, more: bool) -> None:
         if self._head is None:
             raise UpstreamError("malformed", "the answer has no head")
+        if content and self.span is not None:
+            self.span.chunk()
         if self._held is not None:
             if content:
                 self._held.receive(content)
@@ -206,7 +206,7 @@ class Gate:
         self.closed = True
         self._answered()
         if self.span is not None:
-            self.span.answered(self._status(), live.usage, live.finish_reasons)
+            self.span.answered(self._status(), live.usage, live.finish_reasons, **said_of(live.head))
         self._exchange.decisions.append(decision)
         await self._outlet.write(b"")
 
@@ -233,7 +233,8 @@ class Gate:
         self._answered()
         status = self._status()
         if self.span is not None:
-            self.span.answered(status, held.usage, [reason for reason in held.finish_reasons.values() if reason])
+            reasons = [reason for reason in held.finish_reasons.values() if reason]
+            self.span.answered(status, held.usage, reasons, **said_of(held.head))
         await self._permitted()
         decision = await self._exchange.judge(Stage.OUTPUT, held.parts())
         if decision is not None and decision.action >= Action.REDACT:

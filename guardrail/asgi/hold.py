@@ -37,6 +37,11 @@ class WholeAnswer:
         """See `Collector`."""
         return self._parsed.finish_reasons
 
+    @property
+    def head(self) -> Mapping[str, object]:
+        """See `Collector`."""
+        return self._parsed.document
+
     def receive(self, chunk: bytes) -> None:
         """See `Collector`."""
         self._size += len(chunk)

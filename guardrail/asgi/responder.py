@@ -47,6 +47,7 @@ class GuardResponder:
         shape = self._dialect.shape if self._dialect is not None else None
         self._outlet = Outlet(send, request_id=self._request_id, timeout_s=service.limits.client_timeout_s, shape=shape)
         self._span: RequestSpan | None = None
+        self._exchange: Exchange | None = None
 
     async def __call__(self) -> None:
         """Answer the request. Nothing of it is left running afterwards."""
@@ -59,6 +60,8 @@ class GuardResponder:
             await self._answer()
             if self._outlet.status is not None:
                 self._span.answered(self._outlet.status)
+            if self._exchange is not None:
+                self._span.took(self._exchange.overhead_s())
 
     async def refuse(self, error: WireError) -> None:
         """Answer with an error of our own, and tell the observers: nothing was judged. A client that does not take it is left."""
@@ -84,7 +87,7 @@ class GuardResponder:
                 await self._outlet.reply(reply, (("x-should-retry", "false"),))
 
     async def _respond(self) -> None:
-        exchange = await self._admit()
+        self._exchange = exchange = await self._admit()
         await self._until_gone(self._serve(exchange))
 
     def _spelled(self, error: WireError) -> Reply:
@@ -160,7 +163,7 @@ class GuardResponder:
     async def _call(self, exchange: Exchange, gate: Gate) -> None:
         """Run the app behind the guard until it has answered."""
         asked, operation = exchange.request, exchange.dialect.operation
-        target = self._service.target(exchange.route, asked.model, stream=asked.stream, operation=operation)
+        target = self._service.target(exchange.route, asked, operation)
         exchange.called = time.monotonic()
         if target is None:
             await self._run(exchange, gate, [])

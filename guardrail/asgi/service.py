@@ -24,6 +24,7 @@ from guardrail.telemetry.calls import UpstreamCall
 from guardrail.telemetry.metrics import Metrics
 from guardrail.telemetry.tracing import Target, Tracing
 from guardrail.types import Check, Decision, Part, Policy, Route, Stage
+from guardrail.wire.dialect import Request
 
 logger = logging.getLogger("guardrail")
 
@@ -182,12 +183,12 @@ class GuardService:
         checks = tuple([await self._check(route, stage, _named(wanted, known)) for wanted in policies])
         return replace(route, input=checks, output=checks)
 
-    def target(self, route: Route, model: str, *, stream: bool, operation: str = "chat") -> Target | None:
+    def target(self, route: Route, asked: Request, operation: str) -> Target | None:
         """What the upstream call of a route is in telemetry; None where nobody collects spans or metrics."""
         if self.tracing is None:
             return None
         endpoint = self._backends.endpoints.get(route.upstream, Endpoint("app"))
-        return Target(model, endpoint.provider, endpoint.server, operation, {"stream": stream})
+        return Target(asked.model, endpoint.provider, endpoint.server, operation, asked.document)
 
     def observe(self, call: UpstreamCall) -> None:
         """Count one finished upstream call."""

@@ -80,6 +80,11 @@ class StreamedAnswer:
         return self._wire.usage
 
     @property
+    def head(self) -> Mapping[str, object]:
+        """What the answer says of itself, as far as it has."""
+        return self._wire.head
+
+    @property
     def finish_reasons(self) -> list[str]:
         """What the upstream said, as far as it has."""
         return [reason for reason in self._wire.finish_reasons.values() if reason]

@@ -160,6 +160,7 @@ class TelemetryConfig(Section):
     semconv: Literal["v427", "guardian", "none"] = Field(
         default="v427", description="Which names guardrail spans carry; `none` adds none of them."
     )
+    debug: bool = Field(default=False, description="A result event on the span for every policy, not only for those that fired or erred.")
     service_name: str = Field(default="guardrail", min_length=1, max_length=128, description="service.name of the resource.")
 
 

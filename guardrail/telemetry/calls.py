@@ -19,7 +19,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamCall:
-    """One finished call. `server` is host and port (None: in this process), durations are seconds, `error` a code or None."""
+    """One finished call. `server` is host and port (None: in this process), durations are seconds, `error` a code or None.
+
+    `first_chunk_s` and `chunks_s` (from each chunk to the next one) are of streams alone.
+    """
 
     operation: str
     model: str
@@ -27,6 +30,7 @@ class UpstreamCall:
     server: tuple[str, int | None] | None
     duration_s: float
     first_chunk_s: float | None = None
+    chunks_s: tuple[float, ...] = ()
     response_model: str | None = None
     error: str | None = None
     usage: Usage = Usage()

@@ -1,9 +1,10 @@
 """The span around one stage's judging, with one event for each policy that fired or erred."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Self
 
-from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Tracer, get_current_span
 from opentelemetry.util.types import AttributeValue
 
 from guardrail.telemetry import names
@@ -11,25 +12,45 @@ from guardrail.telemetry.capture import Capture, cut, messages_json
 from guardrail.telemetry.names import GuardNames
 from guardrail.telemetry.scope import Scope
 from guardrail.telemetry.summary import error_code, findings, short, words
-from guardrail.types import Action, Decision, Part, Provenance, Route, Stage, Verdict
+from guardrail.types import Action, Decision, Mode, Part, Provenance, Route, Stage, Verdict
 
 MAX_EVENTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How guard spans are written. `remote` holds host and port of the classifiers that run on a server; calls to them are CLIENT spans."""
+
+    spelling: GuardNames
+    capture: Capture = Capture.OFF
+    debug: bool = False
+    remote: Mapping[str, tuple[str, int | None]] = field(default_factory=dict)
 
 
 class GuardSpan(Scope):
     """`apply_guardrail {classifier}`: open it before judging and tell it the decision."""
 
-    def __init__(self, tracer: Tracer, route: Route, stage: Stage, *, spelling: GuardNames, capture: Capture, debug: bool) -> None:
-        super().__init__(tracer, spelling.span(route.classifier, stage), SpanKind.INTERNAL)
+    def __init__(self, tracer: Tracer, route: Route, stage: Stage, style: Style) -> None:
+        self._server = style.remote.get(route.classifier)
+        kind = SpanKind.INTERNAL if self._server is None else SpanKind.CLIENT
+        super().__init__(tracer, style.spelling.span(route.classifier, stage), kind)
         self._route = route
         self._stage = stage
-        self._spelling = spelling
-        self._capture = capture
-        self._debug = debug
+        self._spelling = style.spelling
+        self._capture = style.capture
+        self._debug = style.debug
+        self._request: Span = INVALID_SPAN
+
+    def __enter__(self) -> Self:
+        self._request = get_current_span()
+        return super().__enter__()
 
     def _first_attributes(self) -> Mapping[str, AttributeValue]:
         spelling = self._spelling
+        address, port = self._server or (None, None)
         return named(
+            (names.SERVER_ADDRESS, address),
+            (names.SERVER_PORT, port),
             (spelling.operation, names.APPLY),
             (spelling.provider, names.GUARD_PROVIDER),
             (spelling.component, self._route.classifier),
@@ -43,6 +64,9 @@ class GuardSpan(Scope):
         """Record the decision. `parts` is the judged text; it is looked at only where content may be captured."""
         if not self._span.is_recording():
             return
+        if decision.outcome.unjudged or decision.action >= Action.REDACT:
+            for span in (self._span, self._request):
+                span.set_attribute(names.KEEP, True)
         said = words(decision.outcome)
         first = next(iter(decision.violations), None)
         spelling = self._spelling
@@ -69,8 +93,14 @@ class GuardSpan(Scope):
             self._failed(error_code(failed.error))
         if self._capture.on_span and parts:
             self._span.set_attribute(names.MESSAGES[self._stage], messages_json(parts))
-        for verdict in findings(decision, everything=self._debug)[:MAX_EVENTS]:
+        found = findings(decision, everything=True)
+        telling = [verdict for verdict in found if self._debug or verdict.violation or verdict.error is not None]
+        for verdict in telling[:MAX_EVENTS]:
             self._span.add_event(spelling.event, self._result(verdict, parts))
+        if spelling.evaluation is not None:
+            watched = [verdict for verdict in found if verdict.mode is Mode.SHADOW]
+            for verdict in watched[:MAX_EVENTS]:
+                self._span.add_event(spelling.evaluation, _evaluation(verdict))
 
     def _result(self, verdict: Verdict, parts: Sequence[Part]) -> dict[str, AttributeValue]:
         spelling = self._spelling
@@ -99,6 +129,7 @@ class GuardSpan(Scope):
             (spelling.rule_id, verdict.criterion and short(verdict.criterion)),
             (spelling.result_type, names.RESULT_FIELD if judged else None),
             (spelling.result_value, spelling.results[action] if judged else None),
+            (spelling.reason, (names.REACHED if verdict.violation else names.NOT_REACHED) if judged else None),
             (spelling.risk_category, verdict.policy_id),
             (spelling.risk_score, verdict.score),
         )
@@ -111,6 +142,18 @@ class GuardSpan(Scope):
 def named(*pairs: tuple[str | None, AttributeValue | None]) -> dict[str, AttributeValue]:
     """The pairs that have both a name in this spelling and a value."""
     return {name: value for name, value in pairs if name is not None and value is not None}
+
+
+def _evaluation(verdict: Verdict) -> dict[str, AttributeValue]:
+    """A score that was only watched, as an evaluation."""
+    judged = verdict.error is None
+    return named(
+        (names.EVALUATION_NAME, verdict.policy_id),
+        (names.EVALUATION_SCORE, verdict.score),
+        (names.EVALUATION_LABEL, (names.REACHED if verdict.violation else names.NOT_REACHED) if judged else None),
+        (names.ERROR_TYPE, None if judged else error_code(verdict.error)),
+        (names.POLICY_VERSION, verdict.policy_version),
+    )
 
 
 def _origin(provenance: Provenance | None) -> tuple[tuple[str, AttributeValue | None], ...]:

@@ -115,6 +115,9 @@ class _Calls:
         self._first_chunk = meter.create_histogram(
             names.CLIENT_FIRST_CHUNK, "s", "Time to the first chunk", explicit_bucket_boundaries_advisory=names.CLIENT_BUCKETS
         )
+        self._next_chunk = meter.create_histogram(
+            names.CLIENT_NEXT_CHUNK, "s", "Time from one chunk to the next", explicit_bucket_boundaries_advisory=names.CHUNK_BUCKETS
+        )
         self._tokens = meter.create_histogram(
             names.CLIENT_TOKENS, "{token}", "Tokens of an upstream call", explicit_bucket_boundaries_advisory=names.TOKEN_BUCKETS
         )
@@ -137,6 +140,8 @@ class _Calls:
         self._duration.record(call.duration_s, attributes | error)
         if call.first_chunk_s is not None:
             self._first_chunk.record(call.first_chunk_s, attributes)
+        for chunk_s in call.chunks_s:
+            self._next_chunk.record(chunk_s, attributes)
         for kind, count in (("input", call.usage.input), ("output", call.usage.output)):
             if count is not None:
                 self._tokens.record(count, attributes | {names.TOKEN_TYPE: kind})

@@ -30,6 +30,7 @@ OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
 REQUEST_STREAM: Final = "gen_ai.request.stream"
+OUTPUT_TYPE: Final = "gen_ai.output.type"
 RESPONSE_MODEL: Final = "gen_ai.response.model"
 RESPONSE_ID: Final = "gen_ai.response.id"
 FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
@@ -40,7 +41,14 @@ CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 CACHE_CREATION_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
 REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - a name, not a secret
+INSTANCE: Final = "service.instance.id"
 MESSAGES: Final[Mapping[Stage, str]] = MappingProxyType({Stage.INPUT: "gen_ai.input.messages", Stage.OUTPUT: "gen_ai.output.messages"})
+
+# A score that nothing was done about, by the merged conventions for evaluations
+EVALUATION: Final = "gen_ai.evaluation.result"
+EVALUATION_NAME: Final = "gen_ai.evaluation.name"
+EVALUATION_SCORE: Final = "gen_ai.evaluation.score.value"
+EVALUATION_LABEL: Final = "gen_ai.evaluation.score.label"
 
 # Request parameters that are numbers; everything else of a request body could be content and is left out.
 REQUEST_FLOATS: Final[Mapping[str, str]] = MappingProxyType(
@@ -67,6 +75,8 @@ ENFORCED: Final = "guardrail.enforced"  # pass | annotate | redact | block: what
 MODE: Final = "guardrail.mode"  # enforce | shadow: shadow where `decision` was only recorded
 SOURCE: Final = "guardrail.source"  # input | output
 UNJUDGED: Final = "guardrail.unjudged"
+KEEP: Final = "guardrail.sampling.keep"  # true where something was blocked or not judged: a sampler must not lose it
+OVERHEAD: Final = "guardrail.overhead_ms"  # of the whole request, without the wait for the upstream
 UNAVAILABLE: Final = "guardrail.unavailable"
 UNSCANNABLE: Final = "guardrail.unscannable.count"
 VERDICTS: Final = "guardrail.verdict.count"
@@ -76,6 +86,7 @@ REQUEST_ID: Final = "guardrail.request.id"
 ROUTE: Final = "guardrail.route"
 TENANT: Final = "guardrail.tenant"
 GENERATION: Final = "guardrail.generation"
+WORKER: Final = "guardrail.worker"  # of the resource: which of several processes of one proxy
 UPSTREAM: Final = "guardrail.upstream"
 CLASSIFIER: Final = "guardrail.classifier"
 POLICY_ID: Final = "guardrail.policy.id"
@@ -107,11 +118,13 @@ POLICIES_IN_FORCE: Final = "guardrail.policies.in_force"
 POLICIES_REFUSED: Final = "guardrail.policies.refused"
 CLIENT_DURATION: Final = "gen_ai.client.operation.duration"
 CLIENT_TOKENS: Final = "gen_ai.client.token.usage"
+CLIENT_NEXT_CHUNK: Final = "gen_ai.client.operation.time_per_output_chunk"
 CLIENT_FIRST_CHUNK: Final = "gen_ai.client.operation.time_to_first_chunk"
 
 # Histogram bounds, in seconds; the last one in tokens
 DECISION_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 CLIENT_BUCKETS: Final = tuple(0.01 * 2**step for step in range(14))
+CHUNK_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 TOKEN_BUCKETS: Final = tuple(float(4**step) for step in range(14))
 
 # Values
@@ -120,6 +133,8 @@ OTHER_METHOD: Final = "_OTHER"
 UNJUDGED_WORD: Final = "unjudged"
 APPLY: Final = "apply_guardrail"
 GUARD_PROVIDER: Final = "guardrail"
+REACHED: Final = "threshold_reached"  # why a result is what it is; never a text
+NOT_REACHED: Final = "threshold_not_reached"
 RESULT_FIELD: Final = "action"  # the drafts ask for the name of the reporting product's own result field
 
 
@@ -154,6 +169,8 @@ class GuardNames:
     rule_id: str | None = None
     risk_category: str | None = None
     risk_score: str | None = None
+    reason: str | None = None
+    evaluation: str | None = None
     content: Mapping[Stage, str] = field(default_factory=lambda: _OWN_CONTENT)
     source_in_name: bool = False
 
@@ -182,6 +199,8 @@ GUARD_NAMES: Final[Mapping[Semconv, GuardNames]] = MappingProxyType(
             rule_id="gen_ai.guardrail.policy.rule.id",
             risk_category="gen_ai.guardrail.risk.category",
             risk_score="gen_ai.guardrail.risk.score",
+            reason="gen_ai.guardrail.result.reason",
+            evaluation=EVALUATION,
             content=MappingProxyType(
                 {Stage.INPUT: "gen_ai.guardrail.content.input.value", Stage.OUTPUT: "gen_ai.guardrail.content.output.value"}
             ),
@@ -199,6 +218,8 @@ GUARD_NAMES: Final[Mapping[Semconv, GuardNames]] = MappingProxyType(
             policy_version="gen_ai.security.policy.version",
             risk_category="gen_ai.security.risk.category",
             risk_score="gen_ai.security.risk.score",
+            reason="gen_ai.security.decision.reason",
+            evaluation=EVALUATION,
             content=MappingProxyType(
                 {Stage.INPUT: "gen_ai.security.content.input.value", Stage.OUTPUT: "gen_ai.security.content.output.value"}
             ),

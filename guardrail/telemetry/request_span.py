@@ -54,6 +54,10 @@ class RequestSpan(Scope):
         if request_id:
             self._span.set_attribute(names.REQUEST_ID, short(request_id))
 
+    def took(self, overhead_s: float) -> None:
+        """What guarding added to the request, in seconds: all of its time but the wait for the upstream."""
+        self._span.set_attribute(names.OVERHEAD, round(overhead_s * 1000, 3))
+
     def answered(self, status: int, code: str | None = None) -> None:
         """The status sent to the client, and the code of our own error answer if it was one. Only 5xx is a fault of the server."""
         self._span.set_attribute(names.HTTP_STATUS, status)

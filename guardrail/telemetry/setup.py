@@ -1,5 +1,6 @@
-"""The OpenTelemetry SDK with its OTLP exporters. The only file that loads the SDK: import it in the process that exports."""
+"""The OpenTelemetry SDK with its exporters. This and `sampling` load the SDK: import it in the process that exports."""
 
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,9 +11,14 @@ from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_OFF, DEFAULT_ON
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+
+from guardrail.telemetry import names
+from guardrail.telemetry.sampling import Keeping, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +34,26 @@ class Providers:
         self.closers.close()
 
 
-def build_providers(*, traces: bool, metrics: bool, service_name: str, version: str) -> Providers:
+def build_providers(*, traces: bool, metrics: bool, service_name: str, version: str, worker: int = 0) -> Providers:
     """Providers that export what is asked for over OTLP/HTTP; what is not asked for costs nothing.
 
     Pass `traces` and `metrics` True where the operator has set an endpoint (`OTEL_EXPORTER_OTLP_ENDPOINT` or the one of the
     signal). Endpoint, headers, timeout, compression, sampler, batching, export interval and resource attributes come from the
     standard `OTEL_*` variables, which the SDK reads itself; `OTEL_SERVICE_NAME` wins over `service_name`.
-    The process-wide providers are left alone.
+    Where the sampler (`OTEL_TRACES_SAMPLER`) takes a share, the requests that were blocked or not judged are exported beside it.
+    `worker`: which of several processes of one proxy this is. The process-wide providers are left alone.
     """
-    resource = describe(service_name, version)
+    resource = describe(service_name, version, worker)
     closers = ExitStack()
     tracer_provider: TracerProvider = NoOpTracerProvider()
     meter_provider: MeterProvider = NoOpMeterProvider()
     if traces:
         exporting = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
-        exporting.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        batches: SpanProcessor = BatchSpanProcessor(OTLPSpanExporter())
+        if exporting.sampler not in (ALWAYS_ON, DEFAULT_ON, ALWAYS_OFF, DEFAULT_OFF):
+            exporting.sampler = Recording(exporting.sampler)
+            batches = Keeping(batches)
+        exporting.add_span_processor(batches)
         closers.callback(exporting.shutdown)
         tracer_provider = exporting
     if metrics:
@@ -53,7 +64,15 @@ def build_providers(*, traces: bool, metrics: bool, service_name: str, version: 
     return Providers(tracer_provider, meter_provider, closers)
 
 
-def describe(service_name: str, version: str) -> Resource:
-    """Who we are: the given name and version, overridden by `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`."""
-    ours: Mapping[str, str] = {"service.name": service_name, "service.version": version}
+def describe(service_name: str, version: str, worker: int = 0) -> Resource:
+    """Who we are: the given name and version, overridden by `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
+
+    No two processes share `service.instance.id`: a collector would take their numbers for those of one.
+    """
+    ours: Mapping[str, str | int] = {
+        "service.name": service_name,
+        "service.version": version,
+        names.INSTANCE: str(uuid.uuid4()),
+        names.WORKER: worker,
+    }
     return Resource.create(ours).merge(OTELResourceDetector().detect())

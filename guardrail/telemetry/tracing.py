@@ -10,19 +10,19 @@ with tracing.request(scope["headers"], method, path) as request:
     request.answered(200)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from guardrail.telemetry import names
 from guardrail.telemetry.capture import Capture
-from guardrail.telemetry.guard_span import GuardSpan
+from guardrail.telemetry.guard_span import GuardSpan, Style
 from guardrail.telemetry.names import GUARD_NAMES, Semconv
 from guardrail.telemetry.request_span import RequestSpan
-from guardrail.telemetry.upstream_span import Target, UpstreamSpan
+from guardrail.telemetry.upstream_span import Target, UpstreamSpan, parse_server, said_of
 from guardrail.types import Route, Stage
 
-__all__ = ["GuardSpan", "RequestSpan", "Target", "Tracing", "UpstreamSpan"]
+__all__ = ["GuardSpan", "RequestSpan", "Target", "Tracing", "UpstreamSpan", "said_of"]
 
 
 class Tracing:
@@ -31,7 +31,7 @@ class Tracing:
     `tracer_provider` None means the process-wide one, so that an app with its own OpenTelemetry set-up sees our spans in it.
     `debug` adds a result event for every policy, not only for those that fired or erred.
     `trust_parent` False starts a new trace linked to the caller's instead of continuing it: a public caller can then neither
-    choose trace ids nor switch sampling off.
+    choose trace ids nor switch sampling off. `remote` holds the addresses of the classifiers that run on a server, by name.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Tracing:
         capture: Capture = Capture.OFF,
         debug: bool = False,
         trust_parent: bool = True,
+        remote: Mapping[str, str] | None = None,
     ) -> None:
         self._tracer = get_tracer(names.SCOPE, tracer_provider=tracer_provider)
-        self._spelling = GUARD_NAMES[semconv]
-        self._capture = capture
-        self._debug = debug
+        servers = {name: server for name, url in (remote or {}).items() if (server := parse_server(url)) is not None}
+        self._style = Style(GUARD_NAMES[semconv], capture, debug, servers)
         self._trust_parent = trust_parent
 
     def request(self, headers: Iterable[tuple[bytes, bytes]], method: str, path: str, *, scheme: str = "http") -> RequestSpan:
@@ -57,7 +57,7 @@ class Tracing:
 
     def guard(self, route: Route, stage: Stage) -> GuardSpan:
         """The span around one stage's judging."""
-        return GuardSpan(self._tracer, route, stage, spelling=self._spelling, capture=self._capture, debug=self._debug)
+        return GuardSpan(self._tracer, route, stage, self._style)
 
     def upstream(self, target: Target) -> UpstreamSpan:
         """The span around one call to an upstream."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypedDict
 from urllib.parse import urlsplit
 
 from opentelemetry.trace import SpanKind, Tracer, set_span_in_context
@@ -17,6 +17,7 @@ from guardrail.telemetry.scope import Scope
 from guardrail.telemetry.summary import short
 
 MAX_FINISH_REASONS: Final = 16
+MAX_CHUNKS: Final = 4096  # whose times are kept; of a longer stream the first ones
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -25,7 +26,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 class Target:
     """What is called. `server` is a URL or `host:port` (only host and port are kept), None for a model in this process.
 
-    `body` is the request body: of it only numeric parameters and the stream flag are read.
+    `body` is the request body: of it only numeric parameters, the stream flag and whether JSON is asked for are read.
     """
 
     model: str
@@ -33,6 +34,13 @@ class Target:
     server: str | None = None
     operation: str = "chat"
     body: Mapping[str, object] = field(default_factory=dict)
+
+
+class Said(TypedDict):
+    """What an answer says of itself."""
+
+    response_id: str | None
+    model: str | None
 
 
 class UpstreamSpan(Scope):
@@ -46,7 +54,10 @@ class UpstreamSpan(Scope):
         self._model = model
         self._server = parse_server(target.server)
         self._began = time.monotonic()
+        self._streams = target.body.get("stream") is True
+        self._last_chunk = 0.0
         self._first_chunk_s: float | None = None
+        self._chunks_s: list[float] = []
         self._response_model: str | None = None
         self._usage = Usage()
         self._error: str | None = None
@@ -61,7 +72,8 @@ class UpstreamSpan(Scope):
             (names.REQUEST_MODEL, self._model),
             (names.SERVER_ADDRESS, address),
             (names.SERVER_PORT, port),
-            (names.REQUEST_STREAM, True if self._target.body.get("stream") is True else None),
+            (names.REQUEST_STREAM, True if self._streams else None),
+            (names.OUTPUT_TYPE, output_type(self._target.body)),
         )
         return attributes | request_numbers(self._target.body)
 
@@ -71,11 +83,17 @@ class UpstreamSpan(Scope):
         _PROPAGATOR.inject(kept, set_span_in_context(self._span))
         return kept
 
-    def first_chunk(self) -> None:
-        """Mark the arrival of the first piece of the answer; later calls change nothing."""
+    def chunk(self) -> None:
+        """A piece of a streamed answer arrives. Nothing of an answer that was not asked for as a stream."""
+        if not self._streams:
+            return
+        now = time.monotonic()
         if self._first_chunk_s is None:
-            self._first_chunk_s = time.monotonic() - self._began
+            self._first_chunk_s = now - self._began
             self._span.set_attribute(names.TIME_TO_FIRST_CHUNK, self._first_chunk_s)
+        elif len(self._chunks_s) < MAX_CHUNKS:
+            self._chunks_s.append(now - self._last_chunk)
+        self._last_chunk = now
 
     def answered(
         self,
@@ -114,6 +132,7 @@ class UpstreamSpan(Scope):
             server=self._server,
             duration_s=time.monotonic() - self._began,
             first_chunk_s=self._first_chunk_s,
+            chunks_s=tuple(self._chunks_s),
             response_model=self._response_model,
             error=error or self._error,
             usage=self._usage,
@@ -125,6 +144,12 @@ class UpstreamSpan(Scope):
         if self._call is None:
             raise RuntimeError("the upstream call is not over: read `call` after its with block")
         return self._call
+
+
+def said_of(head: Mapping[str, object]) -> Said:
+    """An answer's `id` and `model`, for `answered`; None for what is no string."""
+    response_id, model = head.get("id"), head.get("model")
+    return {"response_id": response_id if isinstance(response_id, str) else None, "model": model if isinstance(model, str) else None}
 
 
 def request_numbers(body: Mapping[str, object]) -> dict[str, AttributeValue]:
@@ -139,6 +164,14 @@ def request_numbers(body: Mapping[str, object]) -> dict[str, AttributeValue]:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 and (key, value) != ("n", 1):
             found[name] = value
     return found
+
+
+def output_type(body: Mapping[str, object]) -> str | None:
+    """`json` where the request asks for it, in the shape of chat completions or of responses."""
+    text = body.get("text")
+    wanted = body.get("response_format") or (text.get("format") if isinstance(text, Mapping) else None)
+    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    return "json" if kind in ("json_object", "json_schema") else None
 
 
 def parse_server(server: str | None) -> tuple[str, int | None] | None:

@@ -66,6 +66,11 @@ class ChatRelease:
         """Finish reason by choice index."""
         return self._collector.finish_reasons
 
+    @property
+    def head(self) -> Mapping[str, object]:
+        """What the frames say of the answer: `id` and `model` among it."""
+        return self._collector.head
+
     def receive(self, chunk: bytes) -> list[Said]:
         """Take bytes as they came from the upstream, in any chunking; the texts in what they complete."""
         self._received += len(chunk)

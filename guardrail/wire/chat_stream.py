@@ -98,6 +98,11 @@ class ChatStreamCollector:
         """Finish reason by choice index."""
         return self.answer().finish_reasons
 
+    @property
+    def head(self) -> Mapping[str, object]:
+        """What the frames say of the answer: `id` and `model` among it."""
+        return self._head
+
     def receive(self, chunk: bytes) -> None:
         """Take bytes as they came from the upstream, in any chunking."""
         self._held_bytes += len(chunk)

@@ -23,6 +23,11 @@ class Request(Protocol):
         ...
 
     @property
+    def document(self) -> Mapping[str, object]:
+        """The JSON as it came."""
+        ...
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """Everything in it that an upstream could read. Raises WireError (400) for what cannot be taken apart."""
         ...
@@ -30,6 +35,11 @@ class Request(Protocol):
 
 class Answer(Protocol):
     """A parsed answer."""
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The JSON as it came."""
+        ...
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -63,6 +73,11 @@ class Collector(Protocol):
     @property
     def finish_reasons(self) -> Mapping[int, str | None]:
         """Finish reason by choice index."""
+        ...
+
+    @property
+    def head(self) -> Mapping[str, object]:
+        """What the answer says of itself, as far as it has: `id` and `model` among it."""
         ...
 
     def receive(self, chunk: bytes) -> None:

@@ -83,6 +83,11 @@ class MessageStreamCollector(EventCollector):
         """The stop reason, of the only choice."""
         return self.answer().finish_reasons
 
+    @property
+    def head(self) -> Mapping[str, object]:
+        """What the first event says of the message: `id` and `model` among it."""
+        return self._head or {}
+
     def answer(self) -> MessagesAnswer:
         """The same answer as one whole document."""
         if self._answer is None:

@@ -44,6 +44,11 @@ class ResponseStreamCollector(EventCollector):
         """The status, or why it is incomplete, of the only choice."""
         return self.answer().finish_reasons
 
+    @property
+    def head(self) -> Mapping[str, object]:
+        """The response of the last event: `id` and `model` among it."""
+        return self._response or {}
+
     def answer(self) -> ResponsesAnswer:
         """The answer as its last event tells it."""
         if self._answer is None:

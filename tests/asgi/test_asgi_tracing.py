@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from asgi_cases import BAD, CHAT, HI, Answering, completion, config, proxied
+from asgi_cases import BAD, CHAT, EVENTS, HI, Answering, completion, config, proxied, stream
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -77,3 +77,32 @@ async def test_a_blocked_prompt_has_no_upstream_span_and_no_content() -> None:
         assert "forbidden" not in "".join(span.to_json() for span in spans)
         if timing == "before":
             assert [span.name for span in spans] == ["apply_guardrail embedded", f"POST {CHAT}"]
+
+
+async def test_the_upstreams_span_has_the_numbers_of_the_request_and_what_the_answer_says_of_itself() -> None:
+    answer = completion("fine", usage={"prompt_tokens": 3, "completion_tokens": 4})
+    async with traced(Answering([answer])) as (client, exporter):
+        body = {"model": "gpt-x", "messages": HI, "temperature": 0.5, "stop": ["private"], "response_format": {"type": "json_object"}}
+        await client.post(CHAT, json=body)
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    found = dict(spans["chat gpt-x"].attributes)
+    assert {name: found[name] for name in found if name.startswith(("gen_ai.request.", "gen_ai.response.", "gen_ai.output."))} == {
+        "gen_ai.request.model": "gpt-x",
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.output.type": "json",
+        "gen_ai.response.id": "c1",
+        "gen_ai.response.model": "m",
+        "gen_ai.response.finish_reasons": ("stop",),
+    }
+    assert spans[f"POST {CHAT}"].attributes["guardrail.overhead_ms"] > 0
+    assert "private" not in "".join(span.to_json() for span in exporter.get_finished_spans())
+
+
+@pytest.mark.parametrize("mode", ["hold", "window"])
+async def test_the_upstreams_span_of_a_stream_says_when_it_began_and_what_it_was(mode: str) -> None:
+    upstream = Answering(stream("fine ", "words"), headers=EVENTS)
+    async with traced(upstream, path=CHAT, stream={"mode": mode}) as (client, exporter):
+        await client.post(CHAT, json={"model": "gpt-x", "messages": HI, "stream": True})
+    found = next(span.attributes for span in exporter.get_finished_spans() if span.name == "chat gpt-x")
+    assert found["gen_ai.response.time_to_first_chunk"] >= 0
+    assert (found["gen_ai.response.id"], found["gen_ai.response.model"]) == ("c1", "m")

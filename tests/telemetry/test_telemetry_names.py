@@ -1,12 +1,13 @@
 """Names are public API: dashboards and alerts are written against these very strings. A change here is a breaking change."""
 
 import pytest
+from opentelemetry.trace import SpanKind
 
 from guardrail.events import CanaryChecked, DecisionMade, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
 from guardrail.telemetry.calls import UpstreamCall, Usage
 from guardrail.telemetry.names import Semconv
 from guardrail.telemetry.tracing import Target
-from guardrail.types import Action, Part, Stage
+from guardrail.types import Action, Mode, Part, Stage
 
 OWN_SPAN = {
     "guardrail.source",
@@ -22,6 +23,7 @@ OWN_SPAN = {
     "guardrail.violation.count",
     "guardrail.decision.id",
     "guardrail.tenant",
+    "guardrail.sampling.keep",
     "error.type",
 }
 OWN_EVENT = {
@@ -60,6 +62,7 @@ DRAFTS = {
             "gen_ai.guardrail.policy.rule.id": "Insult",
             "gen_ai.guardrail.result.type": "action",
             "gen_ai.guardrail.result.value": "block",
+            "gen_ai.guardrail.result.reason": "threshold_reached",
             "gen_ai.guardrail.risk.category": "harassment",
             "gen_ai.guardrail.risk.score": 0.9,
         },
@@ -83,6 +86,7 @@ DRAFTS = {
             "gen_ai.security.policy.id": "harassment",
             "gen_ai.security.policy.version": "1.2.0",
             "gen_ai.security.decision.type": "deny",
+            "gen_ai.security.decision.reason": "threshold_reached",
             "gen_ai.security.risk.category": "harassment",
             "gen_ai.security.risk.score": 0.9,
         },
@@ -108,6 +112,32 @@ def test_guard_span_and_event_are_spelled_as_the_chosen_draft_has_it_beside_our_
     assert second.attributes["error.type"] == "timeout"
 
 
+@pytest.mark.parametrize("semconv", list(Semconv))
+def test_a_score_that_is_only_watched_is_an_evaluation_result_whether_it_fired_or_not(spans, route, decided, verdict, semconv):
+    watched = [verdict("calm", 0.1, mode=Mode.SHADOW), verdict("violence", None, error="timeout", mode=Mode.SHADOW), verdict(score=0.2)]
+    with spans.tracing(semconv=semconv).guard(route, Stage.OUTPUT) as guard:
+        guard.decided(decided(*watched))
+    found = [dict(event.attributes) for event in spans.all[0].events if event.name == "gen_ai.evaluation.result"]
+    expected = [
+        {
+            "gen_ai.evaluation.name": "calm",
+            "gen_ai.evaluation.score.value": 0.1,
+            "gen_ai.evaluation.score.label": "threshold_not_reached",
+            "guardrail.policy.version": "1.2.0",
+        },
+        {"gen_ai.evaluation.name": "violence", "error.type": "timeout", "guardrail.policy.version": "1.2.0"},
+    ]
+    assert found == ([] if semconv is Semconv.NONE else expected)
+
+
+def test_the_span_of_a_classifier_on_a_server_is_a_call_to_it(spans, route, decided):
+    with spans.tracing(remote={"embedded": "https://key@judge.example.com:8443/v1"}).guard(route, Stage.INPUT) as guard:
+        guard.decided(decided())
+    (span,) = spans.all
+    assert span.kind is SpanKind.CLIENT
+    assert (span.attributes["server.address"], span.attributes["server.port"]) == ("judge.example.com", 8443)
+
+
 def test_request_and_upstream_spans_carry_the_names_of_the_conventions(spans, route):
     tracing = spans.tracing()
     body = {
@@ -119,6 +149,7 @@ def test_request_and_upstream_spans_carry_the_names_of_the_conventions(spans, ro
         "seed": 1,
         "n": 2,
         "stream": True,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "secret"}},
     }
     usage = {
         "prompt_tokens": 11,
@@ -130,7 +161,7 @@ def test_request_and_upstream_spans_carry_the_names_of_the_conventions(spans, ro
     with tracing.request([], "POST", "/v1/chat/completions") as request:
         request.routed(route, "acme", "r-1")
         with tracing.upstream(Target("gpt-4o", "openai", "https://api.example.com/v1", body=body)) as upstream:
-            upstream.first_chunk()
+            upstream.chunk()
             upstream.answered(200, usage, ["stop"], response_id="c-1", model="gpt-4o-mini")
         request.answered(200)
     assert dict(spans.one("POST /v1/chat/completions").attributes) == {
@@ -158,6 +189,7 @@ def test_request_and_upstream_spans_carry_the_names_of_the_conventions(spans, ro
         "gen_ai.request.max_tokens": 9,
         "gen_ai.request.seed": 1,
         "gen_ai.request.choice.count": 2,
+        "gen_ai.output.type": "json",
         "gen_ai.response.id": "c-1",
         "gen_ai.response.model": "gpt-4o-mini",
         "gen_ai.response.finish_reasons": ("stop",),
@@ -199,6 +231,13 @@ METRICS = {
         "server.address",
         "server.port",
     },
+    "gen_ai.client.operation.time_per_output_chunk": {
+        "gen_ai.operation.name",
+        "gen_ai.provider.name",
+        "gen_ai.request.model",
+        "server.address",
+        "server.port",
+    },
     "gen_ai.client.operation.time_to_first_chunk": {
         "gen_ai.operation.name",
         "gen_ai.provider.name",
@@ -228,7 +267,7 @@ def test_every_metric_and_its_attributes_have_these_names(meters, decided, verdi
         PoliciesRefused(8, ()),
     ):
         meters.metrics.emit(event)
-    meters.metrics.upstream(UpstreamCall("chat", "gpt-4o", "openai", ("h", 1), 0.5, 0.1, usage=Usage(input=3, output=4)))
+    meters.metrics.upstream(UpstreamCall("chat", "gpt-4o", "openai", ("h", 1), 0.5, 0.1, (0.01,), usage=Usage(input=3, output=4)))
     assert {name: set().union(*(set(point.attributes) for point in points)) for name, points in meters.points().items()} == METRICS
 
 

@@ -120,7 +120,12 @@ def test_only_policies_that_fired_or_erred_become_events_unless_debugging(spans,
         with spans.tracing(debug=debug).guard(route, Stage.OUTPUT) as guard:
             guard.decided(decision)
     quiet, verbose = (
-        [(e.attributes["guardrail.policy.id"], e.attributes.get("guardrail.score")) for e in span.events] for span in spans.all
+        [
+            (e.attributes["guardrail.policy.id"], e.attributes.get("guardrail.score"))
+            for e in span.events
+            if e.name == "gen_ai.guardrail.result"
+        ]
+        for span in spans.all
     )
     assert quiet == [("harassment", 0.8), ("harassment", None), ("violence", None)]
     assert verbose == [("harassment", 0.8), ("calm", 0.1), ("harassment", None), ("violence", None)]
