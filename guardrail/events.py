@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from guardrail.errors import Finding
-from guardrail.types import Decision, Part
+from guardrail.types import Audit, Decision, Part
 
 logger = logging.getLogger("guardrail")
 
@@ -21,6 +21,7 @@ class DecisionMade:
     protocol: str
     stream: bool
     parts: tuple[Part, ...]
+    audit: Audit = field(default_factory=Audit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,19 @@ class PoliciesRefused:
     findings: tuple[Finding, ...]
 
 
-Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused
+@dataclass(frozen=True, slots=True)
+class AuditTroubled:
+    """Records that the audit store does not hold. `code`: queue_full, lost (the process before this one ended too early), unwritable.
+
+    `failing` (no records yet: it is tried again) and `recovered` say how the store itself does.
+    """
+
+    code: str
+    records: int
+    detail: str = ""
+
+
+Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
 
 
 class EventSink(Protocol):

@@ -7,17 +7,21 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
 from guardrail.events import DecisionMade, EventFanout
-from guardrail.interfaces import Classifier, SupportsSessions
-from guardrail.types import Check, ClassifyRequest, Decision, Mode, Part, Policy, Route, Score, Stage, Verdict
+from guardrail.interfaces import Classifier, Recorder, SupportsSessions
+from guardrail.types import Action, Check, ClassifyRequest, Decision, Mode, Outcome, Part, Policy, Route, Score, Stage, Verdict
 from guardrail.windows import Partial, windowed
 
 logger = logging.getLogger("guardrail")
+
+UNRECORDED = Outcome(Action.BLOCK, Action.BLOCK, MappingProxyType({}), unjudged=True, unavailable=True)
+"""What is done about a decision that had to be recorded and could not be."""
 
 _TURN = 2_000  # verdicts built at a stretch: some milliseconds
 
@@ -46,9 +50,10 @@ class Turn:
 class Guard:
     """Judges parts under a route. Safe to share between any number of concurrent exchanges: it keeps no state of theirs."""
 
-    def __init__(self, classifiers: Mapping[str, Classifier], events: EventFanout | None = None) -> None:
+    def __init__(self, classifiers: Mapping[str, Classifier], events: EventFanout | None = None, recorder: Recorder | None = None) -> None:
         self._classifiers = dict(classifiers)
         self._events = events or EventFanout()
+        self._recorder = recorder
 
     async def check(
         self,
@@ -64,11 +69,24 @@ class Guard:
         All parts and all checks go to the classifier as one batch; a text that is too long for it is judged in overlapping windows.
         A classifier that raises, hangs beyond `route.deadline_s` (seconds), answers too few or gives something that is no score yields
         error verdicts, which `route.on_error` turns into a block or a recorded pass; it never raises for that. A lone surrogate, which
-        no classifier can encode, is judged and recorded as `?`. Cancelling the caller cancels the judging.
+        no classifier can encode, is judged and recorded as `?`. Cancelling the caller cancels the judging. Where the route waits for
+        records and there can be none the decision is a block, as of something unjudged.
         """
         turn = Turn(route, stage, tenant, origin or Origin(), started=time.monotonic())
         parts = (Part("text", parts),) if isinstance(parts, str) else tuple(parts)
-        return self.conclude(parts, await self.judge(parts, turn, started=turn.started), turn)
+        if not await self.recordable(route):
+            return self._made(parts, (), UNRECORDED, turn)
+        return await self.recorded(self.conclude(parts, await self.judge(parts, turn, started=turn.started), turn), route)
+
+    async def recordable(self, route: Route) -> bool:
+        """Whether a decision under this route can be recorded, where it has to be."""
+        return not route.audit.wait or (self._recorder is not None and await self._recorder.ready())
+
+    async def recorded(self, decision: Decision, route: Route) -> Decision:
+        """The decision once it is recorded, where it has to be; a block in its place when it is not."""
+        if not route.audit.wait or (self._recorder is not None and await self._recorder.kept(decision.id)):
+            return decision
+        return replace(decision, outcome=UNRECORDED)
 
     async def judge(self, parts: Sequence[Part], turn: "Turn", *, started: float | None = None) -> tuple[Verdict, ...]:
         """The verdicts on parts alone: for a text that is judged time and again while it grows. `started` is now, or when it was."""
@@ -77,29 +95,31 @@ class Guard:
 
     def conclude(self, parts: Sequence[Part], verdicts: tuple[Verdict, ...], turn: "Turn") -> Decision:
         """The decision that the verdicts on these parts come to; emits it."""
-        route, stage = turn.route, turn.stage
-        checks = route.checks(stage)
-        unreadable = tuple(part for part in parts if part.text is None) if checks else ()
+        checks = turn.route.checks(turn.stage)
         outcome = decide(
             verdicts,
-            unscannable=unreadable,
-            on_error=route.on_error,
-            on_unscannable=route.unscannable,
+            unscannable=_unreadable(parts, turn),
+            on_error=turn.route.on_error,
+            on_unscannable=turn.route.unscannable,
             enforcing=any(check.mode is Mode.ENFORCE for check in checks),
         )
+        return self._made(parts, verdicts, outcome, turn)
+
+    def _made(self, parts: Sequence[Part], verdicts: tuple[Verdict, ...], outcome: Outcome, turn: "Turn") -> Decision:
+        route, stage = turn.route, turn.stage
         decision = Decision(
             id=uuid.uuid4().hex,
             stage=stage,
             outcome=outcome,
             verdicts=verdicts,
-            unscannable=tuple(part.path for part in unreadable),
+            unscannable=tuple(part.path for part in _unreadable(parts, turn)),
             route=route.name,
             tenant=turn.tenant,
             generation=route.generation,
             duration_s=time.monotonic() - turn.started,
         )
         origin, judged = turn.origin, tuple(cleaned(part) for part in parts)
-        self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, judged))
+        self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, judged, route.audit))
         return decision
 
     def growing(self, route: Route) -> SupportsSessions | None:
@@ -163,6 +183,10 @@ class Guard:
         if classifier is None:
             return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} is not running"))
         return await answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
+
+
+def _unreadable(parts: Sequence[Part], turn: Turn) -> tuple[Part, ...]:
+    return tuple(part for part in parts if part.text is None) if turn.route.checks(turn.stage) else ()
 
 
 async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:

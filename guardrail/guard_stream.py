@@ -42,6 +42,7 @@ class AnswerJudge:
         self._verdicts: dict[str, tuple[Verdict, ...]] = {}
         self._numbers: dict[str, int] = {}
         self._ended: set[str] = set()
+        self._recordable = False
 
     @property
     def resident(self) -> bool:
@@ -50,6 +51,9 @@ class AnswerJudge:
 
     async def judge(self, windows: Sequence[Window]) -> list[Ruling]:
         """A ruling for each window, in order. Never raises for a classifier's failure; windows without sessions are one batch."""
+        if not self._recordable and not await self._guard.recordable(self._turn.route):
+            return [Ruling(Action.BLOCK, unavailable=True)] * len(windows)
+        self._recordable = True
         parts = [self._part(window) for window in windows]
         whole = [place for place, window in enumerate(windows) if self._classifier is None or window.part.whole]
         batch = self._guard.judge([parts[place] for place in whole], self._turn)
@@ -69,6 +73,10 @@ class AnswerJudge:
         """The one decision on the answer, which is emitted. `others` are parts that could not be read, and are no window."""
         verdicts = tuple(verdict for found in self._verdicts.values() for verdict in found)
         return self._guard.conclude((*self._parts.values(), *others), verdicts, self._turn)
+
+    async def recorded(self, decision: Decision) -> Decision:
+        """The decision once it is recorded, where the route waits for that; a block in its place when it is not."""
+        return await self._guard.recorded(decision, self._turn.route)
 
     def violations(self, choice: int) -> list[Verdict]:
         """What was found in a choice so far, strongest score first."""

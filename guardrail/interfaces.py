@@ -1,4 +1,7 @@
-"""The seam between the guard and whatever scores. (The observers' seam, `EventSink`, stands beside the events it carries.)"""
+"""The seams between the guard and whatever scores, and whoever keeps its records.
+
+(The observers' seam, `EventSink`, stands beside the events it carries.)
+"""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -62,4 +65,16 @@ class SupportsHealth(Protocol):
 
     def outage(self) -> str | None:
         """Why it cannot serve now, in a sentence; None when it can. Never blocks."""
+        ...
+
+
+class Recorder(Protocol):
+    """Who keeps the record of each decision, for those routes that wait for it."""
+
+    async def ready(self) -> bool:
+        """Whether one more record can be kept; waits for that, but not long."""
+        ...
+
+    async def kept(self, decision_id: str) -> bool:
+        """Whether the record of a decision that was just made is kept; waits for that, but not long."""
         ...

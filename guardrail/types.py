@@ -250,6 +250,18 @@ class Streaming:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """How a route's decisions are kept: with which text, and what a full or failing store leads to.
+
+    `wait`: what was judged is held until its record is kept, and refused (503) where that takes too long; else the record is left out,
+    and counted.
+    """
+
+    content: Literal["none", "redacted", "full"] = "none"
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What happens to an exchange, fixed for its whole life; `input` and `output` hold the checks with their policies pinned.
 
@@ -274,6 +286,7 @@ class Route:
     on_block: Literal["error", "reply"] = "error"
     escalation: Escalation | None = None
     generation: int = 0
+    audit: Audit = Audit()
 
     def checks(self, stage: Stage) -> tuple[Check, ...]:
         """The checks of one stage."""

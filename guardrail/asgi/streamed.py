@@ -111,7 +111,9 @@ class StreamedAnswer:
             await self._stop()
         self._raise()
         self._concluded = True
-        decision = self._judge.conclude(unreadable)
+        decision = await self._judge.recorded(self._judge.conclude(unreadable))
+        if decision.outcome.unavailable and not self._all_blocked:  # the end is held until the record is kept
+            raise UnjudgedError
         await self._ways.write(self._wire.end(whole=not self._blocked))
         return decision
 

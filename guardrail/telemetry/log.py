@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from guardrail.events import CanaryChecked, DecisionMade, Event, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.events import (
+    AuditTroubled,
+    CanaryChecked,
+    DecisionMade,
+    Event,
+    PoliciesPublished,
+    PoliciesRefused,
+    RequestRefused,
+    UpstreamFailed,
+)
 from guardrail.telemetry import names
 from guardrail.telemetry.summary import error_code, short, words
 from guardrail.types import Provenance, Verdict
@@ -118,7 +127,16 @@ class RefusedFields:
     findings: tuple[str, ...]
 
 
-Fields = DecisionFields | RefusalFields | UpstreamFields | CanaryFields | PublishedFields | RefusedFields
+@dataclass(frozen=True, slots=True)
+class AuditFields:
+    """Records that the audit store does not hold, or how it does. `detail` is the store's own sentence, cut."""
+
+    code: str
+    records: int
+    detail: str
+
+
+Fields = DecisionFields | RefusalFields | UpstreamFields | CanaryFields | PublishedFields | RefusedFields | AuditFields
 
 
 class AuditLog:
@@ -147,7 +165,9 @@ def _plain(record: Fields | VerdictFields | Provenance) -> dict[str, object]:
 
 def _level(event: Event) -> int:
     match event:
-        case PoliciesRefused() | CanaryChecked(ok=False):
+        case AuditTroubled(code="recovered"):
+            return logging.INFO
+        case PoliciesRefused() | CanaryChecked(ok=False) | AuditTroubled():
             return logging.ERROR
         case RequestRefused() | UpstreamFailed():
             return logging.WARNING
@@ -165,6 +185,8 @@ def _line(event: Event) -> tuple[str, Fields]:
             return "upstream_failed", UpstreamFields(error_code(code), upstream, short(request_id), route)
         case CanaryChecked(classifier, ok, detail):
             return "canary_checked", CanaryFields(classifier, ok, short(detail, 256))
+        case AuditTroubled(code, records, detail):
+            return "audit_troubled", AuditFields(error_code(code), records, short(detail, 256))
         case PoliciesPublished(generation, policies):
             return "policies_published", PublishedFields(generation, policies)
         case PoliciesRefused(generation, findings):

@@ -6,7 +6,16 @@ A violation, a technical error and an unjudged text are three different counters
 from opentelemetry.metrics import Meter, MeterProvider, get_meter
 from opentelemetry.util.types import AttributeValue
 
-from guardrail.events import CanaryChecked, DecisionMade, Event, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.events import (
+    AuditTroubled,
+    CanaryChecked,
+    DecisionMade,
+    Event,
+    PoliciesPublished,
+    PoliciesRefused,
+    RequestRefused,
+    UpstreamFailed,
+)
 from guardrail.telemetry import names
 from guardrail.telemetry.calls import UpstreamCall
 from guardrail.telemetry.cardinality import CLIENT_WORDS, IDS, Distinct
@@ -75,6 +84,9 @@ class _Decisions:
                 self._errors.add(1, source | {names.ERROR_TYPE: error_code(verdict.error)})
 
 
+Happening = RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
+
+
 class _Happenings:
     """Everything that is not a decision."""
 
@@ -85,12 +97,19 @@ class _Happenings:
         self._generation = meter.create_gauge(names.POLICY_GENERATION, "1", "Number of the policy generation in force")
         self._in_force = meter.create_gauge(names.POLICIES_IN_FORCE, "{policy}", "Policies in force")
         self._refused = meter.create_counter(names.POLICIES_REFUSED, "{change}", "Changes refused; the last good generation stays in force")
+        self._unrecorded = meter.create_counter(names.AUDIT_UNRECORDED, "{record}", "Records that the audit store does not hold")
+        self._audit = meter.create_gauge(names.AUDIT_OK, "1", "1 while the audit store can be written, else 0")
         self._code = Distinct(CLIENT_WORDS)
         self._upstream = Distinct(IDS)
         self._classifier = Distinct(IDS)
 
-    def count(self, event: RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused) -> None:
+    def count(self, event: Happening) -> None:
         match event:
+            case AuditTroubled():
+                if event.code in ("failing", "recovered"):
+                    self._audit.set(int(event.code == "recovered"))
+                else:
+                    self._unrecorded.add(event.records, {names.ERROR_TYPE: error_code(event.code)})
             case RequestRefused():
                 self._refusals.add(1, {names.HTTP_STATUS: event.status, names.ERROR_TYPE: self._code(error_code(event.code))})
             case UpstreamFailed():
