@@ -41,13 +41,12 @@ class ChatRelease:
 
     def __init__(self, *, max_bytes: int = 32 * 1024 * 1024) -> None:
         self._collector = ChatStreamCollector(max_bytes=max_bytes)
-        self._decoder = SseDecoder(max_event_bytes=max_bytes)
+        self._decoder = SseDecoder(max_event_bytes=max_bytes, max_bytes=max_bytes)
         self.max_bytes = max_bytes
-        self._received = 0
         self._head: dict[str, object] = {}
         self._begun: set[int] = set()
-        self._rest: dict[int, list[dict[str, object]]] = {}
-        self._loose: list[dict[str, object]] = []
+        self._rest: dict[int, list[bytes]] = {}  # frames, which take less room than what is in them
+        self._loose: list[bytes] = []
         self._usages: list[dict[str, object]] = []
         self._texts: dict[str, list[str]] = {}
 
@@ -73,9 +72,6 @@ class ChatRelease:
 
     def receive(self, chunk: bytes) -> list[Said]:
         """Take bytes as they came from the upstream, in any chunking; the texts in what they complete."""
-        self._received += len(chunk)
-        if self._received > self.max_bytes:
-            self._collector.receive(b"x" * (self.max_bytes + 1))  # says how large it may be
         return [said for event in self._decoder.feed(chunk) for said in self._take(event)]
 
     def finish(self) -> list[Said]:
@@ -96,7 +92,7 @@ class ChatRelease:
     def rest(self, choice: int) -> bytes:
         """What else there is of a choice that may pass, its finish reason last."""
         begin = b"" if choice in self._begun else self._frame(choice, {})
-        return begin + b"".join(frame(document) for document in self._rest.pop(choice, ()))
+        return begin + b"".join(self._rest.pop(choice, ()))
 
     def refused(self, choice: int, results: FilterResults, notice: str | None, *, released_chars: int) -> bytes:
         """The end of a choice of which nothing more goes out: `finish_reason: content_filter`, and how much of it is out.
@@ -114,7 +110,7 @@ class ChatRelease:
     def end(self, *, whole: bool) -> bytes:
         """The end of the stream: usage and `[DONE]`. `whole`: nothing was blocked, so fields beside the choices may go out."""
         loose = self._loose if whole else []
-        return b"".join(frame(document) for document in (*loose, *self._usages)) + DONE
+        return b"".join((*loose, *map(frame, self._usages))) + DONE
 
     def _take(self, event: SseEvent) -> list[Said]:
         if self.done:
@@ -131,7 +127,7 @@ class ChatRelease:
         if isinstance(document.get("usage"), dict):
             self._usages = [{**self._head, "choices": [], "usage": document["usage"]}]
         if document.keys() - ANSWER_FIELDS - ANSWER_EXTRAS:
-            self._loose.append({**{key: value for key, value in document.items() if key != "usage"}, "choices": []})
+            self._loose.append(frame({**{key: value for key, value in document.items() if key != "usage"}, "choices": []}))
         return said
 
     def _choice(self, index: int, choice: Mapping[str, object]) -> Iterable[Said]:
@@ -144,7 +140,7 @@ class ChatRelease:
         beside = {key: value for key, value in choice.items() if key not in ("index", "delta") and value is not None}
         if kept or beside:
             rest = {"index": index, "delta": kept, "logprobs": None, "finish_reason": None} | beside
-            self._rest.setdefault(index, []).append({**self._head, "choices": [rest]})
+            self._rest.setdefault(index, []).append(frame({**self._head, "choices": [rest]}))
         return [piece for piece in said if piece.text]
 
     def _frame(self, choice: int, delta: Mapping[str, object]) -> bytes:

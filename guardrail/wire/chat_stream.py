@@ -71,9 +71,7 @@ class ChatStreamCollector:
 
     def __init__(self, *, max_bytes: int = 32 * 1024 * 1024, shape: StreamShape = CHAT_CHUNKS) -> None:
         self._shape = shape
-        self._max_bytes = max_bytes
-        self._held_bytes = 0
-        self._decoder = SseDecoder(max_event_bytes=max_bytes)
+        self._decoder = SseDecoder(max_event_bytes=max_bytes, max_bytes=max_bytes)
         self._frames: list[_Frame] = []
         self._choices: dict[int, Merged] = {}
         self._spelled: dict[int, dict[str, list[str]]] = {}
@@ -105,9 +103,6 @@ class ChatStreamCollector:
 
     def receive(self, chunk: bytes) -> None:
         """Take bytes as they came from the upstream, in any chunking."""
-        self._held_bytes += len(chunk)
-        if self._held_bytes > self._max_bytes:
-            raise UpstreamError("too_large", f"the upstream's stream is longer than {self._max_bytes} bytes")
         for event in self._decoder.feed(chunk):
             self.feed(event)
 

@@ -12,9 +12,7 @@ class EventCollector(ABC):
     """Holds a stream of named events until it is judged. Raises UpstreamError: `malformed`, `too_large`, `disconnect`."""
 
     def __init__(self, *, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held_bytes = 0
-        self._decoder = SseDecoder(max_event_bytes=max_bytes)
+        self._decoder = SseDecoder(max_event_bytes=max_bytes, max_bytes=max_bytes)
         self._frames: list[bytes] = []
         self._done = False
 
@@ -25,9 +23,6 @@ class EventCollector(ABC):
 
     def receive(self, chunk: bytes) -> None:
         """Take bytes as they came from the upstream, in any chunking."""
-        self._held_bytes += len(chunk)
-        if self._held_bytes > self._max_bytes:
-            raise UpstreamError("too_large", f"the upstream's stream is longer than {self._max_bytes} bytes")
         for event in self._decoder.feed(chunk):
             self._feed(event)
 

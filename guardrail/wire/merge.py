@@ -13,7 +13,9 @@ _ENUMS = frozenset({"role", "type", "id", "object"})  # repeated whole in some u
 
 
 class Merged:
-    """One growing object. Nothing is ever dropped: what cannot be merged raises UpstreamError("malformed")."""
+    """One growing object. Nothing is ever dropped: what cannot be merged raises UpstreamError("malformed"), too many fields `too_large`."""
+
+    __slots__ = ("_fields",)
 
     def __init__(self, start: Mapping[str, object] | None = None) -> None:
         self._fields: dict[str, _Node] = {}
@@ -23,6 +25,8 @@ class Merged:
         """Merge one delta."""
         for key, value in delta.items():
             self._fields[key] = _joined(self._fields.get(key), value, key)
+        if len(self._fields) > MAX_ITEMS:
+            raise UpstreamError("too_large", f"an object in the upstream's stream has more than {MAX_ITEMS} fields")
 
     def put(self, key: str, value: object) -> None:
         """Set a field, whatever it was."""
@@ -56,8 +60,8 @@ class Repeated:
             kept.setdefault(_TOKENS if tokens else _print(value), value)
             if _TOKENS in kept and len(kept) > 1:
                 raise UpstreamError("malformed", "a field changes its type within the upstream's stream")
-            if len(kept) > MAX_ITEMS:
-                raise UpstreamError("too_large", f"a field in the upstream's stream has more than {MAX_ITEMS} different values")
+            if max(len(kept), len(self._fields)) > MAX_ITEMS:
+                raise UpstreamError("too_large", f"the upstream's stream has more than {MAX_ITEMS} fields, or values of one")
 
     def value(self) -> dict[str, object]:
         """The fields: the value itself where there was only one, else a list of the different values and items."""
@@ -66,6 +70,8 @@ class Repeated:
 
 class _Text:
     """A string in pieces, joined once: appending to one long string for each token would be quadratic."""
+
+    __slots__ = ("pieces",)
 
     def __init__(self, piece: str) -> None:
         self.pieces = [piece]

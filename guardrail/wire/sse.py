@@ -12,6 +12,8 @@ _END_OF_LINE = re.compile(rb"\r\n|\n|\r")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _FIELDS = frozenset({"", "event", "id", "retry"})  # the nameless one is a comment
 _KEEP_ALIVES = frozenset({"", "ping", "keep-alive", "keepalive", "heartbeat", "openrouter processing"})
+_LEAST = 128  # what an event costs at least, since what is kept of it has a size of its own however little it says
+_VALUE = 16  # and what each value in it costs
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -33,10 +35,15 @@ class SseDecoder:
     """Cuts a byte stream into events. Any chunking gives the same events.
 
     Lines end with LF, CR or CRLF, `data` lines of one event are joined by LF, comments and unknown fields stay in `raw` and `beside`.
+    `max_event_bytes` bounds one event. `max_bytes` bounds the stream, in memory and not only in bytes: many tiny events or values count
+    as more than they are long.
     """
 
-    def __init__(self, *, max_event_bytes: int = 8 * 1024 * 1024) -> None:
-        self._max = max_event_bytes
+    def __init__(self, *, max_event_bytes: int = 8 * 1024 * 1024, max_bytes: int | None = None) -> None:
+        self._max = max_event_bytes if max_bytes is None else min(max_event_bytes, max_bytes)
+        self._most = max_bytes
+        self._received = 0
+        self._cost = 0
         self._buffer = bytearray()
         self._lines: list[bytes] = []
         self._line_start = 0
@@ -45,6 +52,9 @@ class SseDecoder:
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """The events that `chunk` completes. Raises UpstreamError: `too_large` for an endless event, `malformed` for bad UTF-8."""
+        self._received += len(chunk)
+        if self._most is not None and self._received > self._most:
+            raise UpstreamError("too_large", f"the upstream's stream is longer than {self._most} bytes")
         self._buffer += chunk
         return self._drain(final=False)
 
@@ -66,13 +76,20 @@ class SseDecoder:
             if line:
                 self._lines.append(line)
             else:
-                events.append(self._event(bytes(self._buffer[: end.end()])))
+                raw = bytes(self._buffer[: end.end()])
+                self._count(raw)
+                events.append(self._event(raw))
                 del self._buffer[: end.end()]
                 self._lines, self._line_start, self._searched = [], 0, 0
         self._searched = end.start() if end is not None else len(self._buffer)
         if len(self._buffer) > self._max:
             raise UpstreamError("too_large", f"one event of the upstream's stream is longer than {self._max} bytes")
         return events
+
+    def _count(self, raw: bytes) -> None:
+        self._cost += max(len(raw), _LEAST, _VALUE * (raw.count(b",") + len(self._lines)))
+        if self._most is not None and self._cost > self._most:
+            raise UpstreamError("too_large", f"the upstream's stream has more events and values than {self._most} bytes may hold")
 
     def _event(self, raw: bytes) -> SseEvent:
         data: list[str] = []
