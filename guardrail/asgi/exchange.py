@@ -11,10 +11,10 @@ from guardrail.guard import Guard, Origin, Turn
 from guardrail.guard_stream import AnswerJudge
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Decision, Part, Route, Stage
-from guardrail.wire.chat import ChatRequest
 from guardrail.wire.chat_release import ChatRelease
-from guardrail.wire.dialect import AnyDialect, Request
+from guardrail.wire.dialect import Dialect
 from guardrail.wire.refusal import Headers, decision_headers
+from guardrail.wire.request import Request
 
 SCOPE_KEY = "guardrail"
 """Where the exchange lies in the ASGI scope of the app behind the guard."""
@@ -45,7 +45,7 @@ class Exchange:
     request_id: str
     tenant: str
     route: Route
-    dialect: AnyDialect
+    dialect: Dialect
     request: Request
     body: bytes
     judgement: Judgement
@@ -73,8 +73,7 @@ class Exchange:
         """The way of an answer that is let out while it is judged."""
         origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
         turn = Turn(self.route, Stage.OUTPUT, self.tenant, origin, time.monotonic())
-        choices = self.request.choices if isinstance(self.request, ChatRequest) else 1
-        ways = replace(ways, choices=choices, unscannable=self.route.unscannable)
+        ways = replace(ways, choices=self.request.choices, unscannable=self.route.unscannable)
         return StreamedAnswer(self.route.streaming, AnswerJudge(self.judgement.guard, turn), ChatRelease(max_bytes=max_bytes), ways)
 
     def headers(self) -> Headers:

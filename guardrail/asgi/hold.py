@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from guardrail.asgi.messages import RawHeaders, header
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
-from guardrail.wire.chat import FilterResults
-from guardrail.wire.dialect import Answer, AnyDialect, Collector
+from guardrail.wire.answer import Answer, FilterResults
+from guardrail.wire.dialect import Collector, Dialect
 
 EVENT_STREAM = b"text/event-stream"
 
@@ -15,7 +15,7 @@ EVENT_STREAM = b"text/event-stream"
 class WholeAnswer:
     """A JSON answer of at most `max_bytes`."""
 
-    def __init__(self, dialect: AnyDialect, *, max_bytes: int) -> None:
+    def __init__(self, dialect: Dialect, *, max_bytes: int) -> None:
         self._dialect = dialect
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
@@ -76,7 +76,7 @@ class WholeAnswer:
 class Bystander:
     """Reads along with an answer that is only watched, every check of it being in shadow mode, and never holds anything up."""
 
-    def __init__(self, headers: RawHeaders, dialect: AnyDialect, *, max_bytes: int) -> None:
+    def __init__(self, headers: RawHeaders, dialect: Dialect, *, max_bytes: int) -> None:
         self._held: Collector | None = None
         with contextlib.suppress(UpstreamError):
             self._held = holder(headers, dialect, max_bytes=max_bytes)
@@ -98,7 +98,7 @@ class Bystander:
         return (Part("answer", None, role="assistant", kind="unknown"),)
 
 
-def holder(headers: RawHeaders, dialect: AnyDialect, *, max_bytes: int) -> Collector:
+def holder(headers: RawHeaders, dialect: Dialect, *, max_bytes: int) -> Collector:
     """What collects an answer with these (lower-case) headers. Raises UpstreamError for one that cannot be judged."""
     if (header(headers, b"content-encoding") or b"identity").lower() != b"identity":
         raise UpstreamError("malformed", "the upstream compressed its answer although it was asked not to, so it cannot be judged")

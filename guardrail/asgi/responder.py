@@ -19,9 +19,9 @@ from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
 from guardrail.telemetry.tracing import RequestSpan
 from guardrail.types import Action, Decision, Stage
-from guardrail.wire.dialect import Request
 from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.refusal import Reply, failure, input_block, unavailable, wire_error
+from guardrail.wire.request import Request
 
 logger = logging.getLogger("guardrail")
 

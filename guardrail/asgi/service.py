@@ -24,7 +24,7 @@ from guardrail.telemetry.calls import UpstreamCall
 from guardrail.telemetry.metrics import Metrics
 from guardrail.telemetry.tracing import Target, Tracing
 from guardrail.types import Check, Decision, Part, Policy, Route, Stage
-from guardrail.wire.dialect import Request
+from guardrail.wire.request import Request
 
 logger = logging.getLogger("guardrail")
 

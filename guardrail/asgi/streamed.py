@@ -12,7 +12,7 @@ from guardrail.errors import UpstreamError
 from guardrail.guard_stream import AnswerJudge
 from guardrail.types import Action, Decision, Fallback, Mode, Part, Route, Streaming, StreamMode, Verdict
 from guardrail.window import AnswerFlow, Bounds, Ruling, Step, StreamPart, Window, joined
-from guardrail.wire.chat import FilterResults
+from guardrail.wire.answer import FilterResults
 from guardrail.wire.chat_release import ChatRelease, Said
 
 

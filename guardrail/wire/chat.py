@@ -4,22 +4,18 @@ Not judged: tool definitions and `response_format` schemas (the application wrot
 request of that application), `metadata`, `stop` and identifiers, which no model reads. Every other string is, unknown fields included.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping
 
 from guardrail.errors import UpstreamError, WireError
-from guardrail.types import Part
 from guardrail.wire import fields
-from guardrail.wire.document import UnreadableError, dump, parse_object
-from guardrail.wire.parts import MESSAGE_FIELDS, PartList, TooManyPartsError, is_prose, is_tokens, strings
+from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
+from guardrail.wire.document import dump
+from guardrail.wire.parts import MESSAGE_FIELDS, PartList, is_prose, is_tokens, strings
+from guardrail.wire.request import Request
 
 _SPELLED = ("content", "refusal", "tokens")
 _ALTERNATIVES = frozenset({"top_logprobs", "token_logprobs", "text_offset"})
 _TOKEN = frozenset({"token", "logprob", "bytes", "top_logprobs"})
-
-FilterResults = Mapping[str, Mapping[str, object]]
-"""What one choice was blocked for, in Azure's shape: policy id to `{"filtered": …, "detected": …, "score": …}`."""
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -102,85 +98,40 @@ CHOICE_FIELDS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """What the guard needs to know of a request. `choices` is `n`.
-
-    `include_usage`: the client asked for a usage frame at the end of a stream. `document` is the JSON as it came.
-    """
-
-    model: str
-    stream: bool
-    choices: int
-    include_usage: bool
-    document: Mapping[str, object] = field(repr=False)
-
-    @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        """Everything in it that an upstream could read as text, found when first asked for: a route may judge no prompts.
-
-        Raises WireError (400) for messages that are none, or too many.
-        """
-        try:
-            return _request_parts(self.document)
-        except TooManyPartsError as error:
-            raise WireError(400, "too_many_parts", f"The request holds {error}.", param="messages") from None
-
-
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """A parsed answer. `document` is the JSON as it came, `parts` carry their choice's index, `usage` is None where there is none."""
-
-    document: Mapping[str, object]
-    parts: tuple[Part, ...]
-    finish_reasons: Mapping[int, str | None]
-    usage: Mapping[str, object] | None
-
-
-def parse_request(body: bytes) -> ChatRequest:
-    """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently.
+def read_request(document: Mapping[str, object]) -> Request:
+    """The request in a parsed document. Raises WireError (400) for anything that proxy and upstream could read differently.
 
     So is a known field of the body or of a message that is written in another case (`Stream`, `MESSAGES`): an upstream that reads
     names regardless of case might take it for the field itself. Other unknown fields are judged and passed on.
     """
-    return read_request(fields.read_object(body))
-
-
-def read_request(document: Mapping[str, object]) -> ChatRequest:
-    """The request in a parsed document. Raises WireError as `parse_request` does."""
     fields.refuse_case_variants(document, _REQUEST_NAMES)
-    stream = fields.flag(document, "stream")
-    return ChatRequest(fields.model(document), stream, fields.choices(document), fields.include_usage(document), document)
+    stream, model, choices = fields.flag(document, "stream"), fields.model(document), fields.choices(document)
+    return Request(model, stream, document, "messages", _add_request, choices, fields.include_usage(document))
 
 
-def parse_answer(body: bytes) -> ChatAnswer:
-    """The answer in `body`. Raises UpstreamError: `malformed` for anything but a chat completion, `too_large` for too many parts."""
-    try:
-        document = parse_object(body)
-    except UnreadableError as error:
-        raise UpstreamError("malformed", f"the upstream's answer cannot be read: {error}") from None
-    return read_answer(document)
+def read_answer(document: Mapping[str, object]) -> Answer:
+    """The answer in a parsed document, whole or collected from a stream.
+
+    Raises UpstreamError: `malformed` for anything but a chat completion, `too_large` for too many parts.
+    """
+    return read_choices(document, "chat completion", _read_choice)
 
 
-def read_answer(document: Mapping[str, object]) -> ChatAnswer:
-    """The answer in a parsed document, whole or collected from a stream. Raises UpstreamError as `parse_answer` does."""
+def read_choices(document: Mapping[str, object], what: str, read: Callable[[PartList, int, Mapping[str, object]], None]) -> Answer:
+    """An answer of choices, each of which `read` takes apart. Raises UpstreamError as `read_answer` does."""
     choices = document.get("choices")
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise UpstreamError("malformed", "the upstream's answer is no chat completion: it has no list of choices")
-    reasons: dict[int, str | None] = {}
-    parts = PartList()
-    try:
+        raise UpstreamError("malformed", f"the upstream's answer is no {what}: it has no list of choices")
+    reasons: dict[int, object] = {}
+    with answer_parts() as parts:
         for position, choice in enumerate(choices):
             index = choice_index(choice, position)
-            reason = choice.get("finish_reason")
-            reasons[index] = reason if isinstance(reason, str) else None
-            _read_choice(parts, index, choice)
-        parts.choice, parts.role = min(reasons, default=0), "assistant"
+            reasons[index] = choice.get("finish_reason")
+            parts.choice = index
+            read(parts, index, choice)
+        parts.choice = min(reasons, default=0)
         parts.rest("answer", document, ANSWER_FIELDS | ANSWER_EXTRAS)
-    except TooManyPartsError as error:
-        raise UpstreamError("too_large", f"the upstream's answer holds {error}") from None
-    usage = document.get("usage")
-    return ChatAnswer(document, tuple(parts.found), reasons, usage if isinstance(usage, dict) else None)
+    return made(document, parts, reasons)
 
 
 def choice_index(choice: Mapping[str, object], position: int) -> int:
@@ -193,7 +144,7 @@ def choice_index(choice: Mapping[str, object], position: int) -> int:
     return index
 
 
-def replace_blocked(answer: ChatAnswer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
+def replace_blocked(answer: Answer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
     """The answer with only the `blocked` choices (by index) replaced by `notice` (None: `content` is null); usage is kept.
 
     Nothing of a replaced choice stays: no tool call, reasoning, audio, annotation or log probability. Top-level fields other than
@@ -202,7 +153,7 @@ def replace_blocked(answer: ChatAnswer, blocked: Mapping[int, FilterResults], no
     return replace_choices(answer, {index: refused_choice(index, results, notice) for index, results in blocked.items()})
 
 
-def replace_choices(answer: ChatAnswer, refused: Mapping[int, Mapping[str, object]]) -> bytes:
+def replace_choices(answer: Answer, refused: Mapping[int, Mapping[str, object]]) -> bytes:
     """The answer with the choices of these indexes replaced, see `replace_blocked`; untouched where there are none."""
     if not refused:
         return dump(answer.document)
@@ -221,23 +172,22 @@ def refused_choice(index: int, results: FilterResults, notice: str | None) -> di
         "message": {"role": "assistant", "content": notice, "refusal": None},
         "logprobs": None,
         "finish_reason": "content_filter",
-        "content_filter_results": {policy: dict(result) for policy, result in results.items()},
+        "content_filter_results": plain(results),
     }
 
 
 def refused_deltas(index: int, results: FilterResults, notice: str | None) -> tuple[dict[str, object], ...]:
     """One refused choice as the choices of a stream's frames: role, notice if there is one, `finish_reason: content_filter`."""
     empty: dict[str, object] = {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
-    end = {"finish_reason": "content_filter", "content_filter_results": {policy: dict(result) for policy, result in results.items()}}
+    end = {"finish_reason": "content_filter", "content_filter_results": plain(results)}
     said = ({**empty, "delta": {"content": notice}},) if notice else ()
     return ({**empty, "delta": {"role": "assistant"}}, *said, {**empty, **end})
 
 
-def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
+def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
         raise WireError(400, "invalid_messages", "messages must be a non-empty list.", param="messages")
-    parts = PartList()
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -258,11 +208,9 @@ def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
         if not is_prose(document[key]):
             parts.opaque(key, "tokens")
     parts.rest("body", {key: value for key, value in document.items() if not is_tokens(value)}, _REQUEST_FIELDS)
-    return tuple(parts.found)
 
 
 def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> None:
-    parts.choice, parts.role = index, "assistant"
     message = choice.get("message")
     if not isinstance(message, dict):
         raise UpstreamError("malformed", f"choices[{index}] of the upstream's answer has no message")

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from guardrail.types import Part
-from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, FilterResults, choice_index, refused_deltas
+from guardrail.wire.answer import FilterResults
+from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, choice_index, refused_deltas
 from guardrail.wire.chat_stream import ChatStreamCollector
 from guardrail.wire.document import parse_object, readable
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame

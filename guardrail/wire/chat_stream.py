@@ -5,18 +5,17 @@ from dataclasses import dataclass
 
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
+from guardrail.wire.answer import Answer, FilterResults
 from guardrail.wire.chat import (
     ANSWER_EXTRAS,
     ANSWER_FIELDS,
     CHOICE_FIELDS,
-    ChatAnswer,
-    FilterResults,
     choice_index,
     read_answer,
     refused_deltas,
     spelled,
 )
-from guardrail.wire.document import UnreadableError, parse_object
+from guardrail.wire.collecting import StreamCollector, parse_event
 from guardrail.wire.merge import Merged, Repeated
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
 
@@ -45,7 +44,7 @@ class StreamShape:
     empty: Mapping[str, object]
     said: Callable[[int, Mapping[str, object]], Mapping[str, object]]
     skipped: frozenset[str]
-    read: Callable[[Mapping[str, object]], ChatAnswer]
+    read: Callable[[Mapping[str, object]], Answer]
     refused: Callable[[int, FilterResults, str | None], tuple[dict[str, object], ...]]
 
 
@@ -61,7 +60,7 @@ CHAT_CHUNKS = StreamShape(
 )
 
 
-class ChatStreamCollector:
+class ChatStreamCollector(StreamCollector):
     """Holds one streamed answer: `receive` chunks until the upstream ends, `finish`, judge `parts()`, then `release` or `replaced`.
 
     Raises UpstreamError from `receive`, `feed`, `finish` and `parts`: `malformed` (garbage, or an error frame of the upstream),
@@ -70,21 +69,15 @@ class ChatStreamCollector:
     """
 
     def __init__(self, *, max_bytes: int = 32 * 1024 * 1024, shape: StreamShape = CHAT_CHUNKS) -> None:
+        super().__init__(max_bytes=max_bytes)
         self._shape = shape
-        self._decoder = SseDecoder(max_event_bytes=max_bytes, max_bytes=max_bytes)
         self._frames: list[_Frame] = []
         self._choices: dict[int, Merged] = {}
         self._spelled: dict[int, dict[str, list[str]]] = {}
         self._top = Repeated()
         self._head: dict[str, object] = {}
         self._usage: Mapping[str, object] | None = None
-        self._done = False
-        self._answer: ChatAnswer | None = None
-
-    @property
-    def done(self) -> bool:
-        """True once `[DONE]` was seen: nothing that comes after it is kept."""
-        return self._done
+        self._answer: Answer | None = None
 
     @property
     def usage(self) -> Mapping[str, object] | None:
@@ -101,11 +94,6 @@ class ChatStreamCollector:
         """What the frames say of the answer: `id` and `model` among it."""
         return self._head
 
-    def receive(self, chunk: bytes) -> None:
-        """Take bytes as they came from the upstream, in any chunking."""
-        for event in self._decoder.feed(chunk):
-            self.feed(event)
-
     def feed(self, event: SseEvent) -> None:
         """Take one decoded event (`receive` does this itself)."""
         if self._done:
@@ -118,20 +106,14 @@ class ChatStreamCollector:
             self._done = True
             self._frames.append(_Frame(event.raw))
         else:
-            self._frames.append(self._read(event, _parse(event.data)))
+            self._frames.append(self._read(event, parse_event(event.data)))
 
-    def finish(self) -> None:
-        """The upstream's stream ended. Raises UpstreamError("disconnect") when the answer is not whole."""
-        try:
-            for event in self._decoder.close():
-                self.feed(event)
-        except UpstreamError:
-            raise UpstreamError("disconnect", "the upstream's stream broke off within an event") from None
+    def _ended(self) -> None:
         reasons = self.finish_reasons
         if not self._done and not (reasons and all(reasons.values())):
             raise UpstreamError("disconnect", "the upstream's stream ended without [DONE] and without a finish_reason for each choice")
 
-    def answer(self) -> ChatAnswer:
+    def answer(self) -> Answer:
         """The same answer as one whole document."""
         if self._answer is None:
             choices = [
@@ -203,7 +185,7 @@ class ChatStreamCollector:
             return None  # it goes behind the replacements
         if held.plain and not held.choices & blocked.keys():
             return None if _data(held.raw) == "[DONE]" else held.raw
-        document = _parse(_data(held.raw) or "{}")
+        document = parse_event(_data(held.raw) or "{}")
         choices = document.get("choices")
         kept = (
             [choice for place, choice in enumerate(choices) if choice_index(choice, place) not in blocked]
@@ -213,13 +195,6 @@ class ChatStreamCollector:
         if not kept:
             return None
         return frame({**{key: value for key, value in document.items() if key in ANSWER_FIELDS}, "choices": kept})
-
-
-def _parse(data: str) -> dict[str, object]:
-    try:
-        return parse_object(data.encode("utf-8"))
-    except UnreadableError as error:
-        raise UpstreamError("malformed", f"a frame of the upstream's stream cannot be read: {error}") from None
 
 
 def _data(raw: bytes) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Part, Stage
-from guardrail.wire.dialect import AnyDialect, Collector
+from guardrail.wire.dialect import Collector, Dialect
 from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.messages import named_event
 
@@ -43,7 +43,7 @@ def coverage() -> tuple[Cell, ...]:
     return tuple(cell for dialect in DIALECTS.values() for cell in _of(dialect))
 
 
-def _of(dialect: AnyDialect) -> Iterator[Cell]:
+def _of(dialect: Dialect) -> Iterator[Cell]:
     for stream in (False, True) if dialect.collector is not None else (False,):
         for stage, probes in ((Stage.INPUT, REQUESTS[dialect.path]), (Stage.OUTPUT, ANSWERS[dialect.path])):
             for part in PARTS:
@@ -51,7 +51,7 @@ def _of(dialect: AnyDialect) -> Iterator[Cell]:
                     yield Cell(dialect.path, stage, stream, part, _outcome(dialect, stage, probes[part], stream=stream))
 
 
-def _outcome(dialect: AnyDialect, stage: Stage, probe: Any, *, stream: bool) -> str:
+def _outcome(dialect: Dialect, stage: Stage, probe: Any, *, stream: bool) -> str:
     try:
         parts = _asked(dialect, probe, stream) if stage is Stage.INPUT else _told(dialect, probe, stream)
     except (WireError, UpstreamError):
@@ -61,12 +61,12 @@ def _outcome(dialect: AnyDialect, stage: Stage, probe: Any, *, stream: bool) -> 
     return "unscannable" if any(part.text is None for part in parts) else "unguarded"
 
 
-def _asked(dialect: AnyDialect, probe: Mapping[str, object], stream: bool) -> tuple[Part, ...]:
+def _asked(dialect: Dialect, probe: Mapping[str, object], stream: bool) -> tuple[Part, ...]:
     body = {"model": "m", **({"stream": True} if stream else {}), **probe}
     return tuple(dialect.parse_request(json.dumps(body).encode()).parts)
 
 
-def _told(dialect: AnyDialect, probe: Mapping[str, Any], stream: bool) -> tuple[Part, ...]:
+def _told(dialect: Dialect, probe: Mapping[str, Any], stream: bool) -> tuple[Part, ...]:
     document = {**_HEAD[dialect.path], **probe}
     if not stream or dialect.collector is None:
         return tuple(dialect.parse_answer(json.dumps(document).encode()).parts)

@@ -12,8 +12,9 @@ from guardrail.errors import WireError
 from guardrail.types import Decision, Part, Stage, Verdict
 from guardrail.wire.fields import read_object
 from guardrail.wire.inquiry import Inquiry, enforced, judged_whole, messages_field, only, reply, text_list
-from guardrail.wire.parts import MAX_PARTS, PartList, TooManyPartsError
+from guardrail.wire.parts import MAX_PARTS
 from guardrail.wire.refusal import Reply
+from guardrail.wire.request import request_parts
 
 HEADER = "detector-id"
 EVERY_POLICY = "guardrail"
@@ -54,11 +55,8 @@ def _whole(body: bytes, headers: Mapping[str, str], collect: Collect) -> Inquiry
 
 def _chat(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage]:
     only(document, frozenset({"messages", "tools", "detector_params"}))
-    parts = PartList()
-    try:
+    with request_parts("messages") as parts:
         messages_field(document, "messages", parts)
-    except TooManyPartsError as error:
-        raise WireError(400, "too_many_parts", f"The request holds {error}.", param="messages") from None
     return tuple(parts.found), Stage.INPUT
 
 

@@ -2,59 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Protocol
 
 from guardrail.types import Decision, Part
-from guardrail.wire.chat import FilterResults
+from guardrail.wire.answer import Answer, FilterResults, answer_object
+from guardrail.wire.fields import read_object
 from guardrail.wire.refusal import Reply
-
-
-class Request(Protocol):
-    """A parsed request. `stream`: it asks for an event stream."""
-
-    @property
-    def model(self) -> str:
-        """What routes are matched with."""
-        ...
-
-    @property
-    def stream(self) -> bool:
-        """Whether it asks for an event stream."""
-        ...
-
-    @property
-    def document(self) -> Mapping[str, object]:
-        """The JSON as it came."""
-        ...
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Everything in it that an upstream could read. Raises WireError (400) for what cannot be taken apart."""
-        ...
-
-
-class Answer(Protocol):
-    """A parsed answer."""
-
-    @property
-    def document(self) -> Mapping[str, object]:
-        """The JSON as it came."""
-        ...
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Everything in it that a client could read, each with its choice's index."""
-        ...
-
-    @property
-    def finish_reasons(self) -> Mapping[int, str | None]:
-        """Finish reason by choice index; an answer that is one message has the choice 0."""
-        ...
-
-    @property
-    def usage(self) -> Mapping[str, object] | None:
-        """Token counts as the upstream reported them."""
-        ...
+from guardrail.wire.request import Request
 
 
 class Collector(Protocol):
@@ -101,10 +55,6 @@ class Collector(Protocol):
         ...
 
 
-Asked = TypeVar("Asked", bound=Request)
-Told = TypeVar("Told", bound=Answer)
-
-
 def unshaped(reply: Reply) -> Reply:
     """OpenAI's shape of an error, which is the one that they are made in."""
     return reply
@@ -116,7 +66,7 @@ def error_event(reply: Reply) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect(Generic[Asked, Told]):
+class Dialect:
     """One protocol. `name` and `operation` are its names in records and spans, `param` is the field that holds the prompt.
 
     `collector` takes the most bytes it may hold; None where the protocol has no streams. `block_reply` (decision, request, notice,
@@ -128,13 +78,18 @@ class Dialect(Generic[Asked, Told]):
     path: str
     operation: str
     param: str
-    parse_request: Callable[[bytes], Asked]
-    parse_answer: Callable[[bytes], Told]
-    replace_blocked: Callable[[Told, Mapping[int, FilterResults], str | None], bytes]
+    read_request: Callable[[Mapping[str, object]], Request]
+    read_answer: Callable[[Mapping[str, object]], Answer]
+    replace_blocked: Callable[[Answer, Mapping[int, FilterResults], str | None], bytes]
     collector: Callable[[int], Collector] | None = None
-    block_reply: Callable[[Decision, Asked, str, int], Reply] | None = None
+    block_reply: Callable[[Decision, Request, str, int], Reply] | None = None
     shape: Callable[[Reply], Reply] = unshaped
     error_event: Callable[[Reply], bytes] = error_event
 
+    def parse_request(self, body: bytes) -> Request:
+        """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently."""
+        return self.read_request(read_object(body))
 
-AnyDialect = Dialect[Any, Any]
+    def parse_answer(self, body: bytes) -> Answer:
+        """The whole answer in `body`. Raises UpstreamError: `malformed` for what is none, `too_large` for too many parts."""
+        return self.read_answer(answer_object(body))

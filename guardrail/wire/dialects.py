@@ -3,30 +3,24 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from guardrail.wire.chat import parse_answer, parse_request, replace_blocked
+from guardrail.wire.chat import read_answer, read_request, replace_blocked
 from guardrail.wire.chat_stream import ChatStreamCollector
-from guardrail.wire.completions import (
-    collect_completion,
-    completion_block_reply,
-    parse_completion,
-    parse_completion_request,
-    replace_texts,
-)
-from guardrail.wire.dialect import AnyDialect, Dialect
-from guardrail.wire.embeddings import parse_embeddings_answer, parse_embeddings_request, without_embeddings
+from guardrail.wire.completions import collect_completion, completion_block_reply, read_completion, read_completion_request, replace_texts
+from guardrail.wire.dialect import Dialect
+from guardrail.wire.embeddings import read_embeddings, read_embeddings_request, without_embeddings
 from guardrail.wire.messages import (
     message_block_reply,
     message_error,
     message_error_event,
-    parse_message,
-    parse_messages_request,
+    read_message,
+    read_messages_request,
     replace_message,
 )
 from guardrail.wire.messages_stream import MessageStreamCollector
 from guardrail.wire.refusal import input_block_reply
 from guardrail.wire.responses import (
-    parse_response,
-    parse_responses_request,
+    read_response,
+    read_responses_request,
     replace_response,
     response_block_reply,
     response_error_event,
@@ -38,8 +32,8 @@ CHAT = Dialect(
     path="/v1/chat/completions",
     operation="chat",
     param="messages",
-    parse_request=parse_request,
-    parse_answer=parse_answer,
+    read_request=read_request,
+    read_answer=read_answer,
     replace_blocked=replace_blocked,
     collector=lambda most: ChatStreamCollector(max_bytes=most),
     block_reply=input_block_reply,
@@ -50,8 +44,8 @@ COMPLETIONS = Dialect(
     path="/v1/completions",
     operation="text_completion",
     param="prompt",
-    parse_request=parse_completion_request,
-    parse_answer=parse_completion,
+    read_request=read_completion_request,
+    read_answer=read_completion,
     replace_blocked=replace_texts,
     collector=collect_completion,
     block_reply=completion_block_reply,
@@ -61,8 +55,8 @@ EMBEDDINGS = Dialect(
     path="/v1/embeddings",
     operation="embeddings",
     param="input",
-    parse_request=parse_embeddings_request,
-    parse_answer=parse_embeddings_answer,
+    read_request=read_embeddings_request,
+    read_answer=read_embeddings,
     replace_blocked=without_embeddings,
 )
 MESSAGES = Dialect(
@@ -70,8 +64,8 @@ MESSAGES = Dialect(
     path="/v1/messages",
     operation="chat",
     param="messages",
-    parse_request=parse_messages_request,
-    parse_answer=parse_message,
+    read_request=read_messages_request,
+    read_answer=read_message,
     replace_blocked=replace_message,
     collector=lambda most: MessageStreamCollector(max_bytes=most),
     block_reply=message_block_reply,
@@ -83,15 +77,15 @@ RESPONSES = Dialect(
     path="/v1/responses",
     operation="chat",
     param="input",
-    parse_request=parse_responses_request,
-    parse_answer=parse_response,
+    read_request=read_responses_request,
+    read_answer=read_response,
     replace_blocked=replace_response,
     collector=lambda most: ResponseStreamCollector(max_bytes=most),
     block_reply=response_block_reply,
     error_event=response_error_event,
 )
 
-DIALECTS: Mapping[str, AnyDialect] = MappingProxyType(
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {dialect.path: dialect for dialect in (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES)}
 )
 """The dialect of each guarded path."""

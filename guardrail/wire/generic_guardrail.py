@@ -11,8 +11,9 @@ from guardrail.errors import WireError
 from guardrail.types import Action, Decision, Stage
 from guardrail.wire.fields import read_object
 from guardrail.wire.inquiry import Inquiry, Place, messages_field, reply, text_field, text_list
-from guardrail.wire.parts import PartList, TooManyPartsError
+from guardrail.wire.parts import PartList
 from guardrail.wire.refusal import Reply
+from guardrail.wire.request import request_parts
 
 _REASON = "Blocked by content policy."
 _NOT_JUDGED = frozenset(
@@ -34,12 +35,9 @@ def parse_generic_guardrail(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     extra = document.get("additional_provider_specific_params") or {}
     if not isinstance(extra, dict):
         raise WireError(400, "invalid_params", "additional_provider_specific_params must be an object.")
-    parts = PartList()
-    parts.role, parts.choice = ("user", None) if stage is Stage.INPUT else ("assistant", 0)
-    try:
+    with request_parts() as parts:
+        parts.role, parts.choice = ("user", None) if stage is Stage.INPUT else ("assistant", 0)
         _collect(document, stage, parts)
-    except TooManyPartsError as error:
-        raise WireError(400, "too_many_parts", f"The request holds {error}.") from None
     return Inquiry(tuple(parts.found), generic_guardrail_reply, stage, Place(route=text_field(extra, "route")), scores=False)
 
 

@@ -6,17 +6,16 @@ choice is 0.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 
 from guardrail.errors import UpstreamError, WireError
-from guardrail.types import Decision, Part
+from guardrail.types import Decision
 from guardrail.wire import fields
+from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
 from guardrail.wire.blocks import add_content
-from guardrail.wire.chat import FilterResults
-from guardrail.wire.document import UnreadableError, dump, parse_object
-from guardrail.wire.parts import ROLES, PartList, TooManyPartsError
+from guardrail.wire.document import dump
+from guardrail.wire.parts import ROLES, PartList
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
+from guardrail.wire.request import Request
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -43,69 +42,29 @@ _ERROR_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class MessagesRequest:
-    """What the guard needs to know of a request. `document` is the JSON as it came."""
-
-    model: str
-    stream: bool
-    document: Mapping[str, object] = field(repr=False)
-
-    @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        """Everything in it that an upstream could read. Raises WireError (400) for messages that are none, or too many."""
-        try:
-            return _request_parts(self.document)
-        except TooManyPartsError as error:
-            raise WireError(400, "too_many_parts", f"The request holds {error}.", param="messages") from None
-
-
-@dataclass(frozen=True, slots=True)
-class MessagesAnswer:
-    """A parsed answer; one message, whose choice is 0."""
-
-    document: Mapping[str, object]
-    parts: tuple[Part, ...]
-    finish_reasons: Mapping[int, str | None]
-    usage: Mapping[str, object] | None
-
-
-def parse_messages_request(body: bytes) -> MessagesRequest:
-    """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently."""
-    document = fields.read_object(body)
+def read_messages_request(document: Mapping[str, object]) -> Request:
+    """The request in a parsed document. Raises WireError (400) for anything that proxy and upstream could read differently."""
     fields.refuse_case_variants(document, _REQUEST_NAMES)
-    return MessagesRequest(fields.model(document), fields.flag(document, "stream"), document)
+    return Request(fields.model(document), fields.flag(document, "stream"), document, "messages", _add_request)
 
 
-def parse_message(body: bytes) -> MessagesAnswer:
-    """The answer in `body`. Raises UpstreamError: `malformed` for anything but a message, `too_large` for too many parts."""
-    try:
-        document = parse_object(body)
-    except UnreadableError as error:
-        raise UpstreamError("malformed", f"the upstream's answer cannot be read: {error}") from None
-    return read_message(document)
+def read_message(document: Mapping[str, object]) -> Answer:
+    """The answer in a parsed document, whole or collected from a stream.
 
-
-def read_message(document: Mapping[str, object]) -> MessagesAnswer:
-    """The answer in a parsed document, whole or collected from a stream. Raises UpstreamError as `parse_message` does."""
+    Raises UpstreamError: `malformed` for anything but a message, `too_large` for too many parts.
+    """
     content = document.get("content")
     if not isinstance(content, list) or document.get("type", "message") != "message":
         raise UpstreamError("malformed", "the upstream's answer is no message: it has no list of content blocks")
-    parts = PartList()
-    parts.choice, parts.role = 0, "assistant"
-    try:
+    with answer_parts() as parts:
         add_content(parts, "content", content)
         if document.get("role", "assistant") != "assistant":
             parts.unknown("role", document.get("role"), "name")
         parts.rest("answer", document, ANSWER_FIELDS)
-    except TooManyPartsError as error:
-        raise UpstreamError("too_large", f"the upstream's answer holds {error}") from None
-    reason, usage = document.get("stop_reason"), document.get("usage")
-    reasons = {0: reason if isinstance(reason, str) else None}
-    return MessagesAnswer(document, tuple(parts.found), reasons, usage if isinstance(usage, dict) else None)
+    return made(document, parts, {0: document.get("stop_reason")})
 
 
-def replace_message(answer: MessagesAnswer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
+def replace_message(answer: Answer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
     """The answer as a refusal that says `notice` (None: nothing); its usage is kept, and nothing else of it."""
     if not blocked:
         return dump(answer.document)
@@ -131,7 +90,7 @@ def refused_end(results: FilterResults) -> dict[str, object]:
         "stop_reason": "refusal",
         "stop_sequence": None,
         "stop_details": {"type": "refusal", "category": None, "explanation": None},
-        "content_filter_results": {policy: dict(result) for policy, result in results.items()},
+        "content_filter_results": plain(results),
     }
 
 
@@ -152,7 +111,7 @@ def refused_events(document: Mapping[str, object], results: FilterResults, notic
     return tuple(named_event(event) for event in events)
 
 
-def message_block_reply(decision: Decision, request: MessagesRequest, notice: str, created: int) -> Reply:
+def message_block_reply(decision: Decision, request: Request, notice: str, created: int) -> Reply:
     """`on_block: reply`: 200, `stop_reason: refusal` and `notice`; an event stream if the request asked for one."""
     del created
     head = {"id": f"msg_{decision.id}", "model": request.model}
@@ -183,11 +142,10 @@ def named_event(document: Mapping[str, object]) -> bytes:
     return f"event: {document['type']}\n".encode() + b"data: " + dump(document) + b"\n\n"
 
 
-def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
+def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     messages = document.get("messages")
     if not isinstance(messages, list) or not messages:
         raise WireError(400, "invalid_messages", "messages must be a non-empty list.", param="messages")
-    parts = PartList()
     parts.role = "system"
     add_content(parts, "system", document.get("system"))
     for number, message in enumerate(messages):
@@ -203,4 +161,3 @@ def _request_parts(document: Mapping[str, object]) -> tuple[Part, ...]:
         parts.rest(place, message, _MESSAGE_FIELDS)
     parts.role = "user"
     parts.rest("body", document, _REQUEST_FIELDS)
-    return tuple(parts.found)

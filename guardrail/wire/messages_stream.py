@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
-from guardrail.wire.chat import FilterResults
+from guardrail.wire.answer import Answer, FilterResults
 from guardrail.wire.collecting import EventCollector, object_of, place_of
 from guardrail.wire.document import UnreadableError, parse_object
 from guardrail.wire.merge import MAX_ITEMS, Merged, Repeated
-from guardrail.wire.messages import MessagesAnswer, read_message, refused_events
+from guardrail.wire.messages import read_message, refused_events
 
 _DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 _KNOWN = {
@@ -71,7 +71,7 @@ class MessageStreamCollector(EventCollector):
         self._end = Merged()
         self._usage: dict[str, object] = {}
         self._beside = Repeated()
-        self._answer: MessagesAnswer | None = None
+        self._answer: Answer | None = None
 
     @property
     def usage(self) -> Mapping[str, object] | None:
@@ -88,7 +88,7 @@ class MessageStreamCollector(EventCollector):
         """What the first event says of the message: `id` and `model` among it."""
         return self._head or {}
 
-    def answer(self) -> MessagesAnswer:
+    def answer(self) -> Answer:
         """The same answer as one whole document."""
         if self._answer is None:
             head = self._head or {}
@@ -107,9 +107,6 @@ class MessageStreamCollector(EventCollector):
         if not blocked:
             return self.release()
         return refused_events({**(self._head or {}), "usage": self._usage or None}, blocked.get(0, {}), notice)
-
-    def _whole(self) -> object:
-        return self.answer()
 
     def _take(self, kind: str, document: Mapping[str, object], beside: tuple[str, ...]) -> bool:
         self._answer = None

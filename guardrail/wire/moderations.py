@@ -10,8 +10,9 @@ from guardrail.errors import WireError
 from guardrail.types import Decision, Part, Verdict
 from guardrail.wire.fields import read_object
 from guardrail.wire.inquiry import Inquiry, Place, enforced, judged_whole, only, reply, text_field
-from guardrail.wire.parts import MAX_PARTS, PartList, TooManyPartsError
+from guardrail.wire.parts import MAX_PARTS
 from guardrail.wire.refusal import Reply
+from guardrail.wire.request import request_parts
 
 _KNOWN = frozenset({"input", "model"})
 
@@ -70,9 +71,6 @@ def _result(verdicts: list[Verdict], categories: tuple[str, ...]) -> dict[str, o
 
 
 def _content_parts(items: list[object]) -> tuple[Part, ...]:
-    parts = PartList()
-    try:
+    with request_parts("input") as parts:
         parts.content("input", items)
-    except TooManyPartsError as error:
-        raise WireError(400, "too_many_parts", f"The request holds {error}.", param="input") from None
     return tuple(parts.found)

@@ -4,13 +4,15 @@ Statuses are chosen for the clients there are: a block is a 400, because SDKs re
 three times; what would only fail again says `x-should-retry: false`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Action, Decision, Mode, Verdict
-from guardrail.wire.chat import ChatRequest, FilterResults, refused_choice, refused_deltas
+from guardrail.wire.answer import FilterResults
+from guardrail.wire.chat import refused_choice, refused_deltas
 from guardrail.wire.document import dump
+from guardrail.wire.request import Request
 from guardrail.wire.sse import DONE, frame
 
 Headers = tuple[tuple[str, str], ...]
@@ -72,20 +74,30 @@ def input_block(decision: Decision, *, param: str = "messages", name_policies: b
     return Reply(400, JSON, dump({"error": error}))
 
 
-def input_block_reply(decision: Decision, request: ChatRequest, notice: str, created: int) -> Reply:
+def input_block_reply(decision: Decision, request: Request, notice: str, created: int) -> Reply:
     """`on_block: reply`: 200, `finish_reason: content_filter` and `notice`; an event stream if the request asked for one.
 
     `created` is a Unix time in seconds. Each of the `n` choices says the same; usage is zero because no model ran.
     """
+    head: dict[str, object] = {"id": f"chatcmpl-{decision.id}", "created": created}
+    if request.stream:
+        head["object"] = "chat.completion.chunk"
+        return choices_reply(decision, request, head, lambda index, results: refused_deltas(index, results, notice))
+    head["object"] = "chat.completion"
+    return choices_reply(decision, request, head, lambda index, results: (refused_choice(index, results, notice),))
+
+
+def choices_reply(
+    decision: Decision, request: Request, head: Mapping[str, object], refused: Callable[[int, FilterResults], Iterable[object]]
+) -> Reply:
+    """200 with what `refused` says of each choice; an event stream, one frame each, if the request asked for one."""
     results = block_results(decision)
-    head = {"id": f"chatcmpl-{decision.id}", "created": created, "model": request.model}
+    head = {**head, "model": request.model}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    indexes = range(request.choices)
+    choices = [choice for index in range(request.choices) for choice in refused(index, results)]
     if not request.stream:
-        choices = [refused_choice(index, results, notice) for index in indexes]
-        return Reply(200, JSON, dump({**head, "object": "chat.completion", "choices": choices, "usage": usage}))
-    head["object"] = "chat.completion.chunk"
-    frames = [frame({**head, "choices": [choice]}) for index in indexes for choice in refused_deltas(index, results, notice)]
+        return Reply(200, JSON, dump({**head, "choices": choices, "usage": usage}))
+    frames = [frame({**head, "choices": [choice]}) for choice in choices]
     if request.include_usage:
         frames.append(frame({**head, "choices": [], "usage": usage}))
     return Reply(200, EVENTS, b"".join((*frames, DONE)))

@@ -7,18 +7,17 @@ judged are tool definitions, output formats, `metadata` and identifiers. An answ
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 
 from guardrail.errors import UpstreamError, WireError
-from guardrail.types import Decision, Part
+from guardrail.types import Decision
 from guardrail.wire import fields
-from guardrail.wire.chat import FilterResults
-from guardrail.wire.document import UnreadableError, dump, parse_object
+from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
+from guardrail.wire.document import dump
 from guardrail.wire.items import add_item, is_reference
 from guardrail.wire.messages import named_event
-from guardrail.wire.parts import PartList, TooManyPartsError, is_tokens
+from guardrail.wire.parts import PartList, is_tokens
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
+from guardrail.wire.request import Request
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -61,47 +60,11 @@ _NO_USAGE = {
 }
 
 
-@dataclass(frozen=True)
-class ResponsesRequest:
-    """What the guard needs to know of a request. `document` is the JSON as it came."""
+def read_responses_request(document: Mapping[str, object]) -> Request:
+    """The request in a parsed document.
 
-    model: str
-    stream: bool
-    document: Mapping[str, object] = field(repr=False)
-
-    @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        """Everything in it that an upstream could read. Raises WireError (400) for input that is none, or lies elsewhere."""
-        parts = PartList()
-        try:
-            parts.role = "system"
-            _add_input(parts, "instructions", self.document.get("instructions"), "system")
-            parts.role = "user"
-            _add_input(parts, "input", self.document.get("input"), "user")
-            parts.role = "user"
-            prompt = self.document.get("prompt")
-            if prompt is not None:
-                parts.unknown("prompt.variables", prompt.get("variables") if isinstance(prompt, dict) else prompt)
-                parts.opaque("prompt", "unknown")
-            parts.rest("body", self.document, _REQUEST_FIELDS)
-        except TooManyPartsError as error:
-            raise WireError(400, "too_many_parts", f"The request holds {error}.", param="input") from None
-        return tuple(parts.found)
-
-
-@dataclass(frozen=True, slots=True)
-class ResponsesAnswer:
-    """A parsed answer; its choice is 0."""
-
-    document: Mapping[str, object]
-    parts: tuple[Part, ...]
-    finish_reasons: Mapping[int, str | None]
-    usage: Mapping[str, object] | None
-
-
-def parse_responses_request(body: bytes) -> ResponsesRequest:
-    """The request in `body`. Raises WireError (400) for anything that proxy and upstream could read differently, or only upstream could."""
-    document = fields.read_object(body)
+    Raises WireError (400) for anything that proxy and upstream could read differently, or only the upstream could.
+    """
     fields.refuse_case_variants(document, _REQUEST_NAMES)
     for name in _ELSEWHERE:
         if document.get(name) is not None:
@@ -110,7 +73,7 @@ def parse_responses_request(body: bytes) -> ResponsesRequest:
     if fields.flag(document, "background"):
         raise WireError(400, "unsupported_parameter", "background is not served here: its answer could not be judged.", param="background")
     fields.include_usage(document)
-    request = ResponsesRequest(fields.model(document), fields.flag(document, "stream"), document)
+    request = Request(fields.model(document), fields.flag(document, "stream"), document, "input", _add_request)
     for name in ("instructions", "input"):
         given = document.get(name)
         if isinstance(given, list) and any(map(is_reference, given)):
@@ -118,37 +81,22 @@ def parse_responses_request(body: bytes) -> ResponsesRequest:
     return request
 
 
-def parse_response(body: bytes) -> ResponsesAnswer:
-    """The answer in `body`. Raises UpstreamError: `malformed` for anything but a response, `too_large` for too many parts."""
-    try:
-        document = parse_object(body)
-    except UnreadableError as error:
-        raise UpstreamError("malformed", f"the upstream's answer cannot be read: {error}") from None
-    return read_response(document)
-
-
-def read_response(document: Mapping[str, object]) -> ResponsesAnswer:
-    """The answer in a parsed document. Raises UpstreamError as `parse_response` does."""
+def read_response(document: Mapping[str, object]) -> Answer:
+    """The answer in a parsed document. Raises UpstreamError: `malformed` for anything but a response, `too_large` for too many parts."""
     output = document.get("output")
     if not isinstance(output, list) or document.get("object", "response") != "response":
         raise UpstreamError("malformed", "the upstream's answer is no response: it has no list of output items")
-    parts = PartList()
-    parts.choice = 0
-    try:
+    with answer_parts() as parts:
         for number, item in enumerate(output):
             parts.role = "assistant"
             add_item(parts, f"output[{number}]", item, "assistant")
         parts.role = "assistant"
         parts.rest("answer", document, _ECHOED)
-    except TooManyPartsError as error:
-        raise UpstreamError("too_large", f"the upstream's answer holds {error}") from None
-    usage, details, status = document.get("usage"), document.get("incomplete_details"), document.get("status")
-    reason = details.get("reason") if isinstance(details, dict) else status
-    reasons = {0: reason if isinstance(reason, str) else None}
-    return ResponsesAnswer(document, tuple(parts.found), reasons, usage if isinstance(usage, dict) else None)
+    details = document.get("incomplete_details")
+    return made(document, parts, {0: details.get("reason") if isinstance(details, dict) else document.get("status")})
 
 
-def replace_response(answer: ResponsesAnswer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
+def replace_response(answer: Answer, blocked: Mapping[int, FilterResults], notice: str | None) -> bytes:
     """The answer as incomplete, with `notice` for its only text (None: no output); its usage is kept, and nothing else of it."""
     if not blocked:
         return dump(answer.document)
@@ -173,7 +121,7 @@ def refused_response(document: Mapping[str, object], results: FilterResults, not
         "tools": [],
         "output": [_message(notice, "completed")] if notice else [],
         "usage": usage if isinstance(usage, dict) else _NO_USAGE,
-        "content_filter_results": {policy: dict(result) for policy, result in results.items()},
+        "content_filter_results": plain(results),
     }
 
 
@@ -198,7 +146,7 @@ def refused_events(document: Mapping[str, object], results: FilterResults, notic
     return tuple(named_event({**event, "sequence_number": number}) for number, event in enumerate(events))
 
 
-def response_block_reply(decision: Decision, request: ResponsesRequest, notice: str, created: int) -> Reply:
+def response_block_reply(decision: Decision, request: Request, notice: str, created: int) -> Reply:
     """`on_block: reply`: 200, `status: incomplete` and `notice`; an event stream if the request asked for one."""
     head = {"id": f"resp_{decision.id}", "model": request.model, "created_at": created}
     results = block_results(decision)
@@ -220,6 +168,19 @@ _ITEM = "msg_withheld"
 def _message(text: str, status: str) -> dict[str, object]:
     content = [{"type": "output_text", "text": text, "annotations": []}]
     return {"id": _ITEM, "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
+    parts.role = "system"
+    _add_input(parts, "instructions", document.get("instructions"), "system")
+    parts.role = "user"
+    _add_input(parts, "input", document.get("input"), "user")
+    parts.role = "user"
+    prompt = document.get("prompt")
+    if prompt is not None:
+        parts.unknown("prompt.variables", prompt.get("variables") if isinstance(prompt, dict) else prompt)
+        parts.opaque("prompt", "unknown")
+    parts.rest("body", document, _REQUEST_FIELDS)
 
 
 def _add_input(parts: PartList, path: str, value: object, role: str) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
-from guardrail.wire.chat import FilterResults
+from guardrail.wire.answer import Answer, FilterResults
 from guardrail.wire.collecting import EventCollector, object_of
 from guardrail.wire.document import readable
 from guardrail.wire.items import add_item
 from guardrail.wire.parts import PartList, TooManyPartsError, strings
-from guardrail.wire.responses import ResponsesAnswer, read_response, refused_events
+from guardrail.wire.responses import read_response, refused_events
 
 _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SNAPSHOTS = frozenset({"response.created", "response.in_progress", "response.queued"}) | _LAST
@@ -32,7 +32,7 @@ class ResponseStreamCollector(EventCollector):
         self._beside = PartList()
         self._beside.choice, self._beside.role = 0, "assistant"
         self._response: dict[str, object] | None = None
-        self._answer: ResponsesAnswer | None = None
+        self._answer: Answer | None = None
 
     @property
     def usage(self) -> Mapping[str, object] | None:
@@ -49,7 +49,7 @@ class ResponseStreamCollector(EventCollector):
         """The response of the last event: `id` and `model` among it."""
         return self._response or {}
 
-    def answer(self) -> ResponsesAnswer:
+    def answer(self) -> Answer:
         """The answer as its last event tells it."""
         if self._answer is None:
             if self._response is None:
@@ -74,9 +74,6 @@ class ResponseStreamCollector(EventCollector):
         if not blocked:
             return self.release()
         return refused_events(self._response or {}, blocked.get(0, {}), notice)
-
-    def _whole(self) -> object:
-        return self.answer()
 
     def _take(self, kind: str, document: Mapping[str, object], beside: tuple[str, ...]) -> bool:
         if kind == "error":

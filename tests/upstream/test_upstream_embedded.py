@@ -13,8 +13,8 @@ from guardrail.upstream.client import UpstreamClient
 from guardrail.upstream.embedded import MODELS, EmbeddedUpstream
 from guardrail.upstream.in_process import InProcessUpstream
 from guardrail.upstream.script import INSULT
-from guardrail.wire.chat import parse_answer
 from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.dialects import DIALECTS
 
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
@@ -55,7 +55,7 @@ async def test_a_stream_says_what_the_whole_answer_says(upstream, model):
     collector = ChatStreamCollector()
     collector.receive(streamed)
     collector.finish()
-    read = parse_answer(whole)
+    read = DIALECTS[CHAT].parse_answer(whole)
     assert headers["content-type"].startswith("text/event-stream")
     assert collector.done
     assert collector.parts() == read.parts
@@ -88,7 +88,7 @@ async def test_small_talk_is_friendly_and_the_same_each_time(upstream):
     answers = {(await fetch(upstream, body("embedded-chat", text)))[2].split(b'"created"')[1] for text in ("hello", "hello")}
     assert len(answers) == 1
     for text in ("hi", "thanks", "what is the weather?", "why?", "a statement"):
-        assert parse_answer((await fetch(upstream, body("embedded-chat", text)))[2]).parts[0].text
+        assert DIALECTS[CHAT].parse_answer((await fetch(upstream, body("embedded-chat", text)))[2]).parts[0].text
 
 
 @pytest.mark.parametrize("status", [400, 429, 500, 503])
@@ -103,7 +103,7 @@ async def test_garbage_is_garbage(upstream, stream):
     status, _, raw = await fetch(upstream, body("embedded-garbage", stream=stream))
     assert status == 200
     with pytest.raises(UpstreamError) as caught:
-        ChatStreamCollector().receive(raw) if stream else parse_answer(raw)
+        ChatStreamCollector().receive(raw) if stream else DIALECTS[CHAT].parse_answer(raw)
     assert caught.value.code == "malformed"
 
 

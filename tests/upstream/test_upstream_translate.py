@@ -13,8 +13,8 @@ from guardrail.errors import UpstreamError
 from guardrail.upstream.answer import Limits, Timeouts
 from guardrail.upstream.embedded import EmbeddedUpstream
 from guardrail.upstream.translate import LitellmUpstream, frames
-from guardrail.wire.chat import parse_answer
 from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.dialects import DIALECTS
 
 CHAT = "/v1/chat/completions"
 
@@ -45,7 +45,7 @@ def through(embedded, **settings):
 async def test_a_whole_answer_comes_in_openais_shape(embedded):
     status, headers, raw = await fetch(through(embedded), body(n=2))
     assert (status, headers) == (200, {"content-type": "application/json"})
-    assert [part.text for part in parse_answer(raw).parts] == ["hello there", "hello there"]
+    assert [part.text for part in DIALECTS[CHAT].parse_answer(raw).parts] == ["hello there", "hello there"]
     assert ChatCompletion.model_validate_json(raw).usage.total_tokens == 6
     assert embedded.hits == 1
 
@@ -60,7 +60,7 @@ async def test_a_stream_says_what_the_whole_answer_says(embedded, model):
     collector.finish()
     assert headers["content-type"].startswith("text/event-stream")
     assert collector.done
-    assert [part.text for part in collector.parts()] == [part.text for part in parse_answer(whole).parts]
+    assert [part.text for part in collector.parts()] == [part.text for part in DIALECTS[CHAT].parse_answer(whole).parts]
     assert collector.usage["total_tokens"] > 0
 
 
@@ -90,7 +90,7 @@ async def test_a_providers_error_keeps_its_status_and_is_not_retried(embedded, s
 
 async def test_a_client_can_choose_neither_address_nor_key_nor_a_mock(embedded):
     raw = body(api_base="http://127.0.0.1:9/v1", base_url="http://127.0.0.1:9", api_key="x", mock_response="mocked", fallbacks=["other"])
-    assert [part.text for part in parse_answer((await fetch(through(embedded), raw))[2]).parts] == ["hello there"]
+    assert [part.text for part in DIALECTS[CHAT].parse_answer((await fetch(through(embedded), raw))[2]).parts] == ["hello there"]
     assert embedded.hits == 1
 
 

@@ -6,7 +6,8 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from guardrail.errors import UpstreamError
-from guardrail.wire.chat import parse_answer, replace_blocked
+from guardrail.wire.chat import replace_blocked
+from guardrail.wire.dialects import CHAT
 
 RESULTS = {"harassment": {"filtered": True, "detected": True, "score": 0.97}}
 
@@ -27,7 +28,7 @@ def answer(*choices, **fields):
 
 
 def test_an_answer_is_read_by_choice():
-    read = parse_answer(answer(choice(0, "one"), choice(1, "two")))
+    read = CHAT.parse_answer(answer(choice(0, "one"), choice(1, "two")))
     assert [(part.path, part.text, part.role, part.kind, part.choice) for part in read.parts] == [
         ("choices[0].message.content", "one", "assistant", "text", 0),
         ("choices[1].message.content", "two", "assistant", "text", 1),
@@ -55,23 +56,23 @@ def test_an_answer_is_read_by_choice():
     ],
 )
 def test_every_text_of_a_message_is_judged(message):
-    parts = parse_answer(answer(choice(0, **{"content": "fine", **message}))).parts
+    parts = CHAT.parse_answer(answer(choice(0, **{"content": "fine", **message}))).parts
     assert any(part.text is not None and "payload" in part.text and part.choice == 0 for part in parts)
 
 
 def test_text_beside_the_message_is_judged_with_a_choice():
-    parts = parse_answer(answer({**choice(2, "fine"), "text": "beside"}, citations=["above"])).parts
+    parts = CHAT.parse_answer(answer({**choice(2, "fine"), "text": "beside"}, citations=["above"])).parts
     assert {(part.text, part.choice) for part in parts} == {("fine", 2), ("beside", 2), ("above", 2)}
 
 
 def test_audio_is_unscannable_and_its_transcript_is_judged():
-    parts = parse_answer(answer(choice(0, None, audio={"id": "a", "data": "AAAA", "transcript": "said"}))).parts
+    parts = CHAT.parse_answer(answer(choice(0, None, audio={"id": "a", "data": "AAAA", "transcript": "said"}))).parts
     assert [(part.text, part.kind) for part in parts] == [(None, "audio"), ("said", "unknown")]
 
 
 def test_a_missing_index_is_the_position():
     nameless = {key: value for key, value in choice(0, "two").items() if key != "index"}
-    assert [part.choice for part in parse_answer(answer(choice(0, "one"), nameless)).parts] == [0, 1]
+    assert [part.choice for part in CHAT.parse_answer(answer(choice(0, "one"), nameless)).parts] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -96,19 +97,19 @@ def test_a_missing_index_is_the_position():
 )
 def test_garbage_is_malformed(raw):
     with pytest.raises(UpstreamError) as caught:
-        parse_answer(raw)
+        CHAT.parse_answer(raw)
     assert caught.value.code == "malformed"
 
 
 def test_too_many_parts_are_too_large():
     with pytest.raises(UpstreamError) as caught:
-        parse_answer(answer(choice(0, ["x"] * 2_049)))
+        CHAT.parse_answer(answer(choice(0, ["x"] * 2_049)))
     assert caught.value.code == "too_large"
 
 
 @pytest.mark.parametrize("spoof", ['{"error":{"message":"broken"}}', "data: [DONE]", "unsafe\nS1"])
 def test_a_model_text_that_looks_like_a_protocol_stays_text(spoof):
-    assert [part.text for part in parse_answer(answer(choice(0, spoof))).parts] == [spoof]
+    assert [part.text for part in CHAT.parse_answer(answer(choice(0, spoof))).parts] == [spoof]
 
 
 def test_only_the_blocked_choice_is_replaced_and_nothing_of_it_stays():
@@ -120,7 +121,9 @@ def test_only_the_blocked_choice_is_replaced_and_nothing_of_it_stays():
         audio={"id": "a", "data": "QUFB", "transcript": "secretly bad"},
         annotations=[{"type": "url_citation", "url_citation": {"title": "secretly bad"}}],
     )
-    read = parse_answer(answer(choice(0, "fine"), {**rich, "text": "secretly bad"}, choice(2, "also fine"), citations=["secretly bad"]))
+    read = CHAT.parse_answer(
+        answer(choice(0, "fine"), {**rich, "text": "secretly bad"}, choice(2, "also fine"), citations=["secretly bad"])
+    )
     raw = replace_blocked(read, {1: RESULTS}, "Withheld.")
     document = json.loads(raw)
     assert b"secretly" not in raw
@@ -138,10 +141,10 @@ def test_only_the_blocked_choice_is_replaced_and_nothing_of_it_stays():
 
 
 def test_without_a_notice_the_content_is_null():
-    document = json.loads(replace_blocked(parse_answer(answer(choice(0, "bad"))), {0: RESULTS}, None))
+    document = json.loads(replace_blocked(CHAT.parse_answer(answer(choice(0, "bad"))), {0: RESULTS}, None))
     assert document["choices"][0]["message"] == {"role": "assistant", "content": None, "refusal": None}
 
 
 def test_a_blocked_choice_is_found_by_index_not_by_position():
-    document = json.loads(replace_blocked(parse_answer(answer(choice(1, "one"), choice(0, "zero"))), {1: RESULTS}, None))
+    document = json.loads(replace_blocked(CHAT.parse_answer(answer(choice(1, "one"), choice(0, "zero"))), {1: RESULTS}, None))
     assert [(item["index"], item["message"]["content"]) for item in document["choices"]] == [(1, None), (0, "zero")]

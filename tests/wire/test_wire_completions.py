@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrail.errors import UpstreamError, WireError
-from guardrail.wire.completions import (
-    collect_completion,
-    completion_block_reply,
-    parse_completion,
-    parse_completion_request,
-    replace_texts,
-)
-from guardrail.wire.embeddings import parse_embeddings_answer, parse_embeddings_request, without_embeddings
+from guardrail.wire.completions import collect_completion, completion_block_reply, replace_texts
+from guardrail.wire.dialects import COMPLETIONS, EMBEDDINGS
+from guardrail.wire.embeddings import without_embeddings
 
 RESULTS = {"p": {"filtered": True, "detected": True, "score": 0.9}}
 CHOICES: list[dict[str, Any]] = [
@@ -39,7 +34,7 @@ STREAM = b"".join(
 
 
 def request(**fields: Any) -> Any:
-    return parse_completion_request(json.dumps({"model": "m", **fields}).encode())
+    return COMPLETIONS.parse_request(json.dumps({"model": "m", **fields}).encode())
 
 
 def texts(parts: Any) -> list[tuple[str, str | None]]:
@@ -76,7 +71,7 @@ class TestRequest:
 
     @pytest.mark.parametrize("given", [5, {"prompt_token_ids": [1, 2, 3]}, [{"tokens": [1]}], {"a": 1}])
     def test_an_input_to_embed_that_is_no_text_cannot_be_read(self, given: Any) -> None:
-        parts = parse_embeddings_request(json.dumps({"model": "m", "input": given}).encode()).parts
+        parts = EMBEDDINGS.parse_request(json.dumps({"model": "m", "input": given}).encode()).parts
         assert None in [part.text for part in parts]
 
     @pytest.mark.parametrize(
@@ -106,7 +101,7 @@ def blocked() -> Any:
 class TestAnswer:
     def test_each_choice_is_judged_by_itself_with_its_log_probabilities(self) -> None:
         choice = {**CHOICES[0], "logprobs": {"tokens": [" another", " word"], "text_offset": [0, 1]}}
-        answer = parse_completion(json.dumps({**HEAD, "choices": [choice, CHOICES[1]], "extra": "e"}).encode())
+        answer = COMPLETIONS.parse_answer(json.dumps({**HEAD, "choices": [choice, CHOICES[1]], "extra": "e"}).encode())
         assert [(part.choice, part.path, part.text) for part in answer.parts] == [
             (0, "choices[0].text", " a kind word"),
             (0, "choices[0].logprobs.tokens", " another word"),
@@ -115,7 +110,7 @@ class TestAnswer:
         ]
 
     def test_only_the_blocked_choice_is_replaced_and_usage_is_kept(self) -> None:
-        told = json.loads(replace_texts(parse_completion(ANSWER), {1: RESULTS}, "No."))
+        told = json.loads(replace_texts(COMPLETIONS.parse_answer(ANSWER), {1: RESULTS}, "No."))
         assert told["choices"][0] == CHOICES[0]
         assert (told["choices"][1]["text"], told["choices"][1]["finish_reason"]) == ("No.", "content_filter")
         assert (told["usage"], b"rude" in json.dumps(told).encode()) == (USAGE, False)
@@ -123,7 +118,7 @@ class TestAnswer:
     @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"choices": 1}', b'{"choices": ["x"]}', b'{"choices": [{"index": -1}]}'])
     def test_what_is_no_completion_is_an_error(self, body: bytes) -> None:
         with pytest.raises(UpstreamError):
-            parse_completion(body)
+            COMPLETIONS.parse_answer(body)
 
     @settings(deadline=None)
     @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
@@ -133,7 +128,7 @@ class TestAnswer:
         for start, end in itertools.pairwise(places):
             collector.receive(STREAM[start:end])
         collector.finish()
-        assert collector.parts() == parse_completion(ANSWER).parts
+        assert collector.parts() == COMPLETIONS.parse_answer(ANSWER).parts
         assert b"".join(collector.release()) == STREAM
         assert (collector.usage, collector.finish_reasons) == (USAGE, {0: "stop", 1: "length"})
 
@@ -172,7 +167,7 @@ class TestEmbeddings:
         ],
     )
     def test_every_input_is_judged(self, fields: Any, found: Any) -> None:
-        assert texts(parse_embeddings_request(json.dumps({"model": "m", **fields}).encode()).parts) == found
+        assert texts(EMBEDDINGS.parse_request(json.dumps({"model": "m", **fields}).encode()).parts) == found
 
     def test_vectors_say_nothing_and_all_beside_them_is_judged(self) -> None:
         data = [
@@ -180,7 +175,7 @@ class TestEmbeddings:
             {"object": "embedding", "index": 1, "embedding": "AACAPw=="},
             {"object": "embedding", "index": 2, "embedding": "a sentence!", "note": "n"},
         ]
-        answer = parse_embeddings_answer(json.dumps({"object": "list", "data": data, "model": "m", "usage": USAGE}).encode())
+        answer = EMBEDDINGS.parse_answer(json.dumps({"object": "list", "data": data, "model": "m", "usage": USAGE}).encode())
         assert texts(answer.parts) == [("data[2].embedding", "a sentence!"), ("data[2].note", "n")]
         told = json.loads(without_embeddings(answer, {0: RESULTS}, None))
         assert (told["data"], told["usage"]) == ([], USAGE)

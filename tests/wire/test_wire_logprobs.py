@@ -2,8 +2,8 @@
 
 import json
 
-from guardrail.wire.chat import parse_answer
 from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.dialects import CHAT
 from guardrail.wire.sse import DONE, frame
 
 
@@ -13,7 +13,7 @@ def _tokens(*words: str) -> dict[str, object]:
 
 def _whole(content: str, logprobs: object) -> list[tuple[str, str | None]]:
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop", "logprobs": logprobs}
-    return [(part.path, part.text) for part in parse_answer(json.dumps({"choices": [choice]}).encode()).parts]
+    return [(part.path, part.text) for part in CHAT.parse_answer(json.dumps({"choices": [choice]}).encode()).parts]
 
 
 def _streamed(pieces: list[tuple[str, object]]) -> list[tuple[str, str | None]]:

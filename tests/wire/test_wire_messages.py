@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Action, Decision, Outcome, Stage
-from guardrail.wire.messages import (
-    message_block_reply,
-    message_error,
-    parse_message,
-    parse_messages_request,
-    replace_message,
-)
+from guardrail.wire.dialects import MESSAGES
+from guardrail.wire.messages import message_block_reply, message_error, replace_message
 from guardrail.wire.messages_stream import MessageStreamCollector
 from guardrail.wire.refusal import failure
 
@@ -89,7 +84,7 @@ def collected(stream: bytes) -> MessageStreamCollector:
 
 def request(content: Any, **fields: Any) -> list[tuple[str, str | None, str]]:
     body = {"model": "claude", "max_tokens": 5, "messages": [{"role": "user", "content": content}], **fields}
-    return [(part.path, part.text, part.kind) for part in parse_messages_request(json.dumps(body).encode()).parts]
+    return [(part.path, part.text, part.kind) for part in MESSAGES.parse_request(json.dumps(body).encode()).parts]
 
 
 C = "messages[0].content"
@@ -176,7 +171,7 @@ class TestRequest:
             {"role": "wiz ard", "content": "x"},
         ]
         body = json.dumps({"model": "m", "messages": messages}).encode()
-        parts = parse_messages_request(body).parts
+        parts = MESSAGES.parse_request(body).parts
         assert [(part.text, part.role) for part in parts] == [
             ("a", "user"), ("N", "user"), ("prefill", "assistant"), ("wiz ard", "unknown"), ("x", "unknown"),
         ]  # fmt: skip
@@ -185,7 +180,7 @@ class TestRequest:
     def test_what_could_be_read_otherwise_is_refused(self, fields: Any) -> None:
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode()
         with pytest.raises(WireError):
-            _ = parse_messages_request(body).parts
+            _ = MESSAGES.parse_request(body).parts
 
     @settings(deadline=None)
     @given(CONTENTS)
@@ -196,7 +191,7 @@ class TestRequest:
 
 class TestAnswer:
     def test_every_block_is_judged_as_the_only_choice(self) -> None:
-        assert [(part.choice, part.text, part.kind) for part in parse_message(ANSWER).parts] == [
+        assert [(part.choice, part.text, part.kind) for part in MESSAGES.parse_answer(ANSWER).parts] == [
             (0, "Let me think.", "reasoning"),
             (0, "Okay, the weather:", "text"),
             (0, "cited", "unknown"),
@@ -205,15 +200,15 @@ class TestAnswer:
         ]
 
     def test_a_blocked_answer_is_a_refusal_with_its_usage(self) -> None:
-        told = json.loads(replace_message(parse_message(ANSWER), {0: RESULTS}, "No."))
+        told = json.loads(replace_message(MESSAGES.parse_answer(ANSWER), {0: RESULTS}, "No."))
         assert (told["stop_reason"], told["content"], told["usage"]) == ("refusal", [{"type": "text", "text": "No."}], USAGE)
         assert b"Francisco" not in json.dumps(told).encode()
-        assert json.loads(replace_message(parse_message(ANSWER), {0: RESULTS}, None))["content"] == []
+        assert json.loads(replace_message(MESSAGES.parse_answer(ANSWER), {0: RESULTS}, None))["content"] == []
 
     @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"content": "x"}', b'{"type": "error", "content": []}'])
     def test_what_is_no_message_is_an_error(self, body: bytes) -> None:
         with pytest.raises(UpstreamError):
-            parse_message(body)
+            MESSAGES.parse_answer(body)
 
 
 class TestStream:
@@ -224,7 +219,7 @@ class TestStream:
         for begin, end in pairwise([0, *sorted(cuts), len(STREAM)]):
             collector.receive(STREAM[begin:end])
         collector.finish()
-        assert collector.parts() == parse_message(ANSWER).parts
+        assert collector.parts() == MESSAGES.parse_answer(ANSWER).parts
         assert b"".join(collector.release()) == STREAM
         assert (collector.usage, collector.finish_reasons, collector.done) == (USAGE, {0: "tool_use"}, True)
 
@@ -310,6 +305,6 @@ class TestRefusals:
         decision = Decision("d", Stage.INPUT, Outcome(Action.BLOCK, Action.BLOCK, {}, False, False), (), (), "r", "t", 1, 0.0)
         for stream in (False, True):
             body = {"model": "claude", "messages": [{"role": "user", "content": "x"}], "stream": stream}
-            reply = message_block_reply(decision, parse_messages_request(json.dumps(body).encode()), "No.", 1)
-            answer = collected(reply.body).answer() if stream else parse_message(reply.body)
+            reply = message_block_reply(decision, MESSAGES.parse_request(json.dumps(body).encode()), "No.", 1)
+            answer = collected(reply.body).answer() if stream else MESSAGES.parse_answer(reply.body)
             assert (answer.finish_reasons, answer.parts[0].text, answer.document["model"]) == ({0: "refusal"}, "No.", "claude")

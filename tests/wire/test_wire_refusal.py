@@ -9,9 +9,9 @@ from openai.types.chat import ChatCompletion
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Action, Decision, Mode, Outcome, Stage, Verdict
 from guardrail.wire import refusal
-from guardrail.wire.chat import parse_request
 from guardrail.wire.chat_stream import ChatStreamCollector
 from guardrail.wire.dialect import error_event
+from guardrail.wire.dialects import CHAT
 
 
 def verdict(policy, score, **more):
@@ -33,7 +33,7 @@ BLOCKED = decision(
 
 
 def request(**fields):
-    return parse_request(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode())
+    return CHAT.parse_request(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode())
 
 
 def test_an_input_block_is_the_agreed_body():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrail.errors import WireError
-from guardrail.wire.chat import parse_request
+from guardrail.wire.dialects import CHAT
 
 
 def body(messages=None, **fields):
@@ -16,18 +16,18 @@ def body(messages=None, **fields):
 
 
 def texts(messages=None, **fields):
-    return [part.text for part in parse_request(body(messages, **fields)).parts]
+    return [part.text for part in CHAT.parse_request(body(messages, **fields)).parts]
 
 
 def refused(raw):
     with pytest.raises(WireError) as caught:
-        _ = parse_request(raw).parts
+        _ = CHAT.parse_request(raw).parts
     assert caught.value.status == 400
     return caught.value
 
 
 def test_a_plain_request_is_read_whole():
-    request = parse_request(body(stream=True, n=3, stream_options={"include_usage": True}))
+    request = CHAT.parse_request(body(stream=True, n=3, stream_options={"include_usage": True}))
     assert (request.model, request.stream, request.choices, request.include_usage) == ("m", True, 3, True)
     assert [(part.path, part.text, part.role, part.kind, part.choice) for part in request.parts] == [
         ("messages[0].content", "hello", "user", "text", None)
@@ -35,7 +35,7 @@ def test_a_plain_request_is_read_whole():
 
 
 def test_defaults_and_nulls_mean_one_unstreamed_choice():
-    request = parse_request(body(stream=None, n=None, stream_options=None))
+    request = CHAT.parse_request(body(stream=None, n=None, stream_options=None))
     assert (request.stream, request.choices, request.include_usage) == (False, 1, False)
 
 
@@ -122,7 +122,7 @@ def test_an_unknown_name_is_judged_in_any_case():
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function", "oracle", None])
 def test_every_role_is_judged(role):
     message = {"content": "payload"} if role is None else {"role": role, "content": "payload"}
-    parts = [part for part in parse_request(body([message])).parts if part.text == "payload"]
+    parts = [part for part in CHAT.parse_request(body([message])).parts if part.text == "payload"]
     assert [part.role for part in parts] == [{"oracle": "unknown", None: "user"}.get(role, role)]
     assert parts[0].kind == ("tool_result" if role in {"tool", "function"} else "text")
 
@@ -183,7 +183,7 @@ def test_a_payload_is_found_wherever_it_hides(place):
     ],
 )
 def test_what_is_no_text_is_marked_as_unscannable(part, kind):
-    marks = [found for found in parse_request(body([{"role": "user", "content": [part]}])).parts if found.text is None]
+    marks = [found for found in CHAT.parse_request(body([{"role": "user", "content": [part]}])).parts if found.text is None]
     assert [(mark.path, mark.kind) for mark in marks] == [("messages[0].content[0]", kind)]
 
 
@@ -192,7 +192,7 @@ def test_what_is_no_text_is_marked_as_unscannable(part, kind):
     "value", [[1, 2], [[1], [2]], [1, 2.0], ["1", "2"], [1, "two"], [["two", 1]], ["two", "3"], [["two"]], {"two": [1]}, 7, [None], [[]]]
 )
 def test_token_ids_are_unscannable_in_any_spelling(field, value):
-    parts = parse_request(body(**{field: value})).parts
+    parts = CHAT.parse_request(body(**{field: value})).parts
     assert (field, "tokens") in [(part.path, part.kind) for part in parts if part.text is None]
 
 
@@ -227,7 +227,7 @@ def test_an_empty_prompt_is_nothing(value):
 
 
 def test_token_ids_as_content_are_unscannable():
-    parts = parse_request(body([{"role": "user", "content": [15339, 1917]}])).parts
+    parts = CHAT.parse_request(body([{"role": "user", "content": [15339, 1917]}])).parts
     assert [(part.path, part.kind, part.text) for part in parts] == [("messages[0].content", "tokens", None)]
 
 
@@ -240,7 +240,7 @@ def test_token_ids_as_content_are_unscannable():
     ],
 )
 def test_token_ids_at_any_depth_are_unscannable(message):
-    parts = parse_request(body([{"role": "user", **message}])).parts
+    parts = CHAT.parse_request(body([{"role": "user", **message}])).parts
     assert [part.kind for part in parts if part.text is None] == ["tokens"]
 
 
@@ -283,12 +283,12 @@ def test_a_text_cut_into_parts_is_also_judged_as_one():
 
 
 def test_lone_surrogates_become_encodable_and_keep_the_length():
-    (part,) = parse_request(b'{"model":"m","messages":[{"role":"user","content":"a\\ud800b\\ud83d\\ude00"}]}').parts
+    (part,) = CHAT.parse_request(b'{"model":"m","messages":[{"role":"user","content":"a\\ud800b\\ud83d\\ude00"}]}').parts
     assert part.text == "a\ufffdb\U0001f600"
 
 
 def test_paths_never_carry_text():
-    (part,) = parse_request(body([{"role": "user", "content": "", "a secret text": "y"}])).parts
+    (part,) = CHAT.parse_request(body([{"role": "user", "content": "", "a secret text": "y"}])).parts
     assert part.path == "messages[0].?"
     assert "a secret text" in part.text
 
@@ -304,7 +304,7 @@ FIELDS = ("role", "content", "name", "tool_calls", "function_call", "refusal", "
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=5), min_size=1, max_size=3))
 def test_any_json_is_read_or_refused_and_never_crashes(messages):
     with contextlib.suppress(WireError):
-        request = parse_request(json.dumps({"model": "m", "messages": messages}).encode())
+        request = CHAT.parse_request(json.dumps({"model": "m", "messages": messages}).encode())
         assert all(part.text is None or part.text.encode() for part in request.parts)
 
 
@@ -317,4 +317,4 @@ def test_a_picture_within_a_tools_result_is_marked_and_its_data_is_no_text():
     blocks = [{"type": "text", "text": "seen"}, {"type": "image", "source": {"type": "base64", "data": "AAAA"}}]
     content = [{"type": "tool_result", "tool_use_id": "t", "content": blocks}]
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
-    assert [(part.text, part.kind) for part in parse_request(body).parts] == [("seen", "tool_result"), (None, "image")]
+    assert [(part.text, part.kind) for part in CHAT.parse_request(body).parts] == [("seen", "tool_result"), (None, "image")]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrail.errors import UpstreamError, WireError
-from guardrail.wire.responses import parse_response, parse_responses_request, replace_response
+from guardrail.wire.dialects import RESPONSES
+from guardrail.wire.responses import replace_response
 from guardrail.wire.responses_stream import ResponseStreamCollector
 
 RESULTS = {"p": {"filtered": True, "detected": True, "score": 0.9}}
@@ -69,7 +70,7 @@ def collected(stream: bytes) -> ResponseStreamCollector:
 
 def texts(given: Any, **fields: Any) -> list[str | None]:
     body = json.dumps({"model": "gpt", "input": given, **fields}).encode()
-    return [part.text for part in parse_responses_request(body).parts]
+    return [part.text for part in RESPONSES.parse_request(body).parts]
 
 
 class TestRequest:
@@ -154,7 +155,7 @@ class TestRequest:
 
 class TestAnswer:
     def test_every_item_is_judged_as_the_only_choice(self) -> None:
-        assert [(part.choice, part.text, part.kind) for part in parse_response(ANSWER).parts] == [
+        assert [(part.choice, part.text, part.kind) for part in RESPONSES.parse_answer(ANSWER).parts] == [
             (0, "Thinking.", "reasoning"),
             (0, "Kind words.", "text"),
             (0, "T t\nhttp://u", "unknown"),
@@ -164,7 +165,7 @@ class TestAnswer:
         ]
 
     def test_a_blocked_answer_is_incomplete_with_its_usage(self) -> None:
-        told = json.loads(replace_response(parse_response(ANSWER), {0: RESULTS}, "No."))
+        told = json.loads(replace_response(RESPONSES.parse_answer(ANSWER), {0: RESULTS}, "No."))
         assert (told["status"], told["incomplete_details"], told["usage"]) == ("incomplete", {"reason": "content_filter"}, USAGE)
         assert told["output"][0]["content"][0]["text"] == "No."
         assert "Kind" not in json.dumps(told)
@@ -173,7 +174,7 @@ class TestAnswer:
     @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"output": 5}', b'{"object": "list", "output": []}'])
     def test_what_is_no_response_is_an_error(self, body: bytes) -> None:
         with pytest.raises(UpstreamError):
-            parse_response(body)
+            RESPONSES.parse_answer(body)
 
 
 class TestStream:
@@ -184,7 +185,7 @@ class TestStream:
         for begin, end in pairwise([0, *sorted(cuts), len(STREAM)]):
             collector.receive(STREAM[begin:end])
         collector.finish()
-        assert collector.parts() == parse_response(ANSWER).parts
+        assert collector.parts() == RESPONSES.parse_answer(ANSWER).parts
         assert b"".join(collector.release()) == STREAM
         assert (collector.usage, collector.finish_reasons, collector.done) == (USAGE, {0: "completed"}, True)
 

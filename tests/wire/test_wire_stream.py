@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from guardrail.errors import UpstreamError
-from guardrail.wire.chat import parse_answer
 from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.dialects import CHAT
 from guardrail.wire.sse import DONE, frame
 
 RESULTS = {"harassment": {"filtered": True, "detected": True, "score": 0.97}}
@@ -361,7 +361,7 @@ def test_a_streamed_answer_is_judged_as_the_same_answer_sent_whole(messages, dat
     size = data.draw(st.integers(1, len(raw)))
     collector = collect(*(raw[start : start + size] for start in range(0, len(raw), size)))
     choices = [{"index": index, "message": {"role": "assistant", **found}, "finish_reason": "stop"} for index, found in enumerate(messages)]
-    assert collector.parts() == parse_answer(json.dumps({**HEAD, "choices": choices}).encode()).parts
+    assert collector.parts() == CHAT.parse_answer(json.dumps({**HEAD, "choices": choices}).encode()).parts
     assert b"".join(collector.release()) == raw
     blocked = data.draw(st.sets(st.sampled_from(range(len(messages)))))
     kept = [document["choices"][0] for document in documents(collector.replaced(dict.fromkeys(blocked, RESULTS), None))]
