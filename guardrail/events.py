@@ -82,7 +82,16 @@ class AuditTroubled:
     detail: str = ""
 
 
-Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
+@dataclass(frozen=True, slots=True)
+class CacheUsed:
+    """One batch of questions to a classifier: how many were answered from the cache, how many asked, and what went for the new ones."""
+
+    hits: int
+    misses: int
+    evictions: int
+
+
+Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled | CacheUsed
 
 
 class EventSink(Protocol):

@@ -13,9 +13,10 @@ from typing import Any
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
-from guardrail.events import DecisionMade, EventFanout
+from guardrail.events import CacheUsed, DecisionMade, EventFanout
 from guardrail.interfaces import Classifier, Recorder, SupportsSessions
 from guardrail.types import Action, Check, ClassifyRequest, Decision, Mode, Outcome, Part, Policy, Route, Score, Stage, Verdict
+from guardrail.verdict_cache import Key, VerdictCache
 from guardrail.windows import Partial, windowed
 
 logger = logging.getLogger("guardrail")
@@ -48,12 +49,23 @@ class Turn:
 
 
 class Guard:
-    """Judges parts under a route. Safe to share between any number of concurrent exchanges: it keeps no state of theirs."""
+    """Judges parts under a route. Safe to share between any number of concurrent exchanges: it keeps no state of theirs.
 
-    def __init__(self, classifiers: Mapping[str, Classifier], events: EventFanout | None = None, recorder: Recorder | None = None) -> None:
+    With `cache` a question that was answered with a score is not asked again; without it, every one is asked.
+    """
+
+    def __init__(
+        self,
+        classifiers: Mapping[str, Classifier],
+        events: EventFanout | None = None,
+        recorder: Recorder | None = None,
+        *,
+        cache: VerdictCache | None = None,
+    ) -> None:
         self._classifiers = dict(classifiers)
         self._events = events or EventFanout()
         self._recorder = recorder
+        self._cache = cache
 
     async def check(
         self,
@@ -182,7 +194,31 @@ class Guard:
         classifier = self._classifiers.get(ask.classifier)
         if classifier is None:
             return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} is not running"))
-        return await answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
+        if self._cache is None:
+            return await answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
+        return await self._recalled(ask, classifier, self._cache, deadline=deadline)
+
+    async def _recalled(self, ask: Ask, classifier: Classifier, cache: VerdictCache, *, deadline: float) -> list[Answer]:
+        """As `_ask`, except that scores which were given already are not asked for. Errors are never remembered."""
+        keys: list[Key] = []
+        found: list[Answer | None] = []
+        for start in range(0, len(ask.requests), _TURN):
+            if start:
+                await asyncio.sleep(0)
+            some = cache.keys(ask.requests[start : start + _TURN], ask.classifier, classifier.id)
+            keys += some
+            found += [cache.get(key, time.monotonic()) for key in some]
+        missing = [place for place, score in enumerate(found) if score is None]
+        evictions = 0
+        if missing:
+            rest = Ask(ask.classifier, tuple(ask.requests[place] for place in missing))
+            told = await answered(rest, classifier.classify(rest.requests, deadline=deadline), deadline=deadline)
+            for place, answer in zip(missing, told, strict=True):
+                found[place] = answer
+                if isinstance(answer, Score):
+                    evictions += cache.put(keys[place], answer, time.monotonic())
+        self._events.emit(CacheUsed(len(keys) - len(missing), len(missing), evictions))
+        return [answer for answer in found if answer is not None]
 
 
 def _unreadable(parts: Sequence[Part], turn: Turn) -> tuple[Part, ...]:

@@ -16,6 +16,7 @@ from guardrail.policy.sets import PolicySets
 from guardrail.policy.watch import State, Watched, watch
 from guardrail.routing import RouteTable
 from guardrail.types import Policy
+from guardrail.verdict_cache import VerdictCache
 
 logger = logging.getLogger("guardrail")
 
@@ -23,11 +24,21 @@ logger = logging.getLogger("guardrail")
 class Publisher:
     """Holds the table in force. A reader sees one generation whole: `table` is one attribute, and what it holds never changes.
 
-    `always` is a policy that the named classifier must hold beside those of its routes (its canary's).
+    `always` is a policy that the named classifier must hold beside those of its routes (its canary's). `cache` forgets what was said of
+    policies that are not in force any more.
     """
 
-    def __init__(self, config: Config, classifiers: Mapping[str, Classifier], events: EventFanout, *, always: Mapping[str, Policy]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        classifiers: Mapping[str, Classifier],
+        events: EventFanout,
+        *,
+        always: Mapping[str, Policy],
+        cache: VerdictCache | None = None,
+    ) -> None:
         self._config = config
+        self._cache = cache
         self._sources = sources_of(config)
         self._classifiers = classifiers
         self._events = events
@@ -64,6 +75,9 @@ class Publisher:
                 await classifier.prepare(self._resident(name, table))
             self.sets = sets
             self.table = table
+            if self._cache is not None:
+                tenants = self._config.tenant_names
+                self._cache.keep({name: frozenset(policy.digest for policy in sets.for_tenant(name).values()) for name in tenants})
         self._events.emit(PoliciesPublished(sets.generation, len(sets.distinct())))
         return True
 

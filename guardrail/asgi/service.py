@@ -24,6 +24,7 @@ from guardrail.telemetry.calls import UpstreamCall
 from guardrail.telemetry.metrics import Metrics
 from guardrail.telemetry.tracing import Target, Tracing
 from guardrail.types import Check, Decision, Part, Policy, Route, Stage
+from guardrail.verdict_cache import VerdictCache
 from guardrail.wire.request import Request
 
 logger = logging.getLogger("guardrail")
@@ -104,12 +105,13 @@ class GuardService:
                 self._classifiers[name] = await stack.enter_async_context(opener())
             canaries = {name: canary_of(classifier, self._backends.canary) for name, classifier in self._classifiers.items()}
             held = {name: canary.policy for name, canary in canaries.items() if canary is not None}
-            publisher = Publisher(self.config, self._classifiers, self.events, always=held)
+            cache = cache_of(self.config)
+            publisher = Publisher(self.config, self._classifiers, self.events, always=held, cache=cache)
             await publisher.publish()
             self.canaries = Canaries(self._classifiers, canaries, self.events)
             await self.canaries.ask()
             stop = asyncio.Event()
-            self.judgement = Judgement(Guard(self._classifiers, self.events), self.events, self.tracing)
+            self.judgement = Judgement(Guard(self._classifiers, self.events, cache=cache), self.events, self.tracing)
             self._ad_hoc = AdHocPolicies(self._classifiers, self._published)
             self._publisher = publisher
             for name, job in {"policies": publisher.watch(stop), "canaries": self.canaries.keep_asking()}.items():
@@ -235,6 +237,12 @@ def limits_of(config: Config) -> Limits:
     server = config.server
     answers = [size for upstream in config.upstreams.values() if (size := getattr(upstream, "max_answer_bytes", None))]
     return Limits(server.max_body_bytes, server.max_in_flight, server.client_timeout_s, max(answers, default=Limits().max_answer_bytes))
+
+
+def cache_of(config: Config) -> VerdictCache | None:
+    """What remembers scores; None where the configuration says that nothing does."""
+    section = config.cache
+    return VerdictCache(entries=section.entries, size=section.bytes, max_age_s=section.max_age_s) if section.entries else None
 
 
 async def _end(task: asyncio.Task[None]) -> None:

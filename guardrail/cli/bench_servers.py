@@ -81,7 +81,10 @@ DIRECT, BARE, OFF, SCRIPTED, EMBEDDED = SERVERS
 
 
 def _config(upstream: str, route: dict[str, object]) -> Config:
-    return Config.model_validate({"upstreams": {"main": {"kind": "openai", "base_url": f"{upstream}/v1"}}, "routes": [route]})
+    cache = {"entries": 0}  # what is measured is judging: no question may be answered from memory
+    return Config.model_validate(
+        {"upstreams": {"main": {"kind": "openai", "base_url": f"{upstream}/v1"}}, "routes": [route], "cache": cache}
+    )
 
 
 @contextlib.contextmanager

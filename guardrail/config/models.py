@@ -154,6 +154,16 @@ class RouteConfig(Section):
         return self.input if stage is Stage.INPUT else self.output
 
 
+class CacheConfig(Section):
+    """Scores that were given already and are not asked for again: the unchanged beginning of a conversation costs nothing."""
+
+    entries: int = Field(default=50_000, ge=0, le=10_000_000, description="Most scores remembered, in each process; 0 remembers none.")
+    bytes: int = Field(default=67_108_864, ge=65_536, le=68_719_476_736, description="Memory that they may take, about, in bytes.")
+    max_age_s: float = Field(
+        default=3_600.0, ge=1, le=604_800, description="Seconds after which a score is asked for again: a server's model may have changed."
+    )
+
+
 class TelemetryConfig(Section):
     """How decisions appear in OpenTelemetry. Exporters are set with the OTEL_* variables."""
 
@@ -183,6 +193,7 @@ class Config(Section):
         description="What is guarded, and how; the first match wins. Default: one route for everything.",
     )
     telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig, description="How decisions appear in OpenTelemetry.")
+    cache: CacheConfig = Field(default_factory=CacheConfig, description="Scores that are not asked for twice, by the same tenant.")
 
     _source: Source = PrivateAttr(default_factory=Source)
 

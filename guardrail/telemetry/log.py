@@ -11,6 +11,7 @@ from typing import Final
 
 from guardrail.events import (
     AuditTroubled,
+    CacheUsed,
     CanaryChecked,
     DecisionMade,
     Event,
@@ -139,6 +140,10 @@ class AuditFields:
 Fields = DecisionFields | RefusalFields | UpstreamFields | CanaryFields | PublishedFields | RefusedFields | AuditFields
 
 
+Told = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
+"""The events that have a line."""
+
+
 class AuditLog:
     """An event sink that writes to the logger `guardrail.audit`: the event's name is the message, its fields the record's `fields`."""
 
@@ -146,7 +151,9 @@ class AuditLog:
         self._logger = logger or logging.getLogger(names.AUDIT_LOGGER)
 
     def emit(self, event: Event) -> None:
-        """Write one line."""
+        """Write one line; none for what is only counted."""
+        if isinstance(event, CacheUsed):
+            return
         level = _level(event)
         if self._logger.isEnabledFor(level):
             message, fields = _line(event)
@@ -163,7 +170,7 @@ def _plain(record: Fields | VerdictFields | Provenance) -> dict[str, object]:
     return plain
 
 
-def _level(event: Event) -> int:
+def _level(event: Told) -> int:
     match event:
         case AuditTroubled(code="recovered"):
             return logging.INFO
@@ -174,7 +181,7 @@ def _level(event: Event) -> int:
     return logging.INFO
 
 
-def _line(event: Event) -> tuple[str, Fields]:
+def _line(event: Told) -> tuple[str, Fields]:
     match event:
         case DecisionMade():
             return "decision", _decision(event)

@@ -8,6 +8,7 @@ from opentelemetry.util.types import AttributeValue
 
 from guardrail.events import (
     AuditTroubled,
+    CacheUsed,
     CanaryChecked,
     DecisionMade,
     Event,
@@ -31,11 +32,14 @@ class Metrics:
         self._decisions = _Decisions(meter)
         self._happenings = _Happenings(meter)
         self._calls = _Calls(meter)
+        self._cache = _Cache(meter)
 
     def emit(self, event: Event) -> None:
         """Count one event."""
         if isinstance(event, DecisionMade):
             self._decisions.count(event.decision)
+        elif isinstance(event, CacheUsed):
+            self._cache.count(event)
         else:
             self._happenings.count(event)
 
@@ -122,6 +126,20 @@ class _Happenings:
                 self._in_force.set(event.policies)
             case PoliciesRefused():
                 self._refused.add(1)
+
+
+class _Cache:
+    """Questions that were not asked, because their scores were known, beside those that were."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._hits = meter.create_counter(names.CACHE_HITS, "{score}", "Scores that were known, and not asked for")
+        self._misses = meter.create_counter(names.CACHE_MISSES, "{score}", "Scores that a classifier was asked for")
+        self._evictions = meter.create_counter(names.CACHE_EVICTIONS, "{score}", "Scores forgotten to make room")
+
+    def count(self, event: CacheUsed) -> None:
+        for counter, number in ((self._hits, event.hits), (self._misses, event.misses), (self._evictions, event.evictions)):
+            if number:
+                counter.add(number)
 
 
 class _Calls:

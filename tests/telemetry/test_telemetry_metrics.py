@@ -2,7 +2,7 @@
 
 import pytest
 
-from guardrail.events import CanaryChecked, DecisionMade, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.events import CacheUsed, CanaryChecked, DecisionMade, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
 from guardrail.telemetry.calls import UpstreamCall, Usage, read_usage
 from guardrail.telemetry.cardinality import CLIENT_WORDS, Distinct
 from guardrail.types import Action, Mode
@@ -110,3 +110,12 @@ def test_tokens_are_recorded_by_type_and_only_when_reported(meters):
 )
 def test_usage_is_read_in_each_shape_and_nonsense_is_not_a_count(usage, expected):
     assert read_usage(usage) == expected
+
+
+def test_known_scores_are_counted_beside_asked_ones(meters):
+    meters.metrics.emit(CacheUsed(3, 1, 0))
+    meters.metrics.emit(CacheUsed(2, 0, 0))
+    assert {name: list(meters.values(name).values()) for name in meters.points()} == {
+        "guardrail.cache.hits": [5],
+        "guardrail.cache.misses": [1],
+    }
