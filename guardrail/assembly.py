@@ -130,17 +130,17 @@ def build_app(
     classifiers: Mapping[str, Classifier] | None = None,
     upstreams: Mapping[str, Upstream] | None = None,
     sinks: Sequence[EventSink] = (),
-    engines: Mapping[str, Path] | None = None,
+    among: "Siblings | None" = None,
 ) -> Starlette:
     """The proxy of a configuration as an ASGI app; its lifespan opens and closes everything. Parameters as in `open_guard`.
 
-    `engines`: sockets of CoPE engines that run already, by the name of the classifier that is to use one.
+    `among`: the processes that serve the same configuration, where this one is not alone.
     """
     loaded = _loaded(config)
     environment = process_environment()
     built = {name: build_upstream(section, environment) for name, section in loaded.upstreams.items()} | dict(upstreams or {})
     endpoints = {name: Endpoint(section.kind, getattr(section, "base_url", None)) for name, section in loaded.upstreams.items()}
-    return make_app(_service(loaded, endpoints, Overrides(classifiers, tuple(sinks), engines or {})), built)
+    return make_app(_service(loaded, endpoints, Overrides(classifiers, tuple(sinks), among or Siblings())), built)
 
 
 def check_policies(config: Config) -> None:
@@ -206,12 +206,23 @@ def resolve(place: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Siblings:
+    """The processes of one server. `engines`: sockets of CoPE engines that run already, by the name of the classifier that is to use one.
+
+    `count`: how many they are; each allows its part of the tenants' limits.
+    """
+
+    engines: Mapping[str, Path] = field(default_factory=dict)
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Overrides:
     """What the caller brings along instead of, or beside, what the configuration says."""
 
     classifiers: Mapping[str, Classifier] | None
     sinks: tuple[EventSink, ...]
-    engines: Mapping[str, Path] = field(default_factory=dict)
+    among: Siblings = field(default_factory=Siblings)
 
 
 def _loaded(config: Config | str | Path | None) -> Config:
@@ -225,11 +236,11 @@ def _loaded(config: Config | str | Path | None) -> Config:
 def _service(config: Config, endpoints: Mapping[str, Endpoint], overrides: Overrides) -> GuardService:
     given, folder = overrides.classifiers or {}, config.source.folder
     openers: dict[str, Opener] = {
-        name: partial(_borrow, given[name]) if name in given else partial(_open, section, folder, overrides.engines.get(name))
+        name: partial(_borrow, given[name]) if name in given else partial(_open, section, folder, overrides.among.engines.get(name))
         for name, section in config.classifiers.items()
     }
     canary = None if given else shipped_canary()
-    return GuardService(config, Backends(openers, canary, endpoints), _observers(config, overrides.sinks))
+    return GuardService(config, Backends(openers, canary, endpoints, overrides.among.count), _observers(config, overrides.sinks))
 
 
 def shipped_canary() -> Canary:

@@ -7,6 +7,7 @@ GuardrailError
 ├── ClassifierError          no usable score; returned as a value by `Classifier.classify`, never turned into a 0
 ├── UpstreamError            the guarded model's API failed
 ├── WireError                the client's request cannot be understood; carries the status it is answered with
+│   └── LimitError           the caller has used up what it may ask for in a time
 └── ModelFileError           a weights file is missing, altered or of another format
 
 One class per handling, not per cause: the cause is a short stable `code`.
@@ -71,13 +72,28 @@ class UpstreamError(GuardrailError):
 
 
 class WireError(GuardrailError):
-    """A client request that cannot be served, with the HTTP status and OpenAI-shaped code it is answered with."""
+    """A client request that cannot be served, with the HTTP status and OpenAI-shaped code it is answered with.
+
+    `retry_after_s`: when it could be served; `limit`: the kind of the caller's limit that it met.
+    """
+
+    retry_after_s: float | None = None
+    limit: str = ""
 
     def __init__(self, status: int, code: str, message: str, *, param: str | None = None) -> None:
         self.status = status
         self.code = code
         self.param = param
         super().__init__(message)
+
+
+class LimitError(WireError):
+    """A caller has used up what it may ask for in a time (429)."""
+
+    def __init__(self, limit: str, retry_after_s: float, message: str) -> None:
+        super().__init__(429, "rate_limit_exceeded", message)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
 
 
 class ModelFileError(GuardrailError):

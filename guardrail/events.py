@@ -26,13 +26,17 @@ class DecisionMade:
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """A request was answered before anything was judged: unknown route, key or path, bad or too large body, full queue."""
+    """A request was answered before anything was judged: unknown route, key or path, bad or too large body, full queue.
+
+    `limit`: the kind of the tenant's limit that it met (requests, concurrency, characters, prompt, tokens), else empty.
+    """
 
     status: int
     code: str
     request_id: str
     tenant: str
     path: str
+    limit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,16 +43,20 @@ class ModelsApp:
         """The ASGI entry."""
         del receive
         outlet = _outlet(self._service, scope, send)
+        tenant = ""
         try:
-            with self._service.place():
-                await self._answer(scope, outlet)
+            tenant = self._caller(scope)
+            with self._service.admitted(tenant):
+                outlet.allowance = self._service.quotas.headers(tenant)
+                await self._answer(scope, outlet, tenant)
         except WireError as error:
-            await _refuse(self._service, scope, outlet, error)
+            outlet.allowance = self._service.quotas.headers(tenant)
+            await _refuse(self._service, scope, outlet, error, tenant=tenant)
         except ClientGoneError:
             return
 
-    async def _answer(self, scope: Scope, outlet: Outlet) -> None:
-        route = self._route(scope)
+    async def _answer(self, scope: Scope, outlet: Outlet, tenant: str) -> None:
+        route = self._route(tenant)
         headers = forwarded(scope["headers"], private=self._service.tenants.configured)
         try:
             upstream = self._upstreams[route.upstream]
@@ -72,16 +76,19 @@ class ModelsApp:
         extra = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in foreign(found, without=_DROPPED)]
         await outlet.reply(Reply(status, (("content-type", media),), content), extra)
 
-    def _route(self, scope: Scope) -> Route:
-        table = self._service.table
-        if table is None:
+    def _caller(self, scope: Scope) -> str:
+        if self._service.table is None:
             raise WireError(503, "guardrail_unavailable", "The guard is not running.")
         if scope["method"] not in ("GET", "HEAD"):
             raise WireError(405, "method_not_allowed", "Only GET is served here.")
         path = local_path(scope)
         if canonical(path) != path.casefold() or b"%" in (scope.get("raw_path") or b""):
             raise WireError(404, "not_found", "This path is not served here.")
-        routes = table.for_tenant(caller(self._service.tenants, scope["headers"]))
+        return caller(self._service.tenants, scope["headers"])
+
+    def _route(self, tenant: str) -> Route:
+        table = self._service.table
+        routes = () if table is None else table.for_tenant(tenant)
         if not routes:
             raise WireError(404, "not_found", "There is no route for this caller.")
         return routes[0]
@@ -91,7 +98,7 @@ def _outlet(service: GuardService, scope: Scope, send: Send) -> Outlet:
     return Outlet(send, request_id=request_id(scope["headers"]), timeout_s=service.limits.client_timeout_s)
 
 
-async def _refuse(service: GuardService, scope: Scope, outlet: Outlet, error: WireError) -> None:
-    service.events.emit(RequestRefused(error.status, error.code, outlet.request_id, "", local_path(scope)[:256]))
+async def _refuse(service: GuardService, scope: Scope, outlet: Outlet, error: WireError, *, tenant: str = "") -> None:
+    service.events.emit(RequestRefused(error.status, error.code, outlet.request_id, tenant, local_path(scope)[:256], error.limit))
     with contextlib.suppress(ClientGoneError):
         await outlet.reply(wire_error(error))

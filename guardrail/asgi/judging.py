@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from guardrail.asgi.intake import LARGE_BODY, check_headers, read_body
+from guardrail.asgi.intake import LARGE_BODY
 from guardrail.asgi.messages import Receive, Scope, Send
 from guardrail.asgi.responder import GuardResponder
 from guardrail.asgi.service import GuardService
@@ -71,9 +71,11 @@ class _CheckResponder(GuardResponder):
         self._endpoint = endpoint
 
     async def _respond(self) -> None:
-        with self._service.place():
-            self._tenant = tenant = self._admitted(self._scope)
-            inquiry = await self._inquiry(self._scope, self._receive)
+        self._tenant = tenant = self._caller(self._scope)
+        with self._service.admitted(tenant):
+            self._outlet.allowance = self._service.quotas.headers(tenant)
+            inquiry = await self._inquiry(self._scope)
+            self._service.quotas.read(tenant, inquiry.parts)
             route = await self._route(inquiry, tenant)
             if self._span is not None:
                 self._span.routed(route, tenant, self._request_id)
@@ -87,7 +89,7 @@ class _CheckResponder(GuardResponder):
     def _defect(self) -> Reply:
         return self._endpoint.refuse(WireError(503, "internal_error", "The guard failed unexpectedly; nothing was judged."))
 
-    def _admitted(self, scope: Scope) -> str:
+    def _caller(self, scope: Scope) -> str:
         """The tenant. Raises WireError."""
         if self._service.table is None:
             raise WireError(503, "guardrail_unavailable", "The guard is not running.")
@@ -95,13 +97,10 @@ class _CheckResponder(GuardResponder):
             raise WireError(404, "not_found", "This path is not served here.")
         if scope["method"] != "POST":
             raise WireError(405, "method_not_allowed", "Only POST is served here.")
-        tenant = caller(self._service.tenants, scope["headers"])
-        check_headers(scope["headers"], max_bytes=self._service.limits.max_body_bytes)
-        return tenant
+        return caller(self._service.tenants, scope["headers"])
 
-    async def _inquiry(self, scope: Scope, receive: Receive) -> Inquiry:
-        limits = self._service.limits
-        body = await read_body(receive, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s)
+    async def _inquiry(self, scope: Scope) -> Inquiry:
+        body = await self._body()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         parse = self._endpoint.parse
         return parse(body, headers) if len(body) < LARGE_BODY else await asyncio.to_thread(parse, body, headers)

@@ -44,8 +44,4 @@ class GuardMiddleware:
         if kind is Kind.REFUSED:
             await respond.refuse(WireError(404, "not_found", "This path is not served here."))
             return
-        try:
-            with self._service.place():
-                await respond()
-        except WireError as full:
-            await respond.refuse(full)
+        await respond()

@@ -9,13 +9,15 @@ from guardrail.wire.refusal import Reply
 
 _OURS = b"x-guardrail-"
 _REQUEST_ID = b"x-request-id"
+_ALLOWANCE = b"x-ratelimit-"
 _PIECE_BYTES = 262_144  # a server waits for the client only between pieces, and buffers a single one whole
 
 
 class Outlet:
     """Sends one response; a client too slow to take it raises ClientGoneError.
 
-    `shape` spells errors as the client's protocol does. `status` is what was sent, None before anything was.
+    `shape` spells errors as the client's protocol does. `status` is what was sent, None before anything was. `allowance`: headers that say
+    what the caller has left, and go in the place of an upstream's.
     """
 
     def __init__(self, send: Send, *, request_id: str, timeout_s: float, shape: Callable[[Reply], Reply] | None = None) -> None:
@@ -24,6 +26,7 @@ class Outlet:
         self.request_id = request_id
         self._timeout_s = timeout_s
         self.status: int | None = None
+        self.allowance: RawHeaders = []
         self.complete = False
 
     async def reply(self, reply: Reply, extra: Iterable[tuple[str, str]] = ()) -> None:
@@ -38,6 +41,8 @@ class Outlet:
     async def open(self, status: int, headers: RawHeaders) -> None:
         """The head. Our request id goes with it; headers that would imitate ours must have been taken out by `foreign`."""
         self.status = status
+        if self.allowance:
+            headers[:] = [pair for pair in headers if not pair[0].startswith(_ALLOWANCE)] + self.allowance
         headers.append((_REQUEST_ID, self.request_id.encode("ascii")))
         await self._bounded(start(status, headers))
 

@@ -19,6 +19,7 @@ from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
 from guardrail.telemetry.tracing import RequestSpan
 from guardrail.types import Action, Decision, Stage
+from guardrail.wire.dialect import AnyDialect
 from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.refusal import Reply, failure, input_block, unavailable, wire_error
 from guardrail.wire.request import Request
@@ -65,7 +66,8 @@ class GuardResponder:
 
     async def refuse(self, error: WireError) -> None:
         """Answer with an error of our own, and tell the observers: nothing was judged. A client that does not take it is left."""
-        self._refused(error.status, error.code)
+        self._refused(error.status, error.code, error.limit)
+        self._outlet.allowance = self._service.quotas.headers(self._tenant)
         allow = (("allow", "POST"),) if error.status == 405 else ()
         with contextlib.suppress(ClientGoneError):
             await self._outlet.reply(self._spelled(error), allow)
@@ -87,8 +89,11 @@ class GuardResponder:
                 await self._outlet.reply(reply, (("x-should-retry", "false"),))
 
     async def _respond(self) -> None:
-        self._exchange = exchange = await self._admit()
-        await self._until_gone(self._serve(exchange))
+        dialect = self._identify()
+        with self._service.admitted(self._tenant):
+            self._outlet.allowance = self._service.quotas.headers(self._tenant)
+            self._exchange = exchange = await self._admit(dialect)
+            await self._until_gone(self._serve(exchange))
 
     def _spelled(self, error: WireError) -> Reply:
         return wire_error(error)
@@ -97,27 +102,39 @@ class GuardResponder:
         """The answer in place of one that a defect prevented."""
         return failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on.")
 
-    async def _admit(self) -> Exchange:
-        """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""
-        service, scope, dialect = self._service, self._scope, self._dialect
-        table = service.table
-        if dialect is None:
+    def _identify(self) -> AnyDialect:
+        """What is asked, and by whom, without a look at the body. Raises WireError."""
+        if self._dialect is None:
             raise WireError(404, "not_found", "This path is not served here.")
-        if table is None:
+        if self._service.table is None:
             raise WireError(503, "guardrail_unavailable", "The guard is not running.")
-        if scope["method"] != "POST":
+        if self._scope["method"] != "POST":
             raise WireError(405, "method_not_allowed", "Only POST is served here.")
-        self._tenant = caller(service.tenants, scope["headers"])
-        limits = service.limits
-        check_headers(scope["headers"], max_bytes=limits.max_body_bytes)
-        body = await read_body(self._receive, max_bytes=limits.max_body_bytes, timeout_s=limits.client_timeout_s)
+        self._tenant = caller(self._service.tenants, self._scope["headers"])
+        return self._dialect
+
+    async def _body(self) -> bytes:
+        """The body, in the one form that is read. Raises WireError or ClientGoneError."""
+        limits = self._service.limits
+        most = self._service.quotas.body_bytes(self._tenant, limits.max_body_bytes)
+        check_headers(self._scope["headers"], max_bytes=most)
+        return await read_body(self._receive, max_bytes=most, timeout_s=limits.client_timeout_s)
+
+    async def _admit(self, dialect: AnyDialect) -> Exchange:
+        """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""
+        service = self._service
+        body = await self._body()
         parse = dialect.parse_request
         request: Request = parse(body) if len(body) < LARGE_BODY else await asyncio.to_thread(parse, body)
+        table = service.table
+        if table is None:
+            raise WireError(503, "guardrail_unavailable", "The guard is not running.")
+        service.quotas.answer(self._tenant, dialect.path, request.document)
         route = table.match(dialect.path, request.model, self._tenant)
         if route is None:
             raise WireError(404, "model_not_found", "No route serves this model.", param="model")
-        if route.input:
-            _ = request.parts  # what cannot be taken apart is refused before anything is called
+        if route.input or service.quotas.reads(self._tenant):
+            service.quotas.read(self._tenant, request.parts)  # what cannot be taken apart is refused before anything is called
         if self._span is not None:
             self._span.routed(route, self._tenant, self._request_id)
         return Exchange(self._request_id, self._tenant, route, dialect, request, body, service.judgement, self._started)
@@ -223,9 +240,9 @@ class GuardResponder:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    def _refused(self, status: int, code: str) -> None:
+    def _refused(self, status: int, code: str, limit: str = "") -> None:
         path = local_path(self._scope)[:256]
-        self._service.events.emit(RequestRefused(status, code, self._request_id, self._tenant, path))
+        self._service.events.emit(RequestRefused(status, code, self._request_id, self._tenant, path, limit))
 
 
 class _Replay:

@@ -12,6 +12,7 @@ from guardrail.asgi.ad_hoc import AdHocPolicies
 from guardrail.asgi.canaries import Canaries, canary_of
 from guardrail.asgi.exchange import Judgement
 from guardrail.asgi.publication import Publisher
+from guardrail.asgi.quotas import Quotas
 from guardrail.canary import Canary
 from guardrail.config.models import Config
 from guardrail.config.tenants import Tenants
@@ -62,11 +63,15 @@ class Observers:
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """What does the work. `canary` is the known pair of classifiers without one of their own, `endpoints` name upstreams in spans."""
+    """What does the work. `canary` is the known pair of classifiers without one of their own, `endpoints` name upstreams in spans.
+
+    `workers`: how many processes serve this configuration, and so share the tenants' limits.
+    """
 
     classifiers: Mapping[str, Opener]
     canary: Canary | None = None
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
+    workers: int = 1
 
 
 class GuardService:
@@ -76,6 +81,7 @@ class GuardService:
         self.config = config
         self.limits = limits_of(config)
         self.tenants = Tenants.of(config)
+        self.quotas = Quotas(config, workers=backends.workers)
         observers = observers or Observers()
         self.events = observers.events
         self.tracing = observers.tracing
@@ -149,6 +155,15 @@ class GuardService:
             yield
         finally:
             self._in_flight -= 1
+
+    @contextmanager
+    def admitted(self, tenant: str) -> Iterator[None]:
+        """A request of a tenant, for the length of a `with`: counted by its quota, then given a place.
+
+        Raises LimitError (429) for a tenant that has used up what it may ask for, before it takes a place of anyone else.
+        """
+        with self.quotas.entered(tenant), self.place():
+            yield
 
     @property
     def ended(self) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from starlette.applications import Starlette
 
-from guardrail.assembly import build_app, check_policies, engines_of, resolve
+from guardrail.assembly import Siblings, build_app, check_policies, engines_of, resolve
 from guardrail.cli.engine_process import engines_running
 from guardrail.cli.listen import address, bind, listening, until_signalled
 from guardrail.cli.workers import Ready, keep_working
@@ -71,7 +71,7 @@ class _Plan:
 def _work(plan: _Plan, engines: Mapping[str, Path], ready: Ready) -> None:
     """One of several worker processes."""
     configure_logging(sys.stderr, plan.log_level)
-    run(_serve_beside_others(build_app(plan.config, engines=engines), plan.listener, ready))
+    run(_serve_beside_others(build_app(plan.config, among=Siblings(engines, plan.workers)), plan.listener, ready))
 
 
 async def _parent(config: Config, plan: _Plan, announce: Callable[[], None]) -> None:
@@ -127,7 +127,7 @@ def _announce(config: Config, host: str, url: str, workers: int) -> None:
         click.echo(f"Route {route.name}: {models} at {place}, answered by {where}, judged by {route.classifier} ({route.mode}).")
     click.echo(f"Point your client at {url}/v1 (OPENAI_BASE_URL={url}/v1). Health: {url}/readyz.")
     if workers > 1:
-        click.echo(f"{workers} processes; each counts its own requests in flight.")
+        click.echo(f"{workers} processes; each counts its own requests in flight, and allows its part of the tenants' limits.")
     if not config.tenants and not _is_loopback(host):
         click.echo(
             f"Warning: anyone who reaches {host} can use this proxy and its upstream keys; configure tenants with API keys.", err=True

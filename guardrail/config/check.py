@@ -30,6 +30,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
         *escalation_findings(config),
         *_route_findings(config),
         *_tenant_findings(config),
+        *_limit_findings(config),
         *_package_findings(config),
         *_variable_findings(config, environment or process_environment()),
         *_folder_findings(config),
@@ -101,6 +102,27 @@ def _tenant_findings(config: Config) -> Iterator[Finding]:
             elif key in tenant.api_keys[:place]:
                 message = f"tenant {name!r} has the same key twice; remove one"
                 yield config.source.finding(loc, Code.SHARED_KEY, message, warning=True)
+
+
+def _limit_findings(config: Config) -> Iterator[Finding]:
+    """Limits that cannot be kept as they are written, each tenant's over the server's."""
+    for name in config.tenant_names:
+        limits, own = config.limits_of(name), config.tenants.get(name)
+        loc = ("server", "limits") if own is None or own.limits == type(limits)() else ("tenants", name, "limits")
+        if limits.burst is not None and limits.requests_per_s is None:
+            message = f"burst {limits.burst} limits nothing for tenant {name!r} without requests_per_s; add it, or remove burst"
+            yield config.source.finding((*loc, "burst"), Code.NOT_ENFORCEABLE, message)
+        longest, minute = limits.prompt_characters, limits.characters_per_minute
+        if longest is not None and minute is not None and longest > minute:
+            message = (
+                f"prompt_characters {longest} can never be had with characters_per_minute {minute} (tenant {name!r}); bring them in line"
+            )
+            yield config.source.finding((*loc, "prompt_characters"), Code.NOT_ENFORCEABLE, message)
+        if limits.max_body_bytes is not None and limits.max_body_bytes > config.server.max_body_bytes:
+            message = f"max_body_bytes {limits.max_body_bytes} of tenant {name!r} is above the server's {config.server.max_body_bytes}"
+            yield config.source.finding(
+                (*loc, "max_body_bytes"), Code.NOT_ENFORCEABLE, f"{message}, which stands over it; raise that, or lower this"
+            )
 
 
 def _package_findings(config: Config) -> Iterator[Finding]:

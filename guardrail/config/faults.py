@@ -14,6 +14,7 @@ from guardrail.config import backends, models
 from guardrail.config.codes import Code
 from guardrail.config.document import Source
 from guardrail.config.fields import Section
+from guardrail.config.limits import LimitsConfig
 from guardrail.config.streaming import StreamConfig
 from guardrail.errors import Finding
 
@@ -161,6 +162,8 @@ def _section(loc: tuple[int | str, ...]) -> type[Section] | None:
             return _SECTIONS.get(name)
         case ("upstreams" | "classifiers" as name, _, str(kind)):
             return _KINDS[name].get(kind)
+        case ("server", "limits") | ("tenants", _, "limits"):
+            return LimitsConfig
         case ("tenants", _):
             return models.TenantConfig
         case ("routes", _):

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_v
 from guardrail.config.backends import ClassifierConfig, EmbeddedClassifier, EmbeddedUpstream, UpstreamConfig
 from guardrail.config.document import Source
 from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section, TenantRef
+from guardrail.config.limits import LimitsConfig
 from guardrail.config.streaming import StreamConfig
 from guardrail.types import Stage
 
@@ -36,6 +37,7 @@ class ServerConfig(Section):
     client_timeout_s: float = Field(
         default=120.0, ge=1, le=3_600, description="Longest wait for a client to send or take bytes, in seconds."
     )
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="What each tenant may ask for, where its own limits do not say.")
 
 
 class PoliciesConfig(Section):
@@ -57,6 +59,7 @@ class TenantConfig(Section):
         default=None,
         description="Folder of the tenant's policies, relative to this file. They add to the others, or replace one of the same id.",
     )
+    limits: LimitsConfig = Field(default_factory=LimitsConfig, description="What it may ask for; each key stands over the server's.")
 
 
 class PolicyUse(Section):
@@ -227,6 +230,11 @@ class Config(Section):
     def tenant_names(self) -> tuple[str, ...]:
         """Every tenant a request can belong to, in file order; `default` alone where none is configured."""
         return tuple(self.tenants) or (DEFAULT_TENANT,)
+
+    def limits_of(self, tenant: str) -> LimitsConfig:
+        """What a tenant may ask for: its own limits over the server's."""
+        own = self.tenants.get(tenant)
+        return self.server.limits if own is None else own.limits.over(self.server.limits)
 
     def tenants_of(self, route: RouteConfig) -> tuple[str, ...]:
         """The tenants a route is for; none where it names one that does not exist."""

@@ -83,13 +83,14 @@ class DecisionFields:
 
 @dataclass(frozen=True, slots=True)
 class RefusalFields:
-    """A request that was answered before anything was judged. `path` without its query."""
+    """A request that was answered before anything was judged. `path` without its query, `limit` the tenant's limit that it met."""
 
     status: int
     code: str
     request_id: str
     tenant: str
     path: str
+    limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +186,9 @@ def _line(event: Told) -> tuple[str, Fields]:
     match event:
         case DecisionMade():
             return "decision", _decision(event)
-        case RequestRefused(status, code, request_id, tenant, path):
+        case RequestRefused(status, code, request_id, tenant, path, limit):
             bare = short(path.partition("?")[0], 256)
-            return "request_refused", RefusalFields(status, error_code(code), short(request_id), short(tenant), bare)
+            return "request_refused", RefusalFields(status, error_code(code), short(request_id), short(tenant), bare, limit)
         case UpstreamFailed(code, upstream, request_id, route):
             return "upstream_failed", UpstreamFields(error_code(code), upstream, short(request_id), route)
         case CanaryChecked(classifier, ok, detail):

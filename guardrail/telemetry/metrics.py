@@ -96,6 +96,7 @@ class _Happenings:
 
     def __init__(self, meter: Meter) -> None:
         self._refusals = meter.create_counter(names.REFUSALS, "{request}", "Requests answered before anything was judged")
+        self._limited = meter.create_counter(names.LIMITED, "{request}", "Requests refused because their tenant has used up a limit")
         self._upstream_errors = meter.create_counter(names.UPSTREAM_ERRORS, "{error}", "Upstream calls that broke or answered an error")
         self._canary = meter.create_gauge(names.CANARY_OK, "1", "1 while the classifier judges its known pair rightly, else 0")
         self._generation = meter.create_gauge(names.POLICY_GENERATION, "1", "Number of the policy generation in force")
@@ -104,6 +105,7 @@ class _Happenings:
         self._unrecorded = meter.create_counter(names.AUDIT_UNRECORDED, "{record}", "Records that the audit store does not hold")
         self._audit = meter.create_gauge(names.AUDIT_OK, "1", "1 while the audit store can be written, else 0")
         self._code = Distinct(CLIENT_WORDS)
+        self._tenant = Distinct(IDS)
         self._upstream = Distinct(IDS)
         self._classifier = Distinct(IDS)
 
@@ -116,6 +118,8 @@ class _Happenings:
                     self._unrecorded.add(event.records, {names.ERROR_TYPE: error_code(event.code)})
             case RequestRefused():
                 self._refusals.add(1, {names.HTTP_STATUS: event.status, names.ERROR_TYPE: self._code(error_code(event.code))})
+                if event.limit:
+                    self._limited.add(1, {names.LIMIT: event.limit, names.TENANT: self._tenant(event.tenant)})
             case UpstreamFailed():
                 code = self._code(error_code(event.code))
                 self._upstream_errors.add(1, {names.UPSTREAM: self._upstream(event.upstream), names.ERROR_TYPE: code})

@@ -102,6 +102,7 @@ BUCKET: Final = "guardrail.classifier.bucket"  # tokens of the pass: the same on
 OUTSIDE: Final = "guardrail.classifier.outside_mass"  # probability given to neither answer
 TEMPLATE: Final = "guardrail.classifier.template"
 CODE: Final = "guardrail.code"
+LIMIT: Final = "guardrail.limit"  # requests | concurrency | characters | prompt | tokens
 
 # Metrics
 REQUESTS: Final = "guardrail.requests"
@@ -111,6 +112,7 @@ VIOLATION_COUNT: Final = "guardrail.violations"
 ERROR_COUNT: Final = "guardrail.errors"
 UNJUDGED_COUNT: Final = "guardrail.unjudged"
 REFUSALS: Final = "guardrail.refusals"
+LIMITED: Final = "guardrail.limited"
 UPSTREAM_ERRORS: Final = "guardrail.upstream.errors"
 CANARY_OK: Final = "guardrail.canary.ok"
 POLICY_GENERATION: Final = "guardrail.policies.generation"

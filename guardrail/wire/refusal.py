@@ -4,6 +4,7 @@ Statuses are chosen for the clients there are: a block is a 400, because SDKs re
 three times; what would only fail again says `x-should-retry: false`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -148,14 +149,14 @@ def unavailable(decision: Decision | None = None) -> Reply:
     return Reply(503, JSON + _NO_RETRY, dump({"error": error}))
 
 
-def failure(status: int, code: str, message: str, *, param: str | None = None) -> Reply:
+def failure(status: int, code: str, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> Reply:
     """An OpenAI-shaped error of our own: 400, 401, 403, 404, 405, 413, 415, 429, 500, 502, 503 or 504.
 
-    429 and 503 say `retry-after: 1` (a full queue empties), 401 names its scheme.
+    429 and 503 say `retry-after`, 1 second where it is not known (a full queue empties), 401 names its scheme.
     """
     headers = JSON
     if status in {429, 503}:
-        headers += (("retry-after", "1"),)
+        headers += retry_after(retry_after_s)
     elif status == 401:
         headers += (("www-authenticate", "Bearer"),)
     return Reply(status, headers, dump({"error": _error(status, code, message, param)}))
@@ -163,12 +164,18 @@ def failure(status: int, code: str, message: str, *, param: str | None = None) -
 
 def wire_error(error: WireError) -> Reply:
     """The answer a WireError asks for."""
-    return failure(error.status, error.code, str(error), param=error.param)
+    return failure(error.status, error.code, str(error), param=error.param, retry_after_s=error.retry_after_s)
+
+
+def retry_after(seconds: float | None) -> Headers:
+    """The header in whole seconds, rounded up, 1 at least."""
+    return (("retry-after", str(max(1, math.ceil(seconds or 0)))),)
 
 
 def detector_error(error: WireError) -> Reply:
     """The same in the words of the FMS detector API: `code` and `message`."""
-    return Reply(error.status, JSON, dump({"code": error.status, "message": str(error)}))
+    headers = JSON if error.retry_after_s is None else JSON + retry_after(error.retry_after_s)
+    return Reply(error.status, headers, dump({"code": error.status, "message": str(error)}))
 
 
 def upstream_failure(error: UpstreamError) -> Reply:

@@ -167,6 +167,7 @@ def test_every_other_event_is_one_line_at_its_level(stream):
             "request_id": "r-1",
             "tenant": "acme",
             "path": "/v1/x",
+            "limit": "",
         },
         {"level": "WARNING", "event": "upstream_failed", "code": "connect", "upstream": "main", "request_id": "r-1", "route": "chat"},
         {"level": "INFO", "event": "canary_checked", "classifier": "embedded", "ok": True, "detail": ""},
