@@ -19,7 +19,7 @@ from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
 from guardrail.telemetry.tracing import RequestSpan
 from guardrail.types import Action, Decision, Stage
-from guardrail.wire.dialect import AnyDialect
+from guardrail.wire.dialect import Dialect
 from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.refusal import Reply, failure, input_block, unavailable, wire_error
 from guardrail.wire.request import Request
@@ -102,7 +102,7 @@ class GuardResponder:
         """The answer in place of one that a defect prevented."""
         return failure(500, "internal_error", "The guard failed unexpectedly; nothing was passed on.")
 
-    def _identify(self) -> AnyDialect:
+    def _identify(self) -> Dialect:
         """What is asked, and by whom, without a look at the body. Raises WireError."""
         if self._dialect is None:
             raise WireError(404, "not_found", "This path is not served here.")
@@ -120,7 +120,7 @@ class GuardResponder:
         check_headers(self._scope["headers"], max_bytes=most)
         return await read_body(self._receive, max_bytes=most, timeout_s=limits.client_timeout_s)
 
-    async def _admit(self, dialect: AnyDialect) -> Exchange:
+    async def _admit(self, dialect: Dialect) -> Exchange:
         """Everything that can be refused before anything is judged. Raises WireError or ClientGoneError."""
         service = self._service
         body = await self._body()
