@@ -3,13 +3,14 @@
 import contextlib
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from guardrail.audit.chain import GENESIS, Chain, Chains
+from guardrail.audit.chain import GENESIS, Chain
+from guardrail.audit.content import digest, sealed
+from guardrail.audit.keys import StoreKeys
 from guardrail.audit.record import AuditRecord
 from guardrail.audit.row import body_of, columns_of
 from guardrail.audit.schema import COLUMNS, migrate
@@ -20,6 +21,17 @@ _INSERT = (
     f"INSERT INTO records (place, {', '.join(COLUMNS)}, body, previous, hash) "  # noqa: S608  (no value in it)
     f"VALUES ({', '.join('?' * (len(COLUMNS) + 4))})"
 )
+_HEAD = "sequence, hash, time, chain, opened, opened_after, opened_time, opened_bytes"
+_SEGMENT = "number, first, last, after, hash, started, ended, chain, signature, pruned, content_dropped, mark"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSize:
+    """When a segment is sealed: at so many records, at so many seconds since its first, or at so many bytes."""
+
+    records: int = 10_000
+    seconds: float = 86_400.0
+    bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +47,37 @@ class Head:
     opened_time: float = 0.0
     opened_bytes: int = 0
 
-    def signed(self, chain: Chain) -> str:
-        """The head's signature."""
-        return chain.sign("head", *self.values())
+    def values(self) -> tuple[int | str | float, ...]:
+        """What the signature covers."""
+        after, began = self.opened_after.hex(), float(self.opened_time)
+        return self.sequence, self.hash.hex(), float(self.time), self.chain, self.opened, after, began, self.opened_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A sealed run of records. `pruned` and `content_dropped` are times, 0 for not yet; `mark` is the signature over those."""
+
+    number: int
+    first: int
+    last: int
+    after: bytes
+    hash: bytes
+    started: float
+    ended: float
+    chain: str
+    signature: str = ""
+    pruned: float = 0.0
+    content_dropped: float = 0.0
+    mark: str = ""
 
     def values(self) -> tuple[int | str | float, ...]:
         """What the signature covers."""
-        return (
-            self.sequence,
-            self.hash.hex(),
-            float(self.time),
-            self.chain,
-            self.opened,
-            self.opened_after.hex(),
-            float(self.opened_time),
-            self.opened_bytes,
-        )
+        hashes = self.after.hex(), self.hash.hex()
+        return self.number, self.first, self.last, *hashes, float(self.started), float(self.ended), self.chain
+
+    def marks(self) -> tuple[int | str | float, ...]:
+        """What the mark covers."""
+        return self.number, self.signature, float(self.pruned), float(self.content_dropped)
 
 
 def connect(path: Path, *, synchronous: Synchronous = "full", busy_s: float = 5.0) -> sqlite3.Connection:
@@ -58,73 +85,126 @@ def connect(path: Path, *, synchronous: Synchronous = "full", busy_s: float = 5.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
-    connection.execute("PRAGMA secure_delete = ON")
-    migrate(connection)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA secure_delete = ON")
+        migrate(connection)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
 class Ledger:
     """Appends records. One thread at a time; other processes may append to the same file, each batch of theirs before or after ours."""
 
-    def __init__(self, connection: sqlite3.Connection, chains: Chains) -> None:
-        self._connection = connection
-        self._chains = chains
+    def __init__(self, connection: sqlite3.Connection, keys: StoreKeys, size: SegmentSize | None = None) -> None:
+        self.connection = connection
+        self._keys = keys
+        self._size = size or SegmentSize()
+
+    @property
+    def chain(self) -> Chain:
+        """What is written with."""
+        return self._keys.chains.current
 
     def append(self, records: Sequence[AuditRecord]) -> int:
-        """Write all of them or none; the sequence of the last. Raises sqlite3.Error."""
+        """Write all of them or none; the sequence of the last. What a record has of content is kept apart. Raises sqlite3.Error."""
+        with self.transaction():
+            return self.add(records)
+
+    def add(self, records: Sequence[AuditRecord]) -> int:
+        """`append` within a transaction that is open already."""
+        head = self.head()
+        rows: list[tuple[object, ...]] = []
+        contents: list[tuple[int, bytes]] = []
+        for record in records:
+            if self._full(head, record.time):
+                self._insert(rows, contents)
+                head = self._seal(head)
+            stored = None if record.content is None else sealed(record.id, record.content, self._keys.contents)
+            numbered = replace(record, sequence=head.sequence + 1, content_digest="" if stored is None else digest(stored))
+            values, body = columns_of(numbered), body_of(numbered)
+            hashed = self.chain.hash(head.hash, values, body)
+            rows.append((numbered.sequence, *values, body, head.hash, hashed))
+            if stored is not None:
+                contents.append((numbered.sequence, stored))
+            grown = head.opened_bytes + len(body) + len(stored or b"")
+            began = head.opened_time or record.time
+            head = replace(head, sequence=numbered.sequence, hash=hashed, time=record.time, opened_time=began, opened_bytes=grown)
+            head = replace(head, chain=self.chain.name)
+        self._insert(rows, contents)
+        self._write_head(head)
+        return head.sequence
+
+    def seal(self) -> None:
+        """Seal the open segment, if there is anything in it, so that it can be pruned."""
         with self.transaction():
             head = self.head()
-            chain = self._chains.current
-            rows = []
-            for record in records:
-                numbered = replace(record, sequence=head.sequence + 1)
-                values, body = columns_of(numbered), body_of(numbered)
-                digest = chain.hash(head.hash, values, body)
-                rows.append((numbered.sequence, *values, body, head.hash, digest))
-                grown = head.opened_bytes + len(body)
-                head = replace(head, sequence=numbered.sequence, hash=digest, time=record.time, chain=chain.name, opened_bytes=grown)
-            self._connection.executemany(_INSERT, rows)
-            self._write_head(head if head.opened_time else replace(head, opened_time=time.time()))
-        return head.sequence
+            if head.sequence >= head.opened:
+                self._write_head(self._seal(head))
+
+    def segments(self) -> list[Segment]:
+        """Every sealed segment, pruned ones too, in order."""
+        return read_segments(self.connection)
+
+    def mark(self, segment: Segment) -> None:
+        """Write down, signed, what became of a segment. Within a transaction."""
+        signed = self.chain.sign("mark", *segment.marks())
+        self.connection.execute(
+            "UPDATE segments SET pruned = ?, content_dropped = ?, mark = ? WHERE number = ?",
+            (segment.pruned, segment.content_dropped, signed, segment.number),
+        )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """The only writer for the length of a `with`; undone when it raises."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        with self._connection:
+        self.connection.execute("BEGIN IMMEDIATE")
+        with self.connection:
             yield
 
     def head(self) -> Head:
         """Where the chain ends now."""
-        return read_head(self._connection)[0]
+        return read_head(self.connection)[0]
 
     def close(self) -> None:
         """Give the file back."""
-        self._connection.close()
+        self.connection.close()
+
+    def _full(self, head: Head, now: float) -> bool:
+        """Whether the next record begins a segment: each segment has one chain."""
+        count = head.sequence + 1 - head.opened
+        size = self._size
+        aged = count > 0 and now - head.opened_time >= size.seconds
+        return count >= size.records or aged or head.opened_bytes >= size.bytes or (count > 0 and head.chain != self.chain.name)
+
+    def _seal(self, head: Head) -> Head:
+        number = int(self.connection.execute("SELECT coalesce(max(number), 0) + 1 FROM segments").fetchone()[0])
+        run = (number, head.opened, head.sequence, head.opened_after, head.hash, head.opened_time, head.time, head.chain)
+        signature = self.chain.sign("segment", *Segment(*run).values())
+        self.connection.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(run))}, ?, 0, 0, '')", (*run, signature))  # noqa: S608
+        return replace(head, opened=head.sequence + 1, opened_after=head.hash, opened_time=0.0, opened_bytes=0, chain=self.chain.name)
+
+    def _insert(self, rows: list[tuple[object, ...]], contents: list[tuple[int, bytes]]) -> None:
+        self.connection.executemany(_INSERT, rows)
+        self.connection.executemany("INSERT INTO contents VALUES (?, ?)", contents)
+        rows.clear()
+        contents.clear()
 
     def _write_head(self, head: Head) -> None:
-        self._connection.execute(
-            "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                head.sequence,
-                head.hash,
-                head.time,
-                head.chain,
-                head.opened,
-                head.opened_after,
-                head.opened_time,
-                head.opened_bytes,
-                head.signed(self._chains.current),
-            ),
-        )
+        values = (head.sequence, head.hash, head.time, head.chain, head.opened, head.opened_after, head.opened_time, head.opened_bytes)
+        signature = self.chain.sign("head", *head.values())
+        self.connection.execute(f"INSERT OR REPLACE INTO head VALUES (1, {', '.join('?' * len(values))}, ?)", (*values, signature))  # noqa: S608
 
 
 def read_head(connection: sqlite3.Connection) -> tuple[Head, str]:
     """The head as it is written, and its signature; of an empty store: sequence 0."""
-    row = connection.execute(
-        "SELECT sequence, hash, time, chain, opened, opened_after, opened_time, opened_bytes, signature FROM head"
-    ).fetchone()
+    row = connection.execute(f"SELECT {_HEAD}, signature FROM head").fetchone()  # noqa: S608
     return (Head(), "") if row is None else (Head(*row[:-1]), row[-1])
+
+
+def read_segments(connection: sqlite3.Connection) -> list[Segment]:
+    """Every sealed segment as it is written, in order."""
+    return [Segment(*row) for row in connection.execute(f"SELECT {_SEGMENT} FROM segments ORDER BY number")]  # noqa: S608

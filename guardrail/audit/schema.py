@@ -34,7 +34,23 @@ def _records(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_records,)
+def _segments(connection: sqlite3.Connection) -> None:
+    """What is sealed can be dropped as a whole: its seal stays, marked, and the chain goes on behind it. Kept texts lie apart."""
+    connection.execute(
+        """CREATE TABLE segments (
+            number INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL, after BLOB NOT NULL, hash BLOB NOT NULL,
+            started REAL NOT NULL, ended REAL NOT NULL, chain TEXT NOT NULL, signature TEXT NOT NULL,
+            pruned REAL NOT NULL DEFAULT 0, content_dropped REAL NOT NULL DEFAULT 0, mark TEXT NOT NULL DEFAULT '')"""
+    )
+    connection.execute("CREATE TABLE contents (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+
+
+def _writers(connection: sqlite3.Connection) -> None:
+    """How many records each writing process has committed: beside what it had accepted that tells how many were lost with it."""
+    connection.execute("CREATE TABLE writers (id TEXT PRIMARY KEY, committed INTEGER NOT NULL, noted INTEGER NOT NULL)")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_records, _segments, _writers)
 """Step n brings a store from version n - 1 to version n."""
 
 

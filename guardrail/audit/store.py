@@ -3,12 +3,15 @@
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
+from guardrail.audit.chain import Chains
+from guardrail.audit.content import opened
+from guardrail.audit.keys import StoreKeys
 from guardrail.audit.made import text_hmac
 from guardrail.audit.record import DECISION, AuditRecord
 from guardrail.audit.row import SELECTED, record_of_row
@@ -67,26 +70,34 @@ class Total:
 class AuditReader:
     """Reads a store that others may be writing. Safe from any thread. Raises GuardrailError for a file that is no store.
 
-    `text_keys` are those of the texts' hashes, without which no text can be looked for.
+    `keys` are needed to look for a text and to read content that is encrypted.
     """
 
-    def __init__(self, path: Path, text_keys: Sequence[bytes] = ()) -> None:
+    def __init__(self, path: Path, keys: StoreKeys | None = None) -> None:
         self.path = path
-        self._text_keys = tuple(text_keys)
+        self._keys = keys or StoreKeys(Chains(), ())
 
     def get(self, id: str) -> AuditRecord | None:  # noqa: A002  (the word of the command line)
-        """The record of a decision's id, or of a sequence number; None when it is not there."""
+        """The record of a decision's id, or of a sequence number, with its content; None when it is not there."""
         by = "sequence = CAST(? AS INTEGER)" if id.isdecimal() and len(id) < 16 else "id = ?"
         with self.connection() as connection:
             row = connection.execute(f"SELECT {SELECTED} FROM records WHERE {by} ORDER BY place LIMIT 1", (id,)).fetchone()  # noqa: S608
-        return None if row is None else record_of_row(row)
+            return None if row is None else self._with_content(connection, record_of_row(row))
 
-    def find(self, filter: Filter | None = None, limit: int = 100, before: int | None = None) -> list[AuditRecord]:  # noqa: A002
-        """The newest records that fit, newest first; with `before` those with a smaller sequence than that."""
+    def find(
+        self,
+        filter: Filter | None = None,  # noqa: A002  (the contract's word)
+        limit: int = 100,
+        before: int | None = None,
+        *,
+        content: bool = False,
+    ) -> list[AuditRecord]:
+        """The newest records that fit, newest first; with `before` those with a smaller sequence than that. `content`: with it."""
         where, values = self._where(filter or Filter(), before)
         query = f"SELECT {SELECTED} FROM records WHERE {where} ORDER BY place DESC LIMIT ?"  # noqa: S608  (names are ours, values bound)
         with self.connection() as connection:
-            return [record_of_row(row) for row in connection.execute(query, (*values, min(limit, MOST_RECORDS)))]
+            found = [record_of_row(row) for row in connection.execute(query, (*values, min(limit, MOST_RECORDS)))]
+            return [self._with_content(connection, record) for record in found] if content else found
 
     def totals(self, since: float, until: float, step_s: float) -> list[Total]:
         """Counts for each step from `since` until `until`, those without a decision included."""
@@ -125,6 +136,12 @@ class AuditReader:
         except sqlite3.DatabaseError as error:
             raise GuardrailError(f"the audit store {str(self.path)!r} cannot be read: {error}") from error
 
+    def _with_content(self, connection: sqlite3.Connection, record: AuditRecord) -> AuditRecord:
+        if not record.content_digest:
+            return record
+        row = connection.execute("SELECT body FROM contents WHERE sequence = ?", (record.sequence,)).fetchone()
+        return record if row is None else replace(record, content=opened(record.id, row[0], self._keys.contents))
+
     def _where(self, wanted: Filter, before: int | None) -> tuple[str, list[str | float | int]]:
         """The condition of a query, with `?` for each of the values."""
         pairs: list[tuple[str, str | float | int | None]] = [
@@ -138,9 +155,9 @@ class AuditReader:
         conditions = [condition for condition, value in pairs if value is not None]
         values = [value for _, value in pairs if value is not None]
         if wanted.text is not None:
-            if not self._text_keys:
+            if not self._keys.texts:
                 raise GuardrailError("a text is looked for by its keyed hash, and the key of this store is not at hand")
-            hashes = [text_hmac(wanted.text, key) for key in self._text_keys]
+            hashes = [text_hmac(wanted.text, key) for key in self._keys.texts]
             conditions.append(f"({' OR '.join(['instr(body, ?) > 0'] * len(hashes))})")
             values += hashes
         return " AND ".join(conditions) or "1", values

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from guardrail.audit.chain import Chains
-from guardrail.audit.ledger import Ledger, connect
+from guardrail.audit.keys import StoreKeys
+from guardrail.audit.ledger import Ledger, SegmentSize, connect
 from guardrail.audit.made import record_of
 from guardrail.audit.record import AuditRecord
 from guardrail.events import DecisionMade
@@ -13,6 +14,7 @@ from guardrail.types import Action, Decision, Mode, Outcome, Part, Span, Stage, 
 
 KEY = b"a key of the tests, long enough to be one"
 TEXT_KEY = b"another key of the tests, long enough too"
+CONTENT_KEY = b"exactly thirty-two bytes it has."
 
 
 def verdict(policy: str = "violence", score: float | None = 0.25, **changes: object) -> Verdict:
@@ -57,8 +59,12 @@ def record(*verdicts: Verdict, time: float = 1_000.0, **changes: object) -> Audi
     return record_of(event(*verdicts, **changes), TEXT_KEY, time=time, trace=("ab" * 16, "cd" * 8))  # type: ignore[arg-type]
 
 
-def filled(path: Path, records: Sequence[AuditRecord], chains: Chains | None = None) -> Path:
-    ledger = Ledger(connect(path, synchronous="off"), chains or Chains.of([KEY]))
+KEYS = StoreKeys(Chains.of([KEY]), (TEXT_KEY,), (CONTENT_KEY,))
+UNKEYED = StoreKeys(Chains(), (TEXT_KEY,))
+
+
+def filled(path: Path, records: Sequence[AuditRecord], keys: StoreKeys = KEYS, size: SegmentSize | None = None) -> Path:
+    ledger = Ledger(connect(path, synchronous="off"), keys, size)
     ledger.append(records)
     ledger.close()
     return path

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from audit_cases import FAILED, SPANNED, TEXT_KEY, WATCHED, filled, record, verdict
 
+from guardrail.audit.chain import Chains
+from guardrail.audit.keys import StoreKeys
 from guardrail.audit.store import AuditReader, Filter
 from guardrail.errors import GuardrailError
 from guardrail.types import Provenance
@@ -53,7 +55,7 @@ def test_records_are_found_by_what_they_say(tmp_path: Path, wanted: Filter, ids:
 
 def test_an_exact_text_is_found_by_its_keyed_hash(tmp_path: Path) -> None:
     path = filled(tmp_path / "audit.db", [record(id="1"), record(id="2", text="The tea is ready.")])
-    reader = AuditReader(path, [b"some other key, as long as a key is", TEXT_KEY])
+    reader = AuditReader(path, StoreKeys(Chains(), (b"some other key, as long as a key is", TEXT_KEY)))
     assert [found.id for found in reader.find(Filter(text="The tea is ready."))] == ["2"]
     assert reader.find(Filter(text="The tea is")) == []
     with pytest.raises(GuardrailError, match="not at hand"):

@@ -1,0 +1,77 @@
+"""What is too old or too much goes: whole segments, or only the texts in them. A signed mark stays, and the chain still closes."""
+
+import time
+from dataclasses import dataclass, replace
+
+from guardrail.audit.ledger import Ledger, Segment
+
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long records and their texts are kept, in days, and how large the store may get, in bytes; None: no bound.
+
+    A segment goes when its newest record is too old, so a record may stay as much longer as its segment lasts.
+    """
+
+    days: float | None = None
+    content_days: float | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a pruning took."""
+
+    segments: int = 0
+    records: int = 0
+    contents: int = 0
+
+
+def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> Pruned:
+    """Drop what `retention` does not keep, the oldest first, each segment in a transaction of its own. Raises sqlite3.Error."""
+    now = time.time() if now is None else now
+    _seal_if_old(ledger, retention, now)
+    taken = Pruned()
+    for segment in ledger.segments():
+        if segment.pruned:
+            continue
+        if _older(segment, retention.days, now) or (retention.bytes is not None and used_bytes(ledger) > retention.bytes):
+            taken = _drop(ledger, replace(segment, pruned=now, content_dropped=segment.content_dropped or now), taken)
+        elif not segment.content_dropped and _older(segment, retention.content_days, now):
+            taken = _drop(ledger, replace(segment, content_dropped=now), taken)
+    if taken.segments or taken.contents:
+        ledger.connection.execute("PRAGMA incremental_vacuum").fetchall()
+        ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # the log still had what was dropped
+    return taken
+
+
+def used_bytes(ledger: Ledger) -> int:
+    """The size of the store without its free pages."""
+    pages, free, size = (
+        int(ledger.connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size
+
+
+def _older(segment: Segment, days: float | None, now: float) -> bool:
+    return days is not None and segment.ended < now - days * DAY_S
+
+
+def _seal_if_old(ledger: Ledger, retention: Retention, now: float) -> None:
+    """Where nothing new comes an open segment would never age."""
+    kept = [days for days in (retention.days, retention.content_days) if days is not None]
+    head = ledger.head()
+    if kept and head.sequence >= head.opened and head.time < now - min(kept) * DAY_S:
+        ledger.seal()
+
+
+def _drop(ledger: Ledger, segment: Segment, taken: Pruned) -> Pruned:
+    records, between = 0, (segment.first, segment.last)
+    with ledger.transaction():
+        contents = ledger.connection.execute("DELETE FROM contents WHERE sequence BETWEEN ? AND ?", between).rowcount
+        if segment.pruned:
+            records = ledger.connection.execute("DELETE FROM records WHERE place BETWEEN ? AND ?", between).rowcount
+        ledger.mark(segment)
+    return Pruned(taken.segments + bool(segment.pruned), taken.records + records, taken.contents + contents)
