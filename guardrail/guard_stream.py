@@ -24,7 +24,7 @@ class _Growing:
 
 
 class AnswerJudge:
-    """Judges one answer while it comes. `kinds` names the kind of part (text, reasoning, …) by its path.
+    """Judges one answer while it comes. `kinds` names the kind of part (text, reasoning, …) by its path; it may grow.
 
     No event is emitted before `conclude`, which makes one decision of the last verdicts on each part, as if the answer had been judged
     whole: those on all of it, or those that blocked it. Close it; sessions hold memory.
@@ -33,7 +33,7 @@ class AnswerJudge:
     def __init__(self, guard: Guard, turn: Turn, kinds: Mapping[str, str] | None = None) -> None:
         self._guard = guard
         self._turn = turn
-        self._kinds = kinds if kinds is not None else {}
+        self.kinds = dict(kinds or {})
         self._classifier = guard.growing(turn.route)
         checks = turn.route.checks(turn.stage)
         self._policies: Sequence[Policy] = tuple({check.policy.digest: check.policy for check in checks}.values())
@@ -98,7 +98,7 @@ class AnswerJudge:
 
     def _part(self, window: Window) -> Part:
         path = window.part.path
-        return cleaned(Part(path, window.text, "assistant", self._kinds.get(path, "text"), window.part.choice))
+        return cleaned(Part(path, window.text, "assistant", self.kinds.get(path, "text"), window.part.choice))
 
     def _ruled(self, window: Window, part: Part, verdicts: tuple[Verdict, ...]) -> Ruling:
         path, ruled = part.path, ruling(verdicts, window.part, on_error=self._turn.route.on_error)

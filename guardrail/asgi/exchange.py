@@ -11,9 +11,9 @@ from guardrail.guard import Guard, Origin, Turn
 from guardrail.guard_stream import AnswerJudge
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Decision, Part, Route, Stage
-from guardrail.wire.chat_release import ChatRelease
 from guardrail.wire.dialect import Dialect
 from guardrail.wire.refusal import Headers, decision_headers
+from guardrail.wire.release import Release
 from guardrail.wire.request import Request
 
 SCOPE_KEY = "guardrail"
@@ -69,12 +69,12 @@ class Exchange:
         self.decisions.append(decision)
         return decision
 
-    def streamed(self, ways: Ways, *, max_bytes: int) -> StreamedAnswer:
+    def streamed(self, ways: Ways, wire: Release) -> StreamedAnswer:
         """The way of an answer that is let out while it is judged."""
         origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
         turn = Turn(self.route, Stage.OUTPUT, self.tenant, origin, time.monotonic())
         ways = replace(ways, choices=self.request.choices, unscannable=self.route.unscannable)
-        return StreamedAnswer(self.route.streaming, AnswerJudge(self.judgement.guard, turn), ChatRelease(max_bytes=max_bytes), ways)
+        return StreamedAnswer(self.route.streaming, AnswerJudge(self.judgement.guard, turn), wire, ways)
 
     def headers(self) -> Headers:
         """The decision headers as of now."""

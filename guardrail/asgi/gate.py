@@ -133,8 +133,8 @@ class Gate:
             await self._outlet.open(status, self._head_out(keep_length=True))
         elif status >= 400:
             self._error_body = bytearray()
-        elif streams_live(self._exchange.route, headers):
-            self._live = self._exchange.streamed(Ways(self._write, NOTICE), max_bytes=self._max_bytes)
+        elif (release := self._exchange.dialect.release) is not None and streams_live(self._exchange.route, headers):
+            self._live = self._exchange.streamed(Ways(self._write, NOTICE), release(self._max_bytes))
             self._cutting = asyncio.create_task(self._cut_off(self._live))
         else:
             self._held = holder(headers, self._exchange.dialect, max_bytes=self._max_bytes)

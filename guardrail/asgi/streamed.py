@@ -1,4 +1,4 @@
-"""A streamed chat answer that is let out while it is judged: `window`, `overlap` and `watch`. (`hold` is `guardrail.asgi.hold`.)"""
+"""A streamed answer that is let out while it is judged: `window`, `overlap` and `watch`. (`hold` is `guardrail.asgi.hold`.)"""
 
 import asyncio
 import time
@@ -7,20 +7,19 @@ from dataclasses import dataclass
 
 from guardrail.asgi.hold import EVENT_STREAM
 from guardrail.asgi.messages import RawHeaders, header
-from guardrail.config.models import CHAT_COMPLETIONS
 from guardrail.errors import UpstreamError
 from guardrail.guard_stream import AnswerJudge
 from guardrail.types import Action, Decision, Fallback, Mode, Part, Route, Streaming, StreamMode, Verdict
 from guardrail.window import AnswerFlow, Bounds, Ruling, Step, StreamPart, Window, joined
 from guardrail.wire.answer import FilterResults
-from guardrail.wire.chat_release import ChatRelease, Said
+from guardrail.wire.release import Release, Said
 
 
 def streams_live(route: Route, headers: RawHeaders) -> bool:
-    """Whether an answer with these (lower-case) headers is let out while it is judged, under this route. Else it is held."""
+    """Whether an answer with these (lower-case) headers is a stream that the route lets out while it is judged. Else it is held."""
     media = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
     plain = (header(headers, b"content-encoding") or b"identity").lower() == b"identity"
-    return route.streaming.mode is not StreamMode.HOLD and route.path == CHAT_COMPLETIONS and media == EVENT_STREAM and plain
+    return route.streaming.mode is not StreamMode.HOLD and media == EVENT_STREAM and plain
 
 
 _PAUSE = 65_536
@@ -48,11 +47,11 @@ class StreamedAnswer:
     """One answer: `receive` its bytes until `over` or the upstream ends, then `finish`; always `aclose`.
 
     Windows are judged beside the reading: under `window` the next bytes are taken when those before them are judged, else at once, until
-    too much waits for its verdict. A block ends its choice with `finish_reason: content_filter` and `released_chars`, the characters of
-    its content that are out. Raises UpstreamError as `ChatRelease` and `AnswerFlow` do, and UnjudgedError.
+    too much waits for its verdict. A block ends its choice as the protocol spells it, with `released_chars`, the characters of its texts
+    that are out. Raises UpstreamError as `Release` and `AnswerFlow` do, and UnjudgedError.
     """
 
-    def __init__(self, streaming: Streaming, judge: AnswerJudge, wire: ChatRelease, ways: Ways) -> None:
+    def __init__(self, streaming: Streaming, judge: AnswerJudge, wire: Release, ways: Ways) -> None:
         self._mode = streaming.mode
         # What `wire` takes bounds what there is: a character has a byte at least, and a text may be judged in several joinings.
         growth = 0.0 if judge.resident else Bounds().growth
@@ -65,6 +64,7 @@ class StreamedAnswer:
         self._alarm: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._blocked: set[int] = set()
+        self._said: dict[StreamPart, str] = {}
         self._concluded = False
         self.ended = asyncio.Event()
         """Set as soon as all is blocked, or judging failed: `finish` then, and do not wait for more of the upstream."""
@@ -151,9 +151,13 @@ class StreamedAnswer:
     async def _say(self, said: Sequence[Said]) -> None:
         self._asked_for((*(piece.choice for piece in said), *self._wire.finish_reasons))
         for piece in said:
+            part = StreamPart(piece.choice, piece.path)
+            self._said[part] = self._judge.kinds[piece.path] = piece.kind
             async with self._turn:
-                part = StreamPart(piece.choice, piece.path)
-                await self._follow(self._flow.feed(part, piece.text, now=time.monotonic()))
+                if piece.text:
+                    await self._follow(self._flow.feed(part, piece.text, now=time.monotonic()))
+                if piece.complete:
+                    await self._follow(self._flow.complete(part))
         if self._alarm is None and (wake := self._flow.wake_at) is not None:
             self._alarm = asyncio.create_task(self._tick(wake))
             self._alarm.add_done_callback(self._done)
@@ -166,6 +170,7 @@ class StreamedAnswer:
         for part in others:
             choice = part.choice or 0
             if part.text is not None:
+                self._judge.kinds[part.path] = part.kind
                 self._flow.feed(StreamPart(choice, part.path, whole=True), part.text, now=time.monotonic())
                 continue
             unreadable.append(part)
@@ -177,21 +182,22 @@ class StreamedAnswer:
 
     async def _follow(self, step: Step) -> None:
         """Do what follows from a step, within one turn."""
-        for release in step.release:
-            if not release.part.whole:
-                field = release.part.path.rpartition(".")[2]
-                await self._ways.write(self._wire.text(release.part.choice, field, release.text))
+        for part, text in ((release.part, release.text) for release in step.release):
+            if not part.whole and (content := self._wire.text(Said(part.choice, part.path, text), self._flow.released(part))):
+                await self._ways.write(content)
         for choice, ruled in step.blocked:
             if ruled.unavailable:
                 raise UnjudgedError
             self._blocked.add(choice)
-            released = self._flow.released(StreamPart(choice, Said(choice, "content", "").path))
+            texts = [part for part, kind in self._said.items() if part.choice == choice and kind == "text"]
+            released = sum(self._flow.released(part) for part in texts)
             results = _results(self._judge.violations(choice))
             await self._ways.write(self._wire.refused(choice, results, self._ways.notice, released_chars=released))
         if step.blocked and self._all_blocked:
             self._halt()
         for choice in step.finished:
-            await self._ways.write(self._wire.rest(choice))
+            if content := self._wire.rest(choice):
+                await self._ways.write(content)
         if step.judge:
             task = asyncio.create_task(self._judged(step.judge))
             self._tasks.add(task)

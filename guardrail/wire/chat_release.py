@@ -1,51 +1,70 @@
-"""A streamed chat answer that is let out while it comes: what its frames say is told apart, and spelled again once it may go out.
+"""A streamed answer of choices (chat or text completions) that is let out while it comes: told apart, and spelled again once it may go out.
 
-Texts that stand in a delta as strings can go out piece by piece. All else (tool calls, log probabilities, audio, fields that nobody
+Texts that stand in a choice as strings can go out piece by piece. All else (tool calls, log probabilities, audio, fields that nobody
 knows, the finish reason) waits for the answer's end, where the answer is judged in whatever is not judged by then.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from guardrail.types import Part
 from guardrail.wire.answer import FilterResults
 from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, choice_index, refused_deltas
-from guardrail.wire.chat_stream import ChatStreamCollector
+from guardrail.wire.chat_stream import CHAT_CHUNKS, ChatStreamCollector, StreamShape
+from guardrail.wire.completions import TEXT_CHUNKS, refused_text
 from guardrail.wire.document import parse_object, readable
+from guardrail.wire.release import Said
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
-
-STREAMED = {"content": "text", "refusal": "refusal", "reasoning_content": "reasoning", "reasoning": "reasoning"}
-"""The fields of a delta whose strings go out piece by piece, and the kinds of part that they are."""
 
 _HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
+Fields = Mapping[str, object]
+
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A piece of text that a frame adds to one field of one choice."""
+class ReleaseShape:
+    """How one protocol spells the texts of a choice.
 
-    choice: int
-    field: str
-    text: str
+    `streamed` are the fields whose strings go out piece by piece, and the kinds of part that they are; `inside` is the object of a choice
+    that holds them ("": the choice itself), `path` where they lie in a whole answer's choice. `begun` is what a choice's first frame says
+    beside, `refused` makes the frames' choices of a blocked one.
+    """
 
-    @property
-    def path(self) -> str:
-        """The path of the part that it belongs to, as the whole answer's part has it."""
-        return f"choices[{self.choice}].message.{self.field}"
+    chunks: StreamShape
+    streamed: Mapping[str, str]
+    inside: str
+    path: str
+    begun: Fields
+    empty: Fields
+    refused: Callable[[int, FilterResults, str | None], tuple[dict[str, object], ...]]
+
+
+CHAT = ReleaseShape(
+    CHAT_CHUNKS,
+    {"content": "text", "refusal": "refusal", "reasoning_content": "reasoning", "reasoning": "reasoning"},
+    "delta",
+    ".message.",
+    {"role": "assistant"},
+    {},
+    refused_deltas,
+)
+TEXT = ReleaseShape(
+    TEXT_CHUNKS, {"text": "text"}, "", ".", {}, {"text": ""}, lambda index, results, notice: (refused_text(index, results, notice),)
+)
 
 
 class ChatRelease:
-    """Reads one stream. `receive` chunks until `done` or the upstream ends, then `finish`; write what its other methods give.
+    """See `Release`. `shape`: whether it is a chat's."""
 
-    Raises UpstreamError as `ChatStreamCollector` does.
-    """
-
-    def __init__(self, *, max_bytes: int = 32 * 1024 * 1024) -> None:
-        self._collector = ChatStreamCollector(max_bytes=max_bytes)
+    def __init__(self, *, max_bytes: int = 32 * 1024 * 1024, shape: ReleaseShape = CHAT) -> None:
+        self._shape = shape
+        self._collector = ChatStreamCollector(max_bytes=max_bytes, shape=shape.chunks)
         self._decoder = SseDecoder(max_event_bytes=max_bytes, max_bytes=max_bytes)
         self.max_bytes = max_bytes
         self._head: dict[str, object] = {}
         self._begun: set[int] = set()
+        self._redacted: set[int] = set()
+        self._reasons: dict[int, str | None] = {}
         self._rest: dict[int, list[bytes]] = {}  # frames, which take less room than what is in them
         self._loose: list[bytes] = []
         self._usages: list[dict[str, object]] = []
@@ -57,6 +76,11 @@ class ChatRelease:
         return self._collector.done
 
     @property
+    def head(self) -> Mapping[str, object]:
+        """See `Release`."""
+        return self._head
+
+    @property
     def usage(self) -> Mapping[str, object] | None:
         """The usage that the upstream reported, if it did by now."""
         return self._collector.usage
@@ -64,52 +88,55 @@ class ChatRelease:
     @property
     def finish_reasons(self) -> Mapping[int, str | None]:
         """Finish reason by choice index."""
-        return self._collector.finish_reasons
-
-    @property
-    def head(self) -> Mapping[str, object]:
-        """What the frames say of the answer: `id` and `model` among it."""
-        return self._collector.head
+        return self._reasons
 
     def receive(self, chunk: bytes) -> list[Said]:
-        """Take bytes as they came from the upstream, in any chunking; the texts in what they complete."""
+        """See `Release`."""
         return [said for event in self._decoder.feed(chunk) for said in self._take(event)]
 
     def finish(self) -> list[Said]:
-        """The upstream's stream ended. Raises UpstreamError("disconnect") when the answer is not whole."""
+        """See `Release`. Raises UpstreamError("disconnect") when the answer is not whole."""
         said = [said for event in self._decoder.close() for said in self._take(event)]
         self._collector.finish()
         return said
 
     def others(self) -> tuple[Part, ...]:
-        """The parts of the whole answer that did not come as text to go out piece by piece."""
+        """See `Release`."""
         streamed = {path: readable("".join(texts)) for path, texts in self._texts.items()}
         return tuple(part for part in self._collector.parts() if part.text is None or streamed.get(part.path) != part.text)
 
-    def text(self, choice: int, field: str, text: str) -> bytes:
-        """A frame that lets text out."""
-        return self._frame(choice, {field: text})
+    def text(self, said: Said, place: int) -> bytes:
+        """See `Release`."""
+        del place
+        return self._frame(said.choice, {said.path.rpartition(".")[2]: said.text})
+
+    def redacted(self, choice: int) -> None:
+        """See `Release`."""
+        self._redacted.add(choice)
 
     def rest(self, choice: int) -> bytes:
-        """What else there is of a choice that may pass, its finish reason last."""
+        """See `Release`. The finish reason comes last."""
         begin = b"" if choice in self._begun else self._frame(choice, {})
-        return begin + b"".join(self._rest.pop(choice, ()))
+        frames = self._rest.pop(choice, [])
+        if choice in self._redacted:
+            frames = [_without_logprobs(piece) for piece in frames]
+        return begin + b"".join(frames)
 
     def refused(self, choice: int, results: FilterResults, notice: str | None, *, released_chars: int) -> bytes:
-        """The end of a choice of which nothing more goes out: `finish_reason: content_filter`, and how much of it is out.
+        """See `Release`: `finish_reason: content_filter`, and how much of the choice is out.
 
         The notice stands where nothing else does: behind half a sentence it would read as the model's own.
         """
         begun = choice in self._begun
         self._begun.add(choice)
         self._rest.pop(choice, None)
-        *first, end = refused_deltas(choice, results, None if begun else notice)
+        *first, end = self._shape.refused(choice, results, None if begun else notice)
         ended = {**end, "released_chars": released_chars}
-        head = {**self._head, "object": "chat.completion.chunk"}
+        head = {**self._head, "object": self._shape.chunks.kind}
         return b"".join(frame({**head, "choices": [delta]}) for delta in [*([] if begun else first), ended])
 
     def end(self, *, whole: bool) -> bytes:
-        """The end of the stream: usage and `[DONE]`. `whole`: nothing was blocked, so fields beside the choices may go out."""
+        """See `Release`: usage and `[DONE]`."""
         loose = self._loose if whole else []
         return b"".join((*loose, *map(frame, self._usages))) + DONE
 
@@ -131,21 +158,40 @@ class ChatRelease:
             self._loose.append(frame({**{key: value for key, value in document.items() if key != "usage"}, "choices": []}))
         return said
 
-    def _choice(self, index: int, choice: Mapping[str, object]) -> Iterable[Said]:
-        delta = choice.get("delta")
-        fields = delta if isinstance(delta, dict) else {}
-        said = [Said(index, field, text) for field in STREAMED if isinstance(text := fields.get(field), str)]
-        for piece in said:
+    def _choice(self, index: int, choice: Fields) -> list[Said]:
+        shape = self._shape
+        reason = choice.get("finish_reason")
+        self._reasons[index] = reason if isinstance(reason, str) else self._reasons.get(index)
+        inner = choice.get(shape.inside) if shape.inside else choice
+        fields = inner if isinstance(inner, dict) else {}
+        said: dict[str, Said] = {}
+        for field, kind in shape.streamed.items():
+            if isinstance(text := fields.get(field), str):
+                said[field] = Said(index, f"choices[{index}]{shape.path}{field}", text, kind)
+        for piece in said.values():
             self._texts.setdefault(piece.path, []).append(piece.text)
-        kept = {key: value for key, value in fields.items() if value is not None and key != "role" and key not in {s.field for s in said}}
-        beside = {key: value for key, value in choice.items() if key not in ("index", "delta") and value is not None}
+        kept = {key: value for key, value in fields.items() if value is not None and key != "role" and key not in said}
+        beside = {key: value for key, value in choice.items() if key not in ("index", shape.inside) and value is not None}
+        if not shape.inside:
+            kept, beside = {}, {key: value for key, value in beside.items() if key not in said}
         if kept or beside:
-            rest = {"index": index, "delta": kept, "logprobs": None, "finish_reason": None} | beside
+            rest = self._spelled(index, kept) | beside
             self._rest.setdefault(index, []).append(frame({**self._head, "choices": [rest]}))
-        return [piece for piece in said if piece.text]
+        return [piece for piece in said.values() if piece.text]
 
-    def _frame(self, choice: int, delta: Mapping[str, object]) -> bytes:
-        role = {} if choice in self._begun else {"role": "assistant"}
+    def _spelled(self, index: int, fields: Fields) -> dict[str, object]:
+        inside = {self._shape.inside: dict(fields)} if self._shape.inside else {**self._shape.empty, **fields}
+        return {"index": index, **inside, "logprobs": None, "finish_reason": None}
+
+    def _frame(self, choice: int, fields: Fields) -> bytes:
+        begun = {} if choice in self._begun else self._shape.begun
         self._begun.add(choice)
-        said = {"index": choice, "delta": {**role, **delta}, "logprobs": None, "finish_reason": None}
-        return frame({**self._head, "choices": [said]})
+        return frame({**self._head, "choices": [self._spelled(choice, {**begun, **fields})]})
+
+
+def _without_logprobs(piece: bytes) -> bytes:
+    """A frame of one choice, as `frame` spells it, without the text that its log probabilities spell."""
+    document = parse_object(piece.removeprefix(b"data: "))
+    choices = document["choices"]
+    assert isinstance(choices, list)
+    return frame({**document, "choices": [{**choice, "logprobs": None} for choice in choices]})

@@ -8,6 +8,7 @@ from guardrail.types import Decision, Part
 from guardrail.wire.answer import Answer, FilterResults, answer_object
 from guardrail.wire.fields import read_object
 from guardrail.wire.refusal import Reply
+from guardrail.wire.release import Release
 from guardrail.wire.request import Request
 
 
@@ -71,6 +72,7 @@ class Dialect:
 
     `collector` takes the most bytes it may hold; None where the protocol has no streams. `block_reply` (decision, request, notice,
     Unix time) is a blocked prompt answered as if the model had refused; None where an answer cannot say so, and it stays an error.
+    `release` takes the same of a stream that is let out while it is judged; None where it is always held.
     `shape` turns an error of ours from OpenAI's shape into the protocol's, `error_event` makes the event that ends a broken stream.
     """
 
@@ -82,6 +84,7 @@ class Dialect:
     read_answer: Callable[[Mapping[str, object]], Answer]
     replace_blocked: Callable[[Answer, Mapping[int, FilterResults], str | None], bytes]
     collector: Callable[[int], Collector] | None = None
+    release: Callable[[int], Release] | None = None
     block_reply: Callable[[Decision, Request, str, int], Reply] | None = None
     shape: Callable[[Reply], Reply] = unshaped
     error_event: Callable[[Reply], bytes] = error_event

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from guardrail.wire.chat import read_answer, read_request, replace_blocked
+from guardrail.wire.chat_release import TEXT, ChatRelease
 from guardrail.wire.chat_stream import ChatStreamCollector
 from guardrail.wire.completions import collect_completion, completion_block_reply, read_completion, read_completion_request, replace_texts
 from guardrail.wire.dialect import Dialect
@@ -36,6 +37,7 @@ CHAT = Dialect(
     read_answer=read_answer,
     replace_blocked=replace_blocked,
     collector=lambda most: ChatStreamCollector(max_bytes=most),
+    release=lambda most: ChatRelease(max_bytes=most),
     block_reply=input_block_reply,
 )
 
@@ -48,6 +50,7 @@ COMPLETIONS = Dialect(
     read_answer=read_completion,
     replace_blocked=replace_texts,
     collector=collect_completion,
+    release=lambda most: ChatRelease(max_bytes=most, shape=TEXT),
     block_reply=completion_block_reply,
 )
 EMBEDDINGS = Dialect(
