@@ -138,7 +138,9 @@ def test_text_completions_come_out_likewise_and_their_log_probabilities_only_whe
     def chunk(text: str, reason: str | None = None, **more: Any) -> bytes:
         return b"data: " + json.dumps({**HEAD, "choices": [{"index": 0, "text": text, "finish_reason": reason, **more}]}).encode() + b"\n\n"
 
-    stream = chunk("One ", logprobs={"tokens": ["One ", "day."], "token_logprobs": [0.0, 0.0]}) + chunk("day.", "stop") + b"data: [DONE]\n\n"
+    stream = (
+        chunk("One ", logprobs={"tokens": ["One ", "day."], "token_logprobs": [0.0, 0.0]}) + chunk("day.", "stop") + b"data: [DONE]\n\n"
+    )
     for redacted in (False, True):
         release = ChatRelease(shape=TEXT)
         said = [*release.receive(stream), *release.finish()]
