@@ -1,6 +1,7 @@
 """The guard: drives one stage's judging against its deadline and hands out exactly one decision, whatever the classifiers do."""
 
 import asyncio
+import copy
 import logging
 import math
 import time
@@ -66,6 +67,12 @@ class Guard:
         self._events = events or EventFanout()
         self._recorder = recorder
         self._cache = cache
+
+    def unobserved(self) -> "Guard":
+        """The same guard, whose decisions nobody is told: for texts that somebody tries out, never for traffic."""
+        twin = copy.copy(self)
+        twin._events = EventFanout()
+        return twin
 
     async def check(
         self,

@@ -1,10 +1,10 @@
 """The proxy: the guard's middleware around a forwarding app, with health and the list of models beside it."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from guardrail.asgi.aside import ModelsApp, UnknownApp
 from guardrail.asgi.forward import ForwardApp
@@ -15,8 +15,10 @@ from guardrail.asgi.service import GuardService
 from guardrail.upstream.answer import Loading, Upstream
 
 
-def make_app(service: GuardService, upstreams: Mapping[str, Upstream]) -> Starlette:
+def make_app(service: GuardService, upstreams: Mapping[str, Upstream], *, beside: Sequence[BaseRoute] = ()) -> Starlette:
     """The proxy as an ASGI app. Its lifespan loads the upstreams, starts the guard, and closes all of them.
+
+    `beside` are routes of more that is served here, asked after the proxy's own, so that they cannot stand in for one of those.
 
     Served are the guarded paths, the check endpoints (`guardrail.asgi.judging`), `/v1/models` (which holds no text to judge),
     `/healthz` and `/readyz`. Everything else is 404: a path that the guard does not understand is never passed on.
@@ -45,6 +47,7 @@ def make_app(service: GuardService, upstreams: Mapping[str, Upstream]) -> Starle
             *health_routes(service),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", models),
+            *beside,
             Route("/{path:path}", UnknownApp(service)),
         ],
         lifespan=lifespan,

@@ -53,6 +53,11 @@ class Publisher:
         """True while the files hold something that could not be used, so that what is in force is older than what is written."""
 
     @property
+    def refusals(self) -> tuple[Finding, ...]:
+        """What is wrong with the files, while they are refused."""
+        return self._told
+
+    @property
     def generation(self) -> int:
         """How many times something was published."""
         return self.sets.generation

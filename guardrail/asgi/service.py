@@ -166,6 +166,16 @@ class GuardService:
             yield
 
     @property
+    def in_flight(self) -> int:
+        """How many requests are being served now."""
+        return self._in_flight
+
+    @property
+    def classifier_ids(self) -> Mapping[str, str]:
+        """What each running classifier calls itself, weights' digest included, by its name in the configuration."""
+        return {name: classifier.id for name, classifier in self._classifiers.items()}
+
+    @property
     def ended(self) -> list[str]:
         """Which of the jobs that keep a running guard fresh have ended: `policies`, `canaries`. None should."""
         return [name for name, task in self._jobs.items() if task.done()]

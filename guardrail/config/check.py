@@ -31,6 +31,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
         *_route_findings(config),
         *_tenant_findings(config),
         *_limit_findings(config),
+        *_console_findings(config),
         *_package_findings(config),
         *_variable_findings(config, environment or process_environment()),
         *_folder_findings(config),
@@ -123,6 +124,14 @@ def _limit_findings(config: Config) -> Iterator[Finding]:
             yield config.source.finding(
                 (*loc, "max_body_bytes"), Code.NOT_ENFORCEABLE, f"{message}, which stands over it; raise that, or lower this"
             )
+
+
+def _console_findings(config: Config) -> Iterator[Finding]:
+    console = config.console
+    owner = next((name for name, tenant in config.tenants.items() if console and console.admin_key in tenant.api_keys), None)
+    if owner is not None:
+        message = f"the console's admin_key is a key of tenant {owner!r}, which must not open it; make another one"
+        yield config.source.finding(("console", "admin_key"), Code.SHARED_KEY, message)
 
 
 def _package_findings(config: Config) -> Iterator[Finding]:

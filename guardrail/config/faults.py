@@ -12,13 +12,14 @@ from pydantic_core import ErrorDetails
 
 from guardrail.config import backends, models
 from guardrail.config.codes import Code
+from guardrail.config.console import ConsoleConfig
 from guardrail.config.document import Source
 from guardrail.config.fields import Section
 from guardrail.config.limits import LimitsConfig
 from guardrail.config.streaming import StreamConfig
 from guardrail.errors import Finding
 
-_SECRET = frozenset({"api_keys", "api_key_env", "base_url"})
+_SECRET = frozenset({"api_keys", "api_key_env", "admin_key", "base_url", "trace_url"})
 _SHOWN_CHARS = 60
 
 _EXPECTED = MappingProxyType(
@@ -68,7 +69,7 @@ _KINDS: Mapping[str, Mapping[str, type[Section]]] = MappingProxyType(
     }
 )
 _SECTIONS: Mapping[str, type[Section]] = MappingProxyType(
-    {"server": models.ServerConfig, "policies": models.PoliciesConfig, "telemetry": models.TelemetryConfig}
+    {"server": models.ServerConfig, "policies": models.PoliciesConfig, "telemetry": models.TelemetryConfig, "console": ConsoleConfig}
 )
 
 

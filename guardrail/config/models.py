@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from guardrail.config.backends import ClassifierConfig, EmbeddedClassifier, EmbeddedUpstream, UpstreamConfig
+from guardrail.config.console import ConsoleConfig
 from guardrail.config.document import Source
 from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section, TenantRef
 from guardrail.config.limits import LimitsConfig
@@ -197,6 +198,7 @@ class Config(Section):
     )
     telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig, description="How decisions appear in OpenTelemetry.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Scores that are not asked for twice, by the same tenant.")
+    console: ConsoleConfig | None = Field(default=None, description="Web pages for operators at /console; default: none.")
 
     _source: Source = PrivateAttr(default_factory=Source)
 

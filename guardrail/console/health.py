@@ -1,0 +1,48 @@
+"""Whether the guard judges, and rightly: canaries, the generation in force, queues."""
+
+import time
+from dataclasses import dataclass
+
+from guardrail.asgi.health import readiness
+from guardrail.console.page import Page, Visit
+from guardrail.console.room import Room
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierState:
+    """One classifier: its known pair, and what it says of itself."""
+
+    name: str
+    id: str
+    ok: bool
+    detail: str
+
+
+async def health(room: Room, visit: Visit) -> Page:
+    """The page of it. Of several worker processes it shows the one that answered."""
+    del visit
+    service = room.service
+    document, status = readiness(service)
+    canaries, ids = service.canaries, service.classifier_ids
+    answers = canaries.last if canaries is not None else {}
+    classifiers = [ClassifierState(name, ids.get(name, ""), answer.ok, answer.detail) for name, answer in answers.items()]
+    refused = [
+        {"place": f"{finding.path}:{finding.line}", "code": finding.code, "message": finding.message}
+        for finding in (service.publisher.refusals if service.publisher is not None else ())
+    ]
+    data = {
+        "ready": status == 200,
+        "reason": document.get("reason", ""),
+        "generation": document.get("generation", 0),
+        "policies": document.get("policies", 0),
+        "refused": bool(document.get("refused")),
+        "refusals": refused,
+        "ended": document.get("ended", []),
+        "classifiers": classifiers,
+        "in_flight": service.in_flight,
+        "max_in_flight": service.limits.max_in_flight,
+        "sink_failures": service.events.failures,
+        "audit": room.audit is not None,
+        "at": time.time(),
+    }
+    return Page("health.html", "Health", data, at="health", live=True)

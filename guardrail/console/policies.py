@@ -1,0 +1,199 @@
+"""Policies: which there are and who asks them; one of them as it reads, its findings, tests, versions, and the scores it gave."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from starlette.responses import RedirectResponse, Response
+
+from guardrail.audit.store import Filter
+from guardrail.console import plots
+from guardrail.console.history import EVERYONE, Seen, difference
+from guardrail.console.page import Page, Visit
+from guardrail.console.prose import rendered
+from guardrail.console.room import Room
+from guardrail.console.tried import Tried, untried
+from guardrail.console.trying import routes_of, try_tests
+from guardrail.errors import Finding, GuardrailError, WireError
+from guardrail.policy.findings import CODES
+from guardrail.policy.lint import lint
+from guardrail.types import Policy, Stage
+
+MOST_RECORDS = 2_000  # that a histogram is made of
+BINS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A route that asks the policy, for whom, and with what effect."""
+
+    route: str
+    tenant: str
+    stage: str
+    threshold: float
+    action: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One policy of the list. `owner` is the tenant whose own it is; empty for everyone's."""
+
+    id: str
+    owner: str
+    title: str
+    version: str
+    digest: str
+    threshold: float
+    stages: tuple[str, ...]
+    routes: tuple[str, ...]
+    findings: int
+    tests: int
+    tried: Tried | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How often the policy's scores fell into each of equal bins, highest first record `newest`."""
+
+    counts: tuple[int, ...]
+    records: int
+
+
+async def policies(room: Room, visit: Visit) -> Page:
+    """All policies in force."""
+    del visit
+    room.history.note()
+    entries = [_entry(room, owner, policy) for owner, policy in _owned(room)]
+    data = {"entries": entries, "generation": room.publisher.generation, "refused": room.publisher.refused}
+    return Page("policies.html", "Policies", data, at="policies")
+
+
+async def policy(room: Room, visit: Visit) -> Page:
+    """One policy."""
+    owner, found = _found(room, visit)
+    seen = room.history.of(owner, found.id)
+    old = _chosen(room, found, seen, visit.asked("against"))
+    scores = await asyncio.to_thread(_scores, room, found)
+    tried = room.tried.get(found)
+    digests = {each.policy.digest for each in seen}
+    data = {
+        "policy": {
+            "id": found.id,
+            "title": found.title,
+            "version": found.version,
+            "digest": found.digest,
+            "label": found.label_code,
+            "threshold": found.threshold,
+            "stages": sorted(stage.value for stage in found.applies_to),
+            "language": found.language,
+            "body": found.body,
+        },
+        "owner": owner,
+        "uses": list(_uses(room, found)),
+        "findings": [_finding(finding) for finding in lint(found)],
+        "cases": list(tried.cases if tried else untried(found)),
+        "tried": tried,
+        "changes": list(found.changes),
+        "versions": [
+            {"version": each.policy.version, "digest": each.policy.digest, "generation": each.generation, "since": each.since}
+            for each in seen
+        ],
+        "against": None if old is None else {"version": old.version, "digest": old.digest, "lines": difference(old, found)},
+        "overrides": owner != EVERYONE and found.id in room.publisher.sets.base,
+        "edited": len(digests) > 1,
+        "scores": scores,
+        "audited": room.audit is not None,
+    }
+    drawn = {"prose": rendered(found.body)}
+    if scores.records:
+        drawn["scores"] = plots.histogram("scores", f"Scores of {found.id}", scores.counts, found.threshold)
+    return Page("policy.html", found.title, data, drawn, at="policies")
+
+
+async def run_tests(room: Room, visit: Visit) -> Response:
+    """Run a policy's own tests, then show it again."""
+    owner, found = _found(room, visit)
+    if found.tests:
+        await try_tests(room, found, owner or room.table.tenants[0])
+    return RedirectResponse(visit.request.url.path.removesuffix("/test") + (f"?tenant={owner}" if owner else "") + "#tests", 303)
+
+
+def _owned(room: Room) -> Iterator[tuple[str, Policy]]:
+    """Everyone's policies, then those that a tenant has instead or beside."""
+    sets = room.publisher.sets
+    for each in sets.base.values():
+        yield EVERYONE, each
+    for tenant, own in sets.tenants.items():
+        for each in own.values():
+            if sets.base.get(each.id) != each:
+                yield tenant, each
+
+
+def _found(room: Room, visit: Visit) -> tuple[str, Policy]:
+    """The policy of the address. Raises WireError for one that is not in force."""
+    wanted, owner = visit.request.path_params["id"], visit.asked("tenant")
+    for tenant, each in _owned(room):
+        if (tenant, each.id) == (owner, wanted):
+            return tenant, each
+    raise WireError(404, "not_found", "There is no such policy in force.")
+
+
+def _entry(room: Room, owner: str, policy: Policy) -> Entry:
+    return Entry(
+        policy.id,
+        owner,
+        policy.title,
+        policy.version,
+        policy.digest,
+        policy.threshold,
+        tuple(sorted(stage.value for stage in policy.applies_to)),
+        tuple(dict.fromkeys(use.route for use in _uses(room, policy))),
+        len(lint(policy)),
+        len(policy.tests),
+        room.tried.get(policy),
+    )
+
+
+def _uses(room: Room, policy: Policy) -> Iterator[Use]:
+    for tenant in room.table.tenants:
+        for route in routes_of(room, tenant):
+            for stage in Stage:
+                for check in route.checks(stage):
+                    if check.policy == policy:
+                        yield Use(route.name, tenant, stage.value, check.threshold, check.action.word, check.mode.value)
+
+
+def _chosen(room: Room, policy: Policy, seen: Sequence[Seen], against: str) -> Policy | None:
+    """What it is to be laid beside: an earlier version, or everyone's policy that a tenant's replaces (`base`)."""
+    if against == "base":
+        return room.publisher.sets.base.get(policy.id)
+    return next((each.policy for each in seen[1:] if f"{each.generation}" == against), None)
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    code = CODES.get(finding.code)
+    return {
+        "line": finding.line,
+        "code": finding.code,
+        "severity": finding.severity,
+        "message": finding.message,
+        "remedy": code.remedy if code else "",
+    }
+
+
+def _scores(room: Room, policy: Policy) -> Scores:
+    """Scores that exactly this text of the policy gave, from the newest records. Blocks on the store."""
+    counts, records = [0] * BINS, 0
+    if room.audit is not None:
+        try:
+            found = room.audit.find(Filter(policy=policy.id), limit=MOST_RECORDS)
+        except GuardrailError:
+            found = []
+        for record in found:
+            scores = [each.score for each in record.verdicts if each.digest == policy.digest and each.score is not None]
+            records += bool(scores)
+            for score in scores:
+                counts[min(BINS - 1, int(score * BINS))] += 1
+    return Scores(tuple(counts), records)

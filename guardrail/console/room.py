@@ -1,0 +1,41 @@
+"""What the pages look at: the running guard, the audit store if there is one, and what the console itself remembers."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from guardrail.asgi.publication import Publisher
+from guardrail.asgi.service import GuardService
+from guardrail.audit.store import AuditReader
+from guardrail.config.console import ConsoleConfig
+from guardrail.console.history import PolicyHistory
+from guardrail.console.tried import Tried
+from guardrail.errors import WireError
+from guardrail.routing import RouteTable
+from guardrail.types import Policy
+
+
+@dataclass(slots=True)
+class Room:
+    """One for the console of a process. `tried` are the last results of policies' own tests."""
+
+    service: GuardService
+    settings: ConsoleConfig
+    audit: AuditReader | None
+    history: PolicyHistory
+    tried: dict[Policy, Tried] = field(default_factory=dict)
+    judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """What the console has judged waits its turn here: one at a time, whatever is clicked, so that traffic hardly notices."""
+
+    @property
+    def publisher(self) -> Publisher:
+        """What is in force. Raises WireError (503) while the guard is not running."""
+        if self.service.publisher is None:
+            raise WireError(503, "guardrail_unavailable", "The guard is not running.")
+        return self.service.publisher
+
+    @property
+    def table(self) -> RouteTable:
+        """The routes in force. Raises WireError (503) while there are none."""
+        if self.publisher.table is None:
+            raise WireError(503, "guardrail_unavailable", "No policies are in force yet.")
+        return self.publisher.table
