@@ -77,6 +77,7 @@ UPSTREAMS = {
     "litellm": "guardrail.upstream.translate:LitellmUpstream",
 }
 EMBEDDED_MODEL = "guardrail.upstream.embedded:EmbeddedUpstream"
+CONSOLE = "guardrail.console.app:Console"
 PROVIDERS = "guardrail.telemetry.setup:build_providers"
 
 CANARY_POLICY = "toxicity"
@@ -140,7 +141,11 @@ def build_app(
     environment = process_environment()
     built = {name: build_upstream(section, environment) for name, section in loaded.upstreams.items()} | dict(upstreams or {})
     endpoints = {name: Endpoint(section.kind, getattr(section, "base_url", None)) for name, section in loaded.upstreams.items()}
-    return make_app(_service(loaded, endpoints, Overrides(classifiers, tuple(sinks), among or Siblings())), built)
+    among = among or Siblings()
+    console = resolve(CONSOLE)(loaded.console, among.console_secret) if loaded.console is not None else None
+    observing = (*sinks, console.history) if console else tuple(sinks)
+    service = _service(loaded, endpoints, Overrides(classifiers, observing, among))
+    return make_app(service, built, beside=console.routes(service, None) if console else ())
 
 
 def check_policies(config: Config) -> None:
@@ -209,11 +214,13 @@ def resolve(place: str) -> Any:
 class Siblings:
     """The processes of one server. `engines`: sockets of CoPE engines that run already, by the name of the classifier that is to use one.
 
-    `count`: how many they are; each allows its part of the tenants' limits.
+    `count`: how many they are; each allows its part of the tenants' limits. `console_secret` signs the console's sessions, so that each
+    process takes what another one issued; None: a fresh one.
     """
 
     engines: Mapping[str, Path] = field(default_factory=dict)
     count: int = 1
+    console_secret: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

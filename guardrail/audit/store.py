@@ -49,7 +49,11 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What happened from `start` on, for a step. `policies` counts decisions by violated policy, `durations` are sorted seconds."""
+    """What happened from `start` on, for a step. `policies` counts decisions by violated policy, `durations` are sorted seconds.
+
+    `words` counts each decision once: as `unjudged` where nothing but a failure decided, as `shadow` where more would have been done than
+    was, else as its action. `tenant_words` is the same for each tenant.
+    """
 
     start: float
     decisions: int = 0
@@ -59,6 +63,8 @@ class Total:
     policies: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     tenants: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     durations: tuple[float, ...] = ()
+    words: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    tenant_words: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
 
     def percentile(self, share: float) -> float:
         """The duration that this share (0 to 1) of the decisions does not exceed; 0 without any."""
@@ -170,6 +176,7 @@ class _Bucket:
         self.shadow: Counter[str] = Counter()
         self.policies: Counter[str] = Counter()
         self.tenants: Counter[str] = Counter()
+        self.words: dict[str, Counter[str]] = {}
         self.durations: list[float] = []
 
     def add(self, row: tuple[str, str, str, int, float, str]) -> None:
@@ -178,6 +185,8 @@ class _Bucket:
         self.actions[action] += 1
         self.shadow[shadow] += 1
         self.tenants[tenant] += 1
+        word = "unjudged" if unjudged and not violated else "shadow" if shadow != action else action
+        self.words.setdefault(tenant, Counter())[word] += 1
         self.policies.update(name for name in violated.split(",") if name)
         self.durations.append(duration_s)
 
@@ -191,4 +200,6 @@ class _Bucket:
             MappingProxyType(dict(self.policies)),
             MappingProxyType(dict(self.tenants)),
             tuple(sorted(self.durations)),
+            MappingProxyType(dict(sum(self.words.values(), Counter()))),
+            MappingProxyType({tenant: MappingProxyType(dict(words)) for tenant, words in self.words.items()}),
         )

@@ -50,7 +50,7 @@ BENCHES = {
 }
 
 
-_EXTRAS = {"transformers": "cope", "peft": "cope", "jinja2": "cope", "sklearn": "train"}
+_EXTRAS = {"transformers": "cope", "peft": "cope", "sklearn": "train"}
 
 
 class LazyGroup(click.Group):

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,13 @@ class _Plan:
     log_level: str
     listener: socket.socket
     workers: int
+    console_secret: bytes = field(default_factory=functools.partial(secrets.token_bytes, 32), repr=False)
 
 
 def _work(plan: _Plan, engines: Mapping[str, Path], ready: Ready) -> None:
     """One of several worker processes."""
     configure_logging(sys.stderr, plan.log_level)
-    run(_serve_beside_others(build_app(plan.config, among=Siblings(engines, plan.workers)), plan.listener, ready))
+    run(_serve_beside_others(build_app(plan.config, among=Siblings(engines, plan.workers, plan.console_secret)), plan.listener, ready))
 
 
 async def _parent(config: Config, plan: _Plan, announce: Callable[[], None]) -> None:
@@ -126,6 +128,8 @@ def _announce(config: Config, host: str, url: str, workers: int) -> None:
         place = f"each inference path of {url}" if route.path == "*" else f"{url}{route.path}"
         click.echo(f"Route {route.name}: {models} at {place}, answered by {where}, judged by {route.classifier} ({route.mode}).")
     click.echo(f"Point your client at {url}/v1 (OPENAI_BASE_URL={url}/v1). Health: {url}/readyz.")
+    if config.console is not None:
+        click.echo(f"Console: {url}/console, for {'everyone who has the admin key' if config.console.public else 'this machine alone'}.")
     if workers > 1:
         click.echo(f"{workers} processes; each counts its own requests in flight, and allows its part of the tenants' limits.")
     if not config.tenants and not _is_loopback(host):

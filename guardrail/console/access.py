@@ -10,8 +10,14 @@ Headers = Iterable[tuple[bytes, bytes]]
 HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (
         b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
-        b"base-uri 'none'; frame-ancestors 'none'",
+        b"; ".join(
+            (
+                b"default-src 'none'",
+                *(kind + b" 'self'" for kind in (b"style-src", b"script-src", b"img-src", b"connect-src", b"form-action")),
+                b"base-uri 'none'",
+                b"frame-ancestors 'none'",
+            )
+        ),
     ),
     (b"x-frame-options", b"DENY"),
     (b"x-content-type-options", b"nosniff"),

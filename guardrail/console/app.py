@@ -5,12 +5,16 @@ from collections.abc import Awaitable, Callable
 
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, compile_path
-from starlette.types import ASGIApp
 
+from guardrail.asgi.aside import UnknownApp
+from guardrail.asgi.service import GuardService
+from guardrail.audit.store import AuditReader
+from guardrail.config.console import ConsoleConfig
 from guardrail.console.decisions import decisions
 from guardrail.console.door import FIRST, LOGIN, ROOT, Door, Keeper
 from guardrail.console.explained import decision
 from guardrail.console.health import health
+from guardrail.console.history import PolicyHistory
 from guardrail.console.overview import overview
 from guardrail.console.page import HERE, Page, Renderer, Visit
 from guardrail.console.playground import playground
@@ -37,17 +41,25 @@ _TITLES = {404: "Not found", 405: "Not possible", 413: "Too long", 503: "Not pos
 STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
-def console_routes(room: Room, *, unknown: ASGIApp, secret: bytes | None = None) -> list[BaseRoute]:
-    """What is to be served beside the proxy. `unknown` answers those who may not know that there is a console.
+class Console:
+    """The console of a process. `secret` signs the sessions: processes that share it take one another's.
 
-    `secret` signs the sessions; processes that share it take one another's, without it each has its own.
+    `history` is to be told of events; it remembers which policies were in force.
     """
-    settings = room.settings
-    sessions = Sessions(settings.admin_key, secret or secrets.token_bytes(32), lifetime_s=settings.session_minutes * 60)
-    renderer = Renderer()
-    pages = _Pages(room, renderer)
-    door = Door(pages, Keeper(sessions, Failures(), settings.public), renderer, unknown=unknown)
-    return [Route(ROOT, door), Mount(ROOT, door)]
+
+    def __init__(self, settings: ConsoleConfig, secret: bytes | None = None) -> None:
+        self._settings = settings
+        self._sessions = Sessions(settings.admin_key, secret or secrets.token_bytes(32), lifetime_s=settings.session_minutes * 60)
+        self.history = PolicyHistory()
+
+    def routes(self, service: GuardService, audit: AuditReader | None) -> list[BaseRoute]:
+        """What is to be served beside the proxy, over a guard and its audit store, if there is one."""
+        self.history.follow(lambda: service.publisher.sets if service.publisher is not None else None)
+        renderer = Renderer()
+        pages = _Pages(Room(service, self._settings, audit, self.history), renderer)
+        keeper = Keeper(self._sessions, Failures(), self._settings.public)
+        door = Door(pages, keeper, renderer, unknown=UnknownApp(service))
+        return [Route(ROOT, door), Mount(ROOT, door)]
 
 
 def invitation(admin_key: str, secret: bytes) -> str:

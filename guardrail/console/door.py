@@ -145,7 +145,8 @@ class Door:
 
 def _inside(wanted: str) -> str:
     """Where to go after signing in: a page of the console, or its first one. Never another site."""
-    inside = wanted.startswith(f"{ROOT}/") and "\\" not in wanted and wanted.isprintable() and not wanted.startswith((LOGIN, f"{ROOT}/logout"))
+    plain = wanted.isprintable() and "\\" not in wanted
+    inside = plain and wanted.startswith(f"{ROOT}/") and not wanted.startswith((LOGIN, f"{ROOT}/logout"))
     return wanted if inside else FIRST
 
 

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from markupsafe import Markup
-
 from guardrail.audit.record import AuditRecord, VerdictRecord
 from guardrail.audit.store import Filter
 from guardrail.config.console import TRACE_ID
 from guardrail.console import plots
-from guardrail.console.decisions import Line, line
+from guardrail.console.decisions import line
 from guardrail.console.page import Page, Visit
 from guardrail.console.room import Room
 from guardrail.errors import WireError

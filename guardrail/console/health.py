@@ -42,7 +42,7 @@ async def health(room: Room, visit: Visit) -> Page:
         "in_flight": service.in_flight,
         "max_in_flight": service.limits.max_in_flight,
         "sink_failures": service.events.failures,
-        "audit": room.audit is not None,
+        "queue": None,
         "at": time.time(),
     }
     return Page("health.html", "Health", data, at="health", live=True)

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from guardrail import __version__
+from guardrail.console.plots import share_bar
 from guardrail.console.sessions import Session
 
 HERE = Path(__file__).parent
@@ -70,7 +71,7 @@ class Renderer:
         self._environment.filters |= {
             "percent": percent, "number": number, "ms": milliseconds, "score": score, "moment": moment, "short": short, "bytes": size,
         }  # fmt: skip
-        self._environment.globals |= {"navigation": NAVIGATION, "version": __version__, "query": query}
+        self._environment.globals |= {"navigation": NAVIGATION, "version": __version__, "query": query, "bar": share_bar}
 
     def answer(self, page: Page, visit: Visit) -> Response:
         """The page as it was asked for."""

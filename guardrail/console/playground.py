@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from markupsafe import Markup
+
+from guardrail.console import plots
 from guardrail.console.page import Page, Visit
 from guardrail.console.room import Room
 from guardrail.console.trying import asking, judged, routes_of
@@ -64,7 +68,7 @@ class Tryout:
 async def playground(room: Room, visit: Visit) -> Page:
     """The empty form, or a form that was sent with what came of it."""
     tryout = _tryout(room, visit)
-    data = {
+    data: dict[str, object] = {
         "text": tryout.text,
         "stage": tryout.stage.value,
         "tenant": tryout.tenant,
@@ -78,7 +82,8 @@ async def playground(room: Room, visit: Visit) -> Page:
         "took_s": None,
     }
     if visit.request.method == "POST" and tryout.text.strip():
-        data |= await _tried(room, tryout)
+        tried = await _tried(room, tryout)
+        return Page("playground.html", "Playground", data | tried, _drawn(tried["rows"]), at="playground")
     return Page("playground.html", "Playground", data, at="playground")
 
 
@@ -101,7 +106,17 @@ def _tryout(room: Room, visit: Visit) -> Tryout:
     return Tryout(text, stage, tenant, route)
 
 
-async def _tried(room: Room, tryout: Tryout) -> dict[str, object]:
+def _drawn(rows: Sequence[Row]) -> dict[str, Markup]:
+    """A bar for each score: `bar0-1` is that of the first policy on the second reading."""
+    return {
+        f"bar{row}-{place}": plots.score_bar(f"bar{row}-{place}", f"Score of {each.policy}", answer.score, each.threshold)
+        for row, each in enumerate(rows)
+        for place, answer in enumerate(each.answers)
+        if answer.score is not None
+    }
+
+
+async def _tried(room: Room, tryout: Tryout) -> dict[str, Any]:
     """The route's own decision on the text, and every policy's verdict on every reading of it."""
     found = readings(tryout.text, limits=LIMITS)
     route, stage, tenant = tryout.route, tryout.stage, tryout.tenant
@@ -143,9 +158,7 @@ def _rows(policies: Sequence[Policy], every: Route, tryout: Tryout, judged_: tup
     for policy in policies:
         check = thresholds[policy.id]
         answers = tuple(_answer(by_place.get((policy.id, f"readings[{place}]"), [])) for place in range(len(found)))
-        rows.append(
-            Row(policy.id, policy.title, check.threshold, policy.id in own, check.action.word, check.mode.value, answers)
-        )
+        rows.append(Row(policy.id, policy.title, check.threshold, policy.id in own, check.action.word, check.mode.value, answers))
     return sorted(rows, key=lambda row: (not row.violation, -max((answer.score or 0.0) for answer in row.answers)))
 
 

@@ -59,9 +59,8 @@ def traffic(name: str, title: str, starts: Sequence[float], series: Mapping[str,
         for kind, values in series.items():
             if values[place]:
                 top, base = frame.y(under + values[place]), frame.y(under)
-                drawing.add(
-                    "rect", x=frame.x(place) + frame.step * 0.12, y=top, width=frame.step * 0.76, height=max(1.0, base - top), class_=f"bar {kind}"
-                )
+                left, width, height = frame.x(place) + frame.step * 0.12, frame.step * 0.76, max(1.0, base - top)
+                drawing.add("rect", x=left, y=top, width=width, height=height, class_=f"bar {kind}")
             under += values[place]
     _times(frame, starts)
     return drawing.markup()
@@ -90,18 +89,14 @@ def latency(name: str, title: str, starts: Sequence[float], series: Mapping[str,
 
 def histogram(name: str, title: str, counts: Sequence[int], threshold: float) -> Markup:
     """How often scores fell into equal bins from 0 to 1, and where the threshold lies."""
-    drawing = Drawing(
-        name, title, f"{sum(counts):,} scores in {len(counts)} bins from 0 to 1; the threshold is {threshold:g}.", height=180
-    )
+    drawing = Drawing(name, title, f"{sum(counts):,} scores in {len(counts)} bins from 0 to 1; the threshold is {threshold:g}.", height=180)
     frame = Frame(drawing, ceiling(max(counts, default=0)), len(counts))
     frame.grid(lambda value: f"{value:,.0f}" if value == round(value) else f"{value:,.1f}")
     for place, count in enumerate(counts):
         if count:
             side = "over" if (place + 1) / len(counts) > threshold else "under"
             top = frame.y(count)
-            drawing.add(
-                "rect", x=frame.x(place) + 1, y=top, width=frame.step - 2, height=max(1.0, frame.base - top), class_=f"bar {side}"
-            )
+            drawing.add("rect", x=frame.x(place) + 1, y=top, width=frame.step - 2, height=max(1.0, frame.base - top), class_=f"bar {side}")
     at = frame.x(threshold * len(counts))
     drawing.line((at, TOP - 4), (at, frame.base), "threshold")
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
 from guardrail.audit.store import Filter

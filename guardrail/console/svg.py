@@ -16,8 +16,8 @@ def element(name: str, *children: Markup | str, **attributes: Value | None) -> M
         if value is not None
     )
     if not children:
-        return Markup("<{}{}/>").format(Markup(name), written)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, Markup("").join(escape(child) for child in children))
+        return Markup("<{}{}/>").format(name, written)
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, Markup("").join(escape(child) for child in children))
 
 
 def figure(value: Value) -> str:

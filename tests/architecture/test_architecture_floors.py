@@ -22,6 +22,7 @@ FLOORS = {
     "cli": 7, "__main__": 7,
 }  # fmt: skip
 NAMES_EVERYTHING = "assembly"  # the one file that may name its neighbours
+BUILT_ON = {("console", "asgi")}  # the console shows what the service does; the service knows nothing of it
 LAZY_TABLES = {"guardrail.assembly", "guardrail.cli", "guardrail.engine.cope.runners"}  # import strings may stand here only
 IMPORT_STRING = re.compile(r"guardrail(?:\.\w+)+:\w+")
 
@@ -35,7 +36,8 @@ def allowed(importer: str, imported: str) -> bool:
     if importer == imported or below < above:
         return True
     # The files of floors 0 to 2 are one room each; from floor 3 on neighbours are blind to one another.
-    return below == above and (above <= 2 or importer in (NAMES_EVERYTHING, "__main__"))
+    neighbours = above <= 2 or importer in (NAMES_EVERYTHING, "__main__") or (importer, imported) in BUILT_ON
+    return below == above and neighbours
 
 
 def everything() -> list[Import]:
@@ -66,6 +68,8 @@ def test_the_rule_refuses_what_it_is_there_for():
     assert not allowed("guard", "wire")
     assert allowed("assembly", "asgi")
     assert not allowed("asgi", "assembly")
+    assert allowed("console", "asgi")
+    assert not allowed("asgi", "console")
     assert not allowed("wire", "upstream")
     assert not allowed("types", "wire")
     assert not allowed("evaluation", "asgi")
