@@ -1,7 +1,6 @@
 """The guard: drives one stage's judging against its deadline and hands out exactly one decision, whatever the classifiers do."""
 
 import asyncio
-import copy
 import logging
 import math
 import time
@@ -69,10 +68,8 @@ class Guard:
         self._cache = cache
 
     def unobserved(self) -> "Guard":
-        """The same guard, whose decisions nobody is told: for texts that somebody tries out, never for traffic."""
-        twin = copy.copy(self)
-        twin._events = EventFanout()
-        return twin
+        """The same guard, whose decisions nobody is told and nobody records: for texts that somebody tries out, never for traffic."""
+        return Guard(self._classifiers, cache=self._cache)
 
     async def check(
         self,
