@@ -90,6 +90,7 @@ def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) 
         timing=route.timing,
         streaming=Streaming(StreamMode(route.stream.mode), route.stream.window, route.stream.overlap, route.stream.first_ms / 1_000),
         on_block=route.on_block,
+        stored_turns=route.stored_turns,
         escalation=None if band is None else Escalation(band.classifier, band.low, band.high),
         generation=generation,
     )

@@ -267,6 +267,7 @@ class Route:
 
     `path`, `model` (glob) and `tenant` say what it matches (`*`: any). `deadline_s` bounds one stage's judging.
     `timing`: `before` judges the prompt before the upstream is called, `parallel` beside it.
+    `stored_turns`: turns that a request continues by an id are refused, or fetched of the upstream and judged with it.
     `streaming` says when a streamed answer is let out. `generation` is the number of the published policy set it was compiled from.
     """
 
@@ -284,6 +285,7 @@ class Route:
     timing: Literal["before", "parallel"] = "before"
     streaming: Streaming = Streaming()
     on_block: Literal["error", "reply"] = "error"
+    stored_turns: Literal["refuse", "resolve"] = "refuse"
     escalation: Escalation | None = None
     generation: int = 0
     audit: Audit = Audit()

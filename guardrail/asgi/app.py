@@ -12,6 +12,7 @@ from guardrail.asgi.health import health_routes
 from guardrail.asgi.judging import CHECK_ENDPOINTS, CheckApp
 from guardrail.asgi.middleware import GuardMiddleware
 from guardrail.asgi.service import GuardService
+from guardrail.asgi.stored import StoredTurns
 from guardrail.upstream.answer import Loading, Upstream
 
 
@@ -37,6 +38,7 @@ def make_app(service: GuardService, upstreams: Mapping[str, Upstream], *, beside
             for upstream in upstreams.values():
                 await upstream.aclose()
 
+    service.stored = StoredTurns(upstreams, private=service.tenants.configured)
     guarded = GuardMiddleware(ForwardApp(upstreams, private=service.tenants.configured), service)
     models = ModelsApp(service, upstreams)
     paths = sorted({path for route in service.config.routes for path in route.paths})

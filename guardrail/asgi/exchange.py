@@ -1,7 +1,7 @@
 """One request under the route that was pinned for it, and what has been decided about it so far."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from guardrail.asgi.streamed import StreamedAnswer, Ways
@@ -57,8 +57,17 @@ class Exchange:
     """The app behind the guard looks at `whole`, and then ends the answer itself."""
     whole: bool = False
     """Nothing that could still come belongs to the answer."""
+    stored: tuple[Part, ...] = ()
+    """The parts of the turns that the request continues and does not hold."""
+    handed_out: Callable[[Mapping[str, object]], None] | None = None
+    """Told of an answer that is let out to the client as it is, where it may be continued by its id."""
     hang_up: Callable[[], None] | None = None
     """Makes an attentive app let go of its upstream at once, whatever it waits for. Set while it waits."""
+
+    @property
+    def asked(self) -> tuple[Part, ...]:
+        """Everything that the upstream reads: the request, and the stored turns that it continues."""
+        return (*self.stored, *self.request.parts)
 
     async def judge(self, stage: Stage, parts: Sequence[Part]) -> Decision | None:
         """The decision of one stage; None where the route checks nothing in it: then nothing is recorded as judged either."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from guardrail.asgi.exchange import Exchange
 from guardrail.asgi.hold import EVENT_STREAM, Bystander, holder
@@ -126,7 +127,7 @@ class Gate:
         if status >= 400:
             self._exchange.upstream_failed(status)
         if not self._enforcing:
-            if self._exchange.route.output and status < 400:
+            if (self._exchange.route.output or self._exchange.handed_out) and status < 400:
                 self._bystander = Bystander(headers, self._exchange.dialect, max_bytes=self._max_bytes)
             await self._permitted()
             self._answered()
@@ -164,6 +165,8 @@ class Gate:
         if self._bystander is not None:
             self._bystander.receive(content)
         self.closed = not more
+        if self.closed and self._bystander is not None:
+            self._hand_out(self._bystander.head())
         await self._outlet.write(content, more=more)
         if self.closed and self.span is not None:
             self.span.answered(self._status())
@@ -240,7 +243,13 @@ class Gate:
         if decision is not None and decision.action >= Action.REDACT:
             await self._withhold(held, decision)
             return
+        self._hand_out(held.head)
         await self._release(held.release())
+
+    def _hand_out(self, head: Mapping[str, object]) -> None:
+        """The client is given the answer as it is."""
+        if self._exchange.handed_out is not None:
+            self._exchange.handed_out(head)
 
     async def _withhold(self, held: Collector, decision: Decision) -> None:
         if decision.outcome.unavailable:

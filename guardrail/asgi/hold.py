@@ -78,6 +78,7 @@ class Bystander:
 
     def __init__(self, headers: RawHeaders, dialect: Dialect, *, max_bytes: int) -> None:
         self._held: Collector | None = None
+        self._finished = False
         with contextlib.suppress(UpstreamError):
             self._held = holder(headers, dialect, max_bytes=max_bytes)
 
@@ -89,13 +90,27 @@ class Bystander:
             except UpstreamError:
                 self._held = None
 
+    def head(self) -> Mapping[str, object]:
+        """The answer's head, once all of it came; empty where it could not be read."""
+        held = self._whole()
+        return {} if held is None else held.head
+
     def parts(self) -> tuple[Part, ...]:
         """What is to be judged once the answer is out; one unreadable part where it could not be read."""
+        held = self._whole()
         with contextlib.suppress(UpstreamError):
-            if self._held is not None:
-                self._held.finish()
-                return self._held.parts()
+            if held is not None:
+                return held.parts()
         return (Part("answer", None, role="assistant", kind="unknown"),)
+
+    def _whole(self) -> Collector | None:
+        if self._held is not None and not self._finished:
+            self._finished = True
+            try:
+                self._held.finish()
+            except UpstreamError:
+                self._held = None
+        return self._held
 
 
 def holder(headers: RawHeaders, dialect: Dialect, *, max_bytes: int) -> Collector:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from guardrail.asgi.exchange import SCOPE_KEY, Exchange
@@ -14,6 +15,7 @@ from guardrail.asgi.messages import ASGIApp, Message, RawHeaders, Receive, Scope
 from guardrail.asgi.outlet import Outlet
 from guardrail.asgi.paths import local_path
 from guardrail.asgi.service import GuardService
+from guardrail.asgi.stored import refused
 from guardrail.asgi.tenant import caller
 from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
@@ -137,7 +139,19 @@ class GuardResponder:
             service.quotas.read(self._tenant, request.parts)  # what cannot be taken apart is refused before anything is called
         if self._span is not None:
             self._span.routed(route, self._tenant, self._request_id)
-        return Exchange(self._request_id, self._tenant, route, dialect, request, body, service.judgement, self._started)
+        exchange = Exchange(self._request_id, self._tenant, route, dialect, request, body, service.judgement, self._started)
+        await self._continue(exchange)
+        return exchange
+
+    async def _continue(self, exchange: Exchange) -> None:
+        """Fetch the stored turns that the request continues. Raises WireError where the route does not, or they cannot be read."""
+        turns, route, wanted = self._service.stored, exchange.route, exchange.request.stored
+        if turns is not None and route.stored_turns == "resolve":
+            exchange.handed_out = partial(turns.handed_out.add, self._tenant)
+            if wanted is not None:
+                exchange.stored = await turns.parts(wanted, route, self._tenant, self._scope["headers"])
+        elif wanted is not None:
+            raise refused()
 
     async def _serve(self, exchange: Exchange) -> None:
         if exchange.route.timing == "parallel" and exchange.route.input:
@@ -145,7 +159,7 @@ class GuardResponder:
             return
         refusal = None
         if exchange.route.input:
-            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.request.parts))
+            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.asked))
         if refusal is not None:
             await self._outlet.reply(refusal, exchange.headers())
             return
@@ -157,7 +171,7 @@ class GuardResponder:
         gate = Gate(exchange, self._outlet, max_bytes=self._service.limits.max_answer_bytes, permit=permit)
         call = asyncio.create_task(self._call(exchange, gate))
         try:
-            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.request.parts))
+            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.asked))
             if refusal is None:
                 permit.set()
                 await call

@@ -13,6 +13,7 @@ from guardrail.asgi.canaries import Canaries, canary_of
 from guardrail.asgi.exchange import Judgement
 from guardrail.asgi.publication import Publisher
 from guardrail.asgi.quotas import Quotas
+from guardrail.asgi.stored import StoredTurns
 from guardrail.canary import Canary
 from guardrail.config.models import Config
 from guardrail.config.tenants import Tenants
@@ -95,6 +96,8 @@ class GuardService:
         self._in_flight = 0
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self.canaries: Canaries | None = None
+        self.stored: StoredTurns | None = None
+        """What fetches stored turns; None where the upstream is an app's own."""
         self.judgement = Judgement(Guard({}, self.events), self.events, self.tracing)
 
     async def __aenter__(self) -> Self:

@@ -67,6 +67,13 @@ def _route_findings(config: Config) -> Iterator[Finding]:
                 f"for {'every path' if route.path == ANY else route.path}; write path: {CHAT_COMPLETIONS}, or use hold"
             )
             yield config.source.finding((*loc, "stream", "mode"), Code.NOT_ENFORCEABLE, message)
+        upstream = config.upstreams.get(route.upstream)
+        if route.stored_turns == "resolve" and upstream is not None and not isinstance(upstream, OpenAIUpstream):
+            message = (
+                f"stored_turns 'resolve' fetches stored turns of the upstream, and {route.upstream!r} is {upstream.kind}, "
+                "which stores none; use refuse, or an upstream of kind openai"
+            )
+            yield config.source.finding((*loc, "stored_turns"), Code.NOT_ENFORCEABLE, message)
         if route.on_error == "pass" and "enforce" in _modes(config, index):
             message = f"route {route.name!r} enforces, yet lets pass what could not be judged; on_error: block closes the gap"
             yield config.source.finding((*loc, "on_error"), Code.FAILS_OPEN, message, warning=True)

@@ -147,6 +147,10 @@ class RouteConfig(Section):
     on_block: Literal["error", "reply"] = Field(
         default="error", description="A block is status 400, or 200 with finish_reason content_filter."
     )
+    stored_turns: Literal["refuse", "resolve"] = Field(
+        default="refuse",
+        description="What previous_response_id gets: a refusal, or the stored turns are fetched of the upstream and judged, too.",
+    )
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Request:
     """What the guard needs to know of a request. `document` is the JSON as it came, `param` the field that holds the prompt.
 
     `choices` is how many there will be in the answer, `include_usage`: the client asked for a usage frame at the end of a stream.
-    `read` adds what an upstream could read in the document.
+    `read` adds what an upstream could read in the document. `stored` names a turn that lies with the upstream and is continued.
     """
 
     model: str
@@ -34,6 +34,7 @@ class Request:
     read: Callable[[PartList, Mapping[str, object]], None] = field(repr=False)
     choices: int = 1
     include_usage: bool = False
+    stored: str | None = None
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:

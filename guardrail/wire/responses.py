@@ -1,8 +1,8 @@
 """OpenAI's Responses API, whole bodies: a request or an answer becomes parts to judge, and a blocked answer becomes an incomplete one.
 
-What would make the model read text that is not in the request is refused: `previous_response_id`, `conversation`, references to
-stored items. So is `background`, whose answer would be fetched past the guard. A stored `prompt` is a part that cannot be read. Not
-judged are tool definitions, output formats, `metadata` and identifiers. An answer is one choice, 0.
+What would make the model read text that is not in the request is refused: `conversation`, references to stored items, and, by routes
+that do not resolve it, `previous_response_id`. So is `background`, whose answer would be fetched past the guard. A stored `prompt` is a
+part that cannot be read. Not judged are tool definitions, output formats, `metadata` and identifiers. An answer is one choice, 0.
 """
 
 import json
@@ -18,6 +18,7 @@ from guardrail.wire.messages import named_event
 from guardrail.wire.parts import PartList, is_tokens
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
 from guardrail.wire.request import Request
+from guardrail.wire.stored import FIELD, is_id
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -28,7 +29,6 @@ _REQUEST_FIELDS = frozenset(
     ]
 )
 _REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS)
-_ELSEWHERE = ("previous_response_id", "conversation")
 _ECHOED = frozenset(  # what an answer repeats of its request, and what describes it
     [
         *(
@@ -66,14 +66,17 @@ def read_responses_request(document: Mapping[str, object]) -> Request:
     Raises WireError (400) for anything that proxy and upstream could read differently, or only the upstream could.
     """
     fields.refuse_case_variants(document, _REQUEST_NAMES)
-    for name in _ELSEWHERE:
-        if document.get(name) is not None:
-            message = f"{name} is not served here: what it stands for cannot be judged. Send the turns themselves."
-            raise WireError(400, "unsupported_parameter", message, param=name)
+    if document.get("conversation") is not None:
+        message = "conversation is not served here: what it stands for cannot be judged. Send the turns themselves."
+        raise WireError(400, "unsupported_parameter", message, param="conversation")
+    stored = document.get(FIELD)
+    if stored is not None and not is_id(stored):
+        raise WireError(400, f"invalid_{FIELD}", f"{FIELD} must be the id of a response.", param=FIELD)
     if fields.flag(document, "background"):
         raise WireError(400, "unsupported_parameter", "background is not served here: its answer could not be judged.", param="background")
     fields.include_usage(document)
-    request = Request(fields.model(document), fields.flag(document, "stream"), document, "input", _add_request)
+    continued = str(stored) if stored is not None else None
+    request = Request(fields.model(document), fields.flag(document, "stream"), document, "input", _add_request, stored=continued)
     for name in ("instructions", "input"):
         given = document.get(name)
         if isinstance(given, list) and any(map(is_reference, given)):

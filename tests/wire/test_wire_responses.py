@@ -121,7 +121,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         "fields",
         [
-            {"previous_response_id": "resp_0"},
+            {"previous_response_id": "../files"},
             {"conversation": "conv_1"},
             {"background": True},
             {"input": [{"type": "item_reference", "id": "msg_1"}]},
