@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from guardrail.errors import GuardrailError
 
@@ -27,7 +27,7 @@ class Chain:
     """Hashes and signatures under one key, or under none. `name` tells which key it is without telling the key."""
 
     name: str = UNKEYED
-    key: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def keyed(cls, key: bytes) -> "Chain":

@@ -4,7 +4,7 @@ import contextlib
 import hmac
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from guardrail.audit.chain import Chains
@@ -17,10 +17,14 @@ SHORTEST_SECRET = 24
 @dataclass(frozen=True, slots=True)
 class Secrets:
     """What the environment gives: of the chain and the hashes of texts, and of kept content. Several, with commas between: the newest
-    first, the older ones for reading what was written with them."""
+    first, the older ones for reading what was written with them. Raises GuardrailError for one that is too short."""
 
-    key: str | None = None
-    content_key: str | None = None
+    key: str | None = field(default=None, repr=False)
+    content_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for secret in (self.key, self.content_key):
+            _parsed(secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +32,14 @@ class StoreKeys:
     """Keys made from the secrets, newest first. Without a secret `chains` is unkeyed, and `texts` has a random key of the store's own."""
 
     chains: Chains
-    texts: tuple[bytes, ...]
-    contents: tuple[bytes, ...] = ()
+    texts: tuple[bytes, ...] = field(repr=False)
+    contents: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def open_keys(path: Path, given: Secrets, *, create: bool = False) -> StoreKeys:
     """The keys of the store at `path`. `create` makes the file with the store's own key, readable by its owner alone, where it is missing.
 
-    Raises GuardrailError for a secret that is too short, OSError for a file that cannot be made or read.
+    Raises OSError for a file that cannot be made or read.
     """
     keys, contents = _parsed(given.key), _parsed(given.content_key)
     texts = [_derived(secret, b"texts") for secret in keys]

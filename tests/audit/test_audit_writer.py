@@ -1,0 +1,255 @@
+"""The writer: off the request's path, bounded, and honest about what it could not keep."""
+
+import asyncio
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from audit_cases import event
+
+from guardrail.audit.keys import Secrets, open_keys
+from guardrail.audit.record import NOTE, AuditRecord
+from guardrail.audit.sink import AuditSink, SinkSettings
+from guardrail.audit.store import AuditReader, Filter
+from guardrail.audit.verify import Report, verify
+from guardrail.audit.writer import WriterSettings
+from guardrail.events import AuditTroubled, CanaryChecked
+from guardrail.types import Audit
+
+SECRETS = Secrets("a secret of the tests that is long enough", "another secret of the tests for texts")
+WAITS = Audit(wait=True)
+
+
+class Told:
+    def __init__(self) -> None:
+        self.events: list[AuditTroubled] = []
+        self.new = threading.Condition()
+
+    def __call__(self, event: AuditTroubled) -> None:
+        with self.new:
+            self.events.append(event)
+            self.new.notify_all()
+
+    def wait_for(self, code: str) -> AuditTroubled:
+        with self.new:
+            assert self.new.wait_for(lambda: any(event.code == code for event in self.events), timeout=60)
+        return next(event for event in self.events if event.code == code)
+
+
+@contextmanager
+def running(path: Path, told: Told | None = None, *, wait_s: float = 60.0, **changes: object) -> Iterator[AuditSink]:
+    writer = replace(WriterSettings(synchronous="off", retry_s=0.05, close_s=0.2), **changes)  # type: ignore[arg-type]
+    sink = AuditSink(path, SECRETS, SinkSettings(wait_s, writer), told or Told())
+    sink.start()
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+def found(path: Path) -> list[AuditRecord]:
+    return AuditReader(path, open_keys(path, SECRETS)).find(Filter(kind=None), limit=10_000, content=True)[::-1]
+
+
+def report(path: Path) -> Report:
+    keys = open_keys(path, SECRETS)
+    return verify(AuditReader(path, keys), keys.chains)
+
+
+def test_decisions_are_there_when_the_writer_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    with running(path, close_s=60.0) as sink:
+        for number in range(1_000):
+            sink.emit(event(id=f"d{number}"))
+        sink.emit(CanaryChecked("main", ok=True, detail=""))
+    assert [record.id for record in found(path)] == [f"d{number}" for number in range(1_000)]
+    assert (report(path).damage, report(path).lost) == (None, 0)
+    assert list(tmp_path.glob("*writer*")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"), [("none", None), ("full", "Meet me at the library."), ("redacted", "Meet me at the library.")]
+)
+def test_text_is_kept_as_the_route_says(tmp_path: Path, content: str, kept: str | None) -> None:
+    path = tmp_path / "audit.db"
+    with running(path, close_s=60.0) as sink:
+        sink.emit(event(audit=Audit(content=content)))  # type: ignore[arg-type]
+    (record,) = found(path)
+    assert (record.content and record.content[0].text) == kept
+    stored = b"".join(each.read_bytes() for each in tmp_path.iterdir())
+    assert b"library" not in stored
+    (unread,) = AuditReader(path).find(content=True)
+    assert unread.content is None
+
+
+async def test_whoever_waits_is_let_go_when_the_record_is_kept(tmp_path: Path) -> None:
+    with running(tmp_path / "audit.db") as sink:
+        assert await sink.ready()
+        sink.emit(event(id="d1", audit=WAITS))
+        assert await sink.kept("d1")
+        with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:
+            assert connection.execute("SELECT id FROM records").fetchall() == [("d1",)]
+        assert not await sink.kept("d1")
+        assert not await sink.kept("never emitted")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Somebody else has the store for the length of a `with`: nothing can be written, and nothing fails yet."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+async def test_a_full_queue_leaves_out_or_makes_wait_as_the_route_says(tmp_path: Path) -> None:
+    path, told = tmp_path / "audit.db", Told()
+    with running(path, told, wait_s=0.1, queue=4, close_s=60.0) as sink:
+        sink.emit(event(id="first", audit=WAITS))
+        await asyncio.to_thread(_until, lambda: path.is_file() and sink.status().written == 1)
+        with locked(path):
+            sink.emit(event(id="held"))
+            await asyncio.to_thread(_until, lambda: sink.status().queued == 0)
+            for number in range(10):
+                sink.emit(event(id=f"d{number}"))
+            assert (sink.status().queued, sink.status().dropped) == (4, 6)
+            assert not await sink.ready()
+            sink.emit(event(id="waits", audit=WAITS))
+            assert not await sink.kept("waits")
+        await asyncio.to_thread(told.wait_for, "queue_full")
+        assert await sink.ready()
+    kept = found(path)
+    assert [record.id for record in kept if record.kind != NOTE] == ["first", "held", "d0", "d1", "d2", "d3", "waits"]
+    assert [dict(record.note) for record in kept if record.kind == NOTE] == [{"dropped": 6}]
+    assert told.wait_for("queue_full").records == 6
+    assert report(path).dropped == 6
+
+
+def _until(condition: object) -> None:
+    for _ in range(6_000):
+        if condition():  # type: ignore[operator]
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """No file may grow any further."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@contextmanager
+def gone_folder(path: Path) -> Iterator[None]:
+    """The folder can neither be written nor read: something else stands in its place."""
+    aside = path.parent.with_name("aside")
+    path.parent.rename(aside)
+    path.parent.touch()
+    try:
+        yield
+    finally:
+        path.parent.unlink()
+        aside.rename(path.parent)
+
+
+@pytest.mark.parametrize("broken", [full_disk, gone_folder])
+async def test_a_store_that_cannot_be_written_keeps_the_routes_choice_and_recovers(tmp_path: Path, broken: object) -> None:
+    path, told = tmp_path / "store" / "audit.db", Told()
+    path.parent.mkdir()
+    with running(path, told, wait_s=0.2, close_s=60.0) as sink:
+        sink.emit(event(id="before"))
+        await asyncio.to_thread(_until, lambda: sink.status().written == 1)
+        with broken(path):  # type: ignore[operator]
+            sink.emit(event(id="queued"))
+            await asyncio.to_thread(told.wait_for, "failing")
+            assert not await sink.ready()
+            sink.emit(event(id="waits", audit=WAITS))
+            assert not await sink.kept("waits")
+            assert sink.status().failing
+        await asyncio.to_thread(told.wait_for, "recovered")
+        assert await sink.ready()
+    assert [record.id for record in found(path)] == ["before", "queued", "waits"]
+    assert (report(path).damage, report(path).lost) == (None, 0)
+
+
+def test_what_cannot_be_written_to_the_end_is_said_to_be_lost_at_the_next_start(tmp_path: Path) -> None:
+    path, told = tmp_path / "audit.db", Told()
+    with running(path, told) as sink:
+        sink.emit(event())
+        _until(lambda: sink.status().written == 1)
+        held = locked(path)
+        held.__enter__()
+        sink.emit(event(id="lost"))
+        _until(lambda: sink.status().queued == 0)
+    held.__exit__(None, None, None)
+    assert told.wait_for("unwritable").records == 1
+    again = Told()
+    with running(path, again, close_s=60.0):
+        assert again.wait_for("lost").records == 1
+    with running(path, third := Told(), close_s=60.0) as sink:
+        sink.emit(event(id="after"))
+    assert third.events == []
+    assert (report(path).lost, [record.id for record in found(path) if record.kind != NOTE]) == (1, ["d1", "after"])
+
+
+WRITING = """
+import itertools, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from audit_cases import event
+from test_audit_writer import SECRETS
+from guardrail.audit.sink import AuditSink, SinkSettings
+from guardrail.audit.writer import WriterSettings
+sink = AuditSink(Path(sys.argv[1]), SECRETS, SinkSettings(2.0, WriterSettings(queue=500, synchronous="normal", linger_s=0.001)))
+sink.start()
+for number in itertools.count(1):
+    sink.emit(event(id=f"d{number}"))
+    print(number, flush=True)
+"""
+
+
+def crash(path: Path, after: int) -> int:
+    """Kill a process in the midst of writing; how many decisions it had made."""
+    command = [sys.executable, "-c", WRITING, str(path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        made = 0
+        for line in process.stdout:
+            made = int(line)
+            if made == after:
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return made
+
+
+def accounted(path: Path) -> tuple[int, int]:
+    """Open and close the store as a new process does; decisions in it, and those that it says are missing."""
+    with running(path, close_s=60.0) as sink:
+        _until(lambda: path.is_file() and not list(path.parent.glob("*.writer-*"))[1:])
+        del sink
+    told = report(path)
+    assert told.damage is None
+    return told.records, told.lost + told.dropped
+
+
+@pytest.mark.parametrize("after", [1, 40, 700])
+def test_a_killed_process_loses_only_what_was_not_kept_and_the_next_one_says_how_much(tmp_path: Path, after: int) -> None:
+    path = tmp_path / "audit.db"
+    made = crash(path, after)
+    kept, missing = accounted(path)
+    assert made <= kept + missing <= made + 1  # the last one may have been made without being printed
+    assert list(tmp_path.glob("*writer*")) == []
