@@ -87,6 +87,24 @@ class AuditTroubled:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifierAsked:
+    """One call of a classifier: how many questions, and seconds until it had answered them or its time was up."""
+
+    classifier: str
+    questions: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHeld:
+    """A streamed answer is over. `held`: the most characters of it that waited for their verdict at a time."""
+
+    route: str
+    mode: str
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheUsed:
     """One batch of questions to a classifier: how many were answered from the cache, how many asked, and what went for the new ones."""
 
@@ -95,7 +113,10 @@ class CacheUsed:
     evictions: int
 
 
-Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled | CacheUsed
+Counted = CacheUsed | ClassifierAsked | AnswerHeld
+"""Events that are numbers only: no record is kept of each."""
+
+Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled | Counted
 
 
 class EventSink(Protocol):

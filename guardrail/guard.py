@@ -13,7 +13,7 @@ from typing import Any
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
-from guardrail.events import CacheUsed, DecisionMade, EventFanout
+from guardrail.events import CacheUsed, ClassifierAsked, DecisionMade, EventFanout
 from guardrail.interfaces import Classifier, Recorder, SupportsSessions
 from guardrail.types import Action, Check, ClassifyRequest, Decision, Mode, Outcome, Part, Policy, Route, Score, Stage, Verdict
 from guardrail.verdict_cache import Key, VerdictCache
@@ -199,8 +199,14 @@ class Guard:
         if classifier is None:
             return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} is not running"))
         if self._cache is None:
-            return await answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
+            return await self._put(ask, classifier, deadline=deadline)
         return await self._recalled(ask, classifier, self._cache, deadline=deadline)
+
+    async def _put(self, ask: Ask, classifier: Classifier, *, deadline: float) -> list[Answer]:
+        began = time.monotonic()
+        answers = await answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
+        self._events.emit(ClassifierAsked(ask.classifier, len(ask.requests), time.monotonic() - began))
+        return answers
 
     async def _recalled(self, ask: Ask, classifier: Classifier, cache: VerdictCache, *, deadline: float) -> list[Answer]:
         """As `_ask`, except that scores which were given already are not asked for. Errors are never remembered."""
@@ -216,7 +222,7 @@ class Guard:
         evictions = 0
         if missing:
             rest = Ask(ask.classifier, tuple(ask.requests[place] for place in missing))
-            told = await answered(rest, classifier.classify(rest.requests, deadline=deadline), deadline=deadline)
+            told = await self._put(rest, classifier, deadline=deadline)
             for place, answer in zip(missing, told, strict=True):
                 found[place] = answer
                 if isinstance(answer, Score):

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from guardrail.errors import ClassifierError
@@ -77,4 +78,21 @@ class Recorder(Protocol):
 
     async def kept(self, decision_id: str) -> bool:
         """Whether the record of a decision that was just made is kept; waits for that, but not long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a classifier has in hand: calls that are not answered yet, and tokens that wait for a pass. None: it does not count them."""
+
+    calls: int | None = None
+    tokens: int | None = None
+
+
+@runtime_checkable
+class SupportsWorkload(Protocol):
+    """A classifier that knows how much it has to do."""
+
+    def workload(self) -> Workload:
+        """As it is now. Never blocks."""
         ...

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from guardrail.asgi.streamed import StreamedAnswer, Ways
+from guardrail.asgi.traced_judge import TracedJudge
 from guardrail.errors import UpstreamError
-from guardrail.events import EventFanout, UpstreamFailed
+from guardrail.events import AnswerHeld, EventFanout, UpstreamFailed
 from guardrail.guard import Guard, Origin, Turn
 from guardrail.guard_stream import AnswerJudge
 from guardrail.telemetry.tracing import Tracing
@@ -83,7 +84,16 @@ class Exchange:
         origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
         turn = Turn(self.route, Stage.OUTPUT, self.tenant, origin, time.monotonic())
         ways = replace(ways, choices=self.request.choices, unscannable=self.route.unscannable)
-        return StreamedAnswer(self.route.streaming, AnswerJudge(self.judgement.guard, turn), wire, ways)
+        guard, tracing = self.judgement.guard, self.judgement.tracing
+        judge = AnswerJudge(guard, turn)
+        if tracing is not None:
+            judge = TracedJudge(guard, turn, tracing.guard(self.route, Stage.OUTPUT, growing=True))
+        return StreamedAnswer(self.route.streaming, judge, wire, ways)
+
+    def held(self, characters: int) -> None:
+        """Tell the observers how much of a streamed answer waited for its verdict at most."""
+        if self.request.stream:
+            self.judgement.events.emit(AnswerHeld(self.route.name, self.route.streaming.mode.value, characters))
 
     def headers(self) -> Headers:
         """The decision headers as of now."""

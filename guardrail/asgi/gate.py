@@ -211,6 +211,7 @@ class Gate:
         if self.span is not None:
             self.span.answered(self._status(), live.usage, live.finish_reasons, **said_of(live.head))
         self._exchange.decisions.append(decision)
+        self._exchange.held(live.most_held)
         await self._outlet.write(b"")
 
     async def _unjudged(self) -> None:
@@ -239,7 +240,9 @@ class Gate:
             reasons = [reason for reason in held.finish_reasons.values() if reason]
             self.span.answered(status, held.usage, reasons, **said_of(held.head))
         await self._permitted()
-        decision = await self._exchange.judge(Stage.OUTPUT, held.parts())
+        parts = held.parts()
+        self._exchange.held(sum(len(part.text or "") for part in parts))
+        decision = await self._exchange.judge(Stage.OUTPUT, parts)
         if decision is not None and decision.action >= Action.REDACT:
             await self._withhold(held, decision)
             return

@@ -57,14 +57,22 @@ class GuardResponder:
         tracing = self._service.tracing
         if tracing is None:
             await self._answer()
+            self._served()
             return
         scope = self._scope
         with tracing.request(scope["headers"], scope["method"], local_path(scope), scheme=scope.get("scheme", "http")) as self._span:
             await self._answer()
             if self._outlet.status is not None:
                 self._span.answered(self._outlet.status)
-            if self._exchange is not None:
-                self._span.took(self._exchange.overhead_s())
+            self._served()
+
+    def _served(self) -> None:
+        """What guarding added to the request, told to the observers."""
+        if self._exchange is not None:
+            overhead_s = self._exchange.overhead_s()
+            if self._span is not None:
+                self._span.took(overhead_s)
+            self._service.served(self._exchange.route.name, overhead_s)
 
     async def refuse(self, error: WireError) -> None:
         """Answer with an error of our own, and tell the observers: nothing was judged. A client that does not take it is left."""

@@ -20,9 +20,10 @@ from guardrail.config.tenants import Tenants
 from guardrail.errors import GuardrailError, WireError
 from guardrail.events import EventFanout
 from guardrail.guard import Guard, Origin
-from guardrail.interfaces import Classifier
+from guardrail.interfaces import Classifier, SupportsWorkload
 from guardrail.routing import RouteTable
 from guardrail.telemetry.calls import UpstreamCall
+from guardrail.telemetry.gauges import State
 from guardrail.telemetry.metrics import Metrics
 from guardrail.telemetry.tracing import Target, Tracing
 from guardrail.types import Check, Decision, Part, Policy, Route, Stage
@@ -88,6 +89,8 @@ class GuardService:
         self.tracing = observers.tracing
         self._metrics = observers.metrics
         self._close = observers.close
+        if self._metrics is not None:
+            self._metrics.watch(self._state)
         self._backends = backends
         self._stack = AsyncExitStack()
         self._classifiers: dict[str, Classifier] = {}
@@ -219,6 +222,19 @@ class GuardService:
             return None
         endpoint = self._backends.endpoints.get(route.upstream, Endpoint("app"))
         return Target(asked.model, endpoint.provider, endpoint.server, operation, asked.document)
+
+    def served(self, route: str, overhead_s: float) -> None:
+        """Count one request that was answered, and the seconds that guarding added to it."""
+        if self._metrics is not None:
+            self._metrics.served(route, overhead_s)
+
+    def _state(self) -> State | None:
+        """How the guard is now; None while it is not running."""
+        publisher = self._publisher
+        if publisher is None:
+            return None
+        loads = {name: each.workload() for name, each in self._classifiers.items() if isinstance(each, SupportsWorkload)}
+        return State(self._in_flight, publisher.generation, publisher.sets.digest[:19], len(publisher.sets.distinct()), loads)
 
     def observe(self, call: UpstreamCall) -> None:
         """Count one finished upstream call."""

@@ -66,6 +66,8 @@ class StreamedAnswer:
         self._blocked: set[int] = set()
         self._said: dict[StreamPart, str] = {}
         self._concluded = False
+        self.most_held = 0
+        """Characters that waited for their verdict, at most at a time."""
         self.ended = asyncio.Event()
         """Set as soon as all is blocked, or judging failed: `finish` then, and do not wait for more of the upstream."""
 
@@ -155,7 +157,9 @@ class StreamedAnswer:
             self._said[part] = self._judge.kinds[piece.path] = piece.kind
             async with self._turn:
                 if piece.text:
-                    await self._follow(self._flow.feed(part, piece.text, now=time.monotonic()))
+                    step = self._flow.feed(part, piece.text, now=time.monotonic())
+                    self.most_held = max(self.most_held, self._flow.waiting)
+                    await self._follow(step)
                 if piece.complete:
                     await self._follow(self._flow.complete(part))
         if self._alarm is None and (wake := self._flow.wake_at) is not None:

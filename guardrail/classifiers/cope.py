@@ -16,6 +16,7 @@ from guardrail.engine.cope.answer import outside, probability
 from guardrail.engine.cope.messages import Ask, EngineClient, Health, Prefix, Priority, Told
 from guardrail.engine.cope.tokens import PromptTokens, RowTokens
 from guardrail.errors import ClassifierError, ModelFileError
+from guardrail.interfaces import Workload
 from guardrail.types import ClassifyRequest, Policy, Provenance, Score, Stage
 
 PREPARE_S = 600.0  # longest wait until a set of policies is resident
@@ -109,6 +110,10 @@ class CopeClassifier:
     def health(self) -> Health:
         """The engine's."""
         return self._engine.health()
+
+    def workload(self) -> Workload:
+        """The tokens that wait for the engine."""
+        return Workload(tokens=self._engine.health().queued_tokens)
 
     def outage(self) -> str | None:
         """Why the engine cannot serve now; None when it can."""

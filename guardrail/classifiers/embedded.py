@@ -18,6 +18,7 @@ from guardrail.engine.embedded.plain import PlainReader
 from guardrail.engine.embedded.scorer import Found, Scorer
 from guardrail.engine.embedded.weights import load
 from guardrail.errors import ClassifierError
+from guardrail.interfaces import Workload
 from guardrail.types import ClassifyRequest, Policy, Score
 
 SHIPPED = Path(__file__).parent.parent / "models" / "embedded.safetensors"
@@ -68,6 +69,7 @@ class EmbeddedClassifier:
         )
         self._waiting: deque[_Call] = deque()
         self._size = 0
+        self._calls = 0
         self._running: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -110,6 +112,7 @@ class EmbeddedClassifier:
         if self._size + call.size > MOST_WAITING and self._size:
             raise ClassifierError("overloaded", f"{self._size} characters are waiting already, {MOST_WAITING} may")
         self._size += call.size
+        self._calls += 1
         self._waiting.append(call)
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
@@ -117,6 +120,11 @@ class EmbeddedClassifier:
             return await call.answer
         finally:
             self._size -= call.size
+            self._calls -= 1
+
+    def workload(self) -> Workload:
+        """The calls that are not answered yet."""
+        return Workload(calls=self._calls)
 
     async def aclose(self) -> None:
         """Fail who waits, let the pass in hand end, free the thread."""

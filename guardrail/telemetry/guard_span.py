@@ -30,16 +30,17 @@ class Style:
 class GuardSpan(Scope):
     """`apply_guardrail {classifier}`: open it before judging and tell it the decision."""
 
-    def __init__(self, tracer: Tracer, route: Route, stage: Stage, style: Style) -> None:
+    def __init__(self, tracer: Tracer, route: Route, stage: Stage, style: Style, *, current: bool = True) -> None:
         self._server = style.remote.get(route.classifier)
         kind = SpanKind.INTERNAL if self._server is None else SpanKind.CLIENT
-        super().__init__(tracer, style.spelling.span(route.classifier, stage), kind)
+        super().__init__(tracer, style.spelling.span(route.classifier, stage), kind, current=current)
         self._route = route
         self._stage = stage
         self._spelling = style.spelling
         self._capture = style.capture
         self._debug = style.debug
         self._request: Span = INVALID_SPAN
+        self._windows = 0
 
     def __enter__(self) -> Self:
         self._request = get_current_span()
@@ -59,6 +60,18 @@ class GuardSpan(Scope):
             (names.ROUTE, self._route.name),
             (names.GENERATION, self._route.generation),
         )
+
+    def window(self, number: int, end: int, action: Action, *, unjudged: bool) -> None:
+        """One window of a growing answer was judged: which, up to which character of its part, and what that came to."""
+        self._windows += 1
+        if self._windows <= MAX_EVENTS:
+            told: dict[str, AttributeValue] = {
+                names.WINDOW_INDEX: number,
+                names.WINDOW_END: end,
+                names.ACTION: action.word,
+                names.UNJUDGED: unjudged,
+            }
+            self._span.add_event(names.WINDOW, told)
 
     def decided(self, decision: Decision, parts: Sequence[Part] = ()) -> None:
         """Record the decision. `parts` is the judged text; it is looked at only where content may be captured."""

@@ -11,8 +11,8 @@ from typing import Final
 
 from guardrail.events import (
     AuditTroubled,
-    CacheUsed,
     CanaryChecked,
+    Counted,
     DecisionMade,
     Event,
     PoliciesPublished,
@@ -153,7 +153,7 @@ class AuditLog:
 
     def emit(self, event: Event) -> None:
         """Write one line; none for what is only counted."""
-        if isinstance(event, CacheUsed):
+        if isinstance(event, Counted):
             return
         level = _level(event)
         if self._logger.isEnabledFor(level):

@@ -103,6 +103,9 @@ OUTSIDE: Final = "guardrail.classifier.outside_mass"  # probability given to nei
 TEMPLATE: Final = "guardrail.classifier.template"
 CODE: Final = "guardrail.code"
 LIMIT: Final = "guardrail.limit"  # requests | concurrency | characters | prompt | tokens
+WINDOW: Final = "guardrail.window"  # event: a window of a growing answer was judged
+WINDOW_INDEX: Final = "guardrail.window.index"
+WINDOW_END: Final = "guardrail.window.end"
 
 # Metrics
 REQUESTS: Final = "guardrail.requests"
@@ -117,6 +120,18 @@ UPSTREAM_ERRORS: Final = "guardrail.upstream.errors"
 CANARY_OK: Final = "guardrail.canary.ok"
 POLICY_GENERATION: Final = "guardrail.policies.generation"
 POLICIES_IN_FORCE: Final = "guardrail.policies.in_force"
+POLICIES_PUBLISHED: Final = "guardrail.policies.published"
+STREAM_MODE: Final = "guardrail.stream.mode"
+POLICIES_DIGEST: Final = "guardrail.policies.digest"
+IN_FLIGHT: Final = "guardrail.requests.in_flight"
+QUEUE_DEPTH: Final = "guardrail.classifier.queue.depth"
+QUEUE_TOKENS: Final = "guardrail.classifier.queue.tokens"
+BATCH_SIZE: Final = "guardrail.classifier.batch.size"
+CLASSIFIER_DURATION: Final = "guardrail.classifier.duration"
+AUDIT_QUEUE: Final = "guardrail.audit.queue.depth"
+TOP_SCORE: Final = "guardrail.decision.score"
+OVERHEAD_DURATION: Final = "guardrail.overhead"
+HELD: Final = "guardrail.stream.held"
 POLICIES_REFUSED: Final = "guardrail.policies.refused"
 AUDIT_UNRECORDED: Final = "guardrail.audit.unrecorded"
 AUDIT_OK: Final = "guardrail.audit.ok"
@@ -132,6 +147,9 @@ CLIENT_FIRST_CHUNK: Final = "gen_ai.client.operation.time_to_first_chunk"
 DECISION_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 CLIENT_BUCKETS: Final = tuple(0.01 * 2**step for step in range(14))
 CHUNK_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+BATCH_BUCKETS: Final = tuple(float(2**step) for step in range(13))
+SCORE_BUCKETS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+HELD_BUCKETS: Final = tuple(float(4**step) for step in range(2, 13))
 TOKEN_BUCKETS: Final = tuple(float(4**step) for step in range(14))
 
 # Values

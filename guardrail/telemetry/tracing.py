@@ -55,9 +55,9 @@ class Tracing:
         span.continues(headers, adopt=self._trust_parent)
         return span
 
-    def guard(self, route: Route, stage: Stage) -> GuardSpan:
-        """The span around one stage's judging."""
-        return GuardSpan(self._tracer, route, stage, self._style)
+    def guard(self, route: Route, stage: Stage, *, growing: bool = False) -> GuardSpan:
+        """The span around one stage's judging; `growing`: of an answer that is judged while it comes, by several tasks."""
+        return GuardSpan(self._tracer, route, stage, self._style, current=not growing)
 
     def upstream(self, target: Target) -> UpstreamSpan:
         """The span around one call to an upstream."""

@@ -106,3 +106,20 @@ async def test_the_upstreams_span_of_a_stream_says_when_it_began_and_what_it_was
     found = next(span.attributes for span in exporter.get_finished_spans() if span.name == "chat gpt-x")
     assert found["gen_ai.response.time_to_first_chunk"] >= 0
     assert (found["gen_ai.response.id"], found["gen_ai.response.model"]) == ("c1", "m")
+
+
+@pytest.mark.parametrize("mode", ["window", "overlap", "watch"])
+async def test_an_answer_that_is_let_out_while_it_is_judged_has_one_guard_span_with_its_windows_and_its_decision(mode: str) -> None:
+    upstream = Answering(stream("fine words. " * 5, "and something forbidden. ", "more"), headers=EVENTS)
+    async with traced(upstream, path=CHAT, stream={"mode": mode, "window": 20, "overlap": 4}) as (client, exporter):
+        await client.post(CHAT, json={"model": "m", "messages": HI, "stream": True})
+    spans = exporter.get_finished_spans()
+    root = next(span for span in spans if span.name == f"POST {CHAT}")
+    (output,) = [span for span in spans if span.attributes.get("guardrail.source") == "output"]
+    assert output.parent.span_id == root.context.span_id
+    assert (output.attributes["guardrail.decision"], output.attributes["guardrail.sampling.keep"]) == ("block", True)
+    assert root.attributes["guardrail.sampling.keep"] is True
+    windows = [event.attributes for event in output.events if event.name == "guardrail.window"]
+    assert windows
+    assert windows[-1]["guardrail.action"] == "block"
+    assert [event.attributes["guardrail.policy.id"] for event in output.events if event.name == "gen_ai.guardrail.result"] == ["harassment"]

@@ -2,9 +2,22 @@
 
 import pytest
 
-from guardrail.events import CacheUsed, CanaryChecked, DecisionMade, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.events import (
+    AnswerHeld,
+    CacheUsed,
+    CanaryChecked,
+    ClassifierAsked,
+    DecisionMade,
+    PoliciesPublished,
+    PoliciesRefused,
+    RequestRefused,
+    UpstreamFailed,
+)
+from guardrail.interfaces import Workload
 from guardrail.telemetry.calls import UpstreamCall, Usage, read_usage
 from guardrail.telemetry.cardinality import CLIENT_WORDS, Distinct
+from guardrail.telemetry.gauges import State
+from guardrail.telemetry.tally import Tally
 from guardrail.types import Action, Mode
 
 
@@ -58,8 +71,7 @@ def test_canary_generation_and_refusals_say_the_latest_state(meters):
     points = {name: list(meters.values(name).values()) for name in meters.points()}
     assert points == {
         "guardrail.canary.ok": [0],
-        "guardrail.policies.generation": [2],
-        "guardrail.policies.in_force": [9],
+        "guardrail.policies.published": [2],
         "guardrail.policies.refused": [1],
         "guardrail.refusals": [1],
         "guardrail.upstream.errors": [1],
@@ -119,3 +131,44 @@ def test_known_scores_are_counted_beside_asked_ones(meters):
         "guardrail.cache.hits": [5],
         "guardrail.cache.misses": [1],
     }
+
+
+def test_gauges_ask_the_running_guard_and_say_nothing_where_none_runs(meters):
+    state = None
+    meters.metrics.watch(lambda: state)
+    assert meters.points() == {}
+    loads = {"embedded": Workload(calls=3), "cope": Workload(tokens=900)}
+    state = State(in_flight=4, generation=2, digest="sha256:aa", policies=8, workloads=loads, audit_waiting=5)
+    assert {name: meters.values(name) for name in meters.points()} == {
+        "guardrail.requests.in_flight": {(): 4},
+        "guardrail.policies.generation": {(): 2},
+        "guardrail.policies.in_force": {(("guardrail.policies.digest", "sha256:aa"),): 8},
+        "guardrail.classifier.queue.depth": {(("guardrail.classifier", "embedded"),): 3},
+        "guardrail.classifier.queue.tokens": {(("guardrail.classifier", "cope"),): 900},
+        "guardrail.audit.queue.depth": {(): 5},
+    }
+
+
+def test_a_decision_gives_its_highest_score_and_a_call_its_size(meters, decided, verdict):
+    meters.metrics.emit(made(decided(verdict("calm", 0.1), verdict("harassment", 0.4), verdict("x", None, error="timeout"))))
+    meters.metrics.emit(ClassifierAsked("embedded", 16, 0.02))
+    meters.metrics.emit(AnswerHeld("chat", "window", 480))
+    meters.metrics.served("chat", 0.003)
+    points = [(name, point) for name, found in meters.points().items() for point in found]
+    found = {name: (point.sum, dict(point.attributes)) for name, point in points if hasattr(point, "sum")}
+    assert found.pop("guardrail.decision.duration")
+    assert found == {
+        "guardrail.decision.score": (0.4, {"guardrail.source": "input", "guardrail.policy.id": "harassment"}),
+        "guardrail.classifier.batch.size": (16, {"guardrail.classifier": "embedded"}),
+        "guardrail.classifier.duration": (0.02, {"guardrail.classifier": "embedded"}),
+        "guardrail.stream.held": (480, {"guardrail.route": "chat", "guardrail.stream.mode": "window"}),
+        "guardrail.overhead": (0.003, {"guardrail.route": "chat"}),
+    }
+
+
+def test_a_tally_is_one_series_for_each_set_of_attributes_in_whatever_order(meters):
+    tally = Tally(meters.provider.get_meter("guardrail"), "t", "1", "")
+    tally.add(1, {"a": 1, "b": 2})
+    tally.add(2, {"b": 2, "a": 1})
+    tally.add(4)
+    assert meters.values("t") == {(("a", 1), ("b", 2)): 3, (): 4}

@@ -3,8 +3,21 @@
 import pytest
 from opentelemetry.trace import SpanKind
 
-from guardrail.events import CanaryChecked, DecisionMade, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.events import (
+    AnswerHeld,
+    AuditTroubled,
+    CacheUsed,
+    CanaryChecked,
+    ClassifierAsked,
+    DecisionMade,
+    PoliciesPublished,
+    PoliciesRefused,
+    RequestRefused,
+    UpstreamFailed,
+)
+from guardrail.interfaces import Workload
 from guardrail.telemetry.calls import UpstreamCall, Usage
+from guardrail.telemetry.gauges import State
 from guardrail.telemetry.names import Semconv
 from guardrail.telemetry.tracing import Target
 from guardrail.types import Action, Mode, Part, Stage
@@ -223,8 +236,23 @@ METRICS = {
     "guardrail.upstream.errors": {"guardrail.upstream", "error.type"},
     "guardrail.canary.ok": {"guardrail.classifier"},
     "guardrail.policies.generation": set(),
-    "guardrail.policies.in_force": set(),
+    "guardrail.policies.in_force": {"guardrail.policies.digest"},
+    "guardrail.policies.published": set(),
     "guardrail.policies.refused": set(),
+    "guardrail.decision.score": {"guardrail.source", "guardrail.policy.id"},
+    "guardrail.overhead": {"guardrail.route"},
+    "guardrail.requests.in_flight": set(),
+    "guardrail.stream.held": {"guardrail.route", "guardrail.stream.mode"},
+    "guardrail.classifier.batch.size": {"guardrail.classifier"},
+    "guardrail.classifier.duration": {"guardrail.classifier"},
+    "guardrail.classifier.queue.depth": {"guardrail.classifier"},
+    "guardrail.classifier.queue.tokens": {"guardrail.classifier"},
+    "guardrail.cache.hits": set(),
+    "guardrail.cache.misses": set(),
+    "guardrail.cache.evictions": set(),
+    "guardrail.audit.queue.depth": set(),
+    "guardrail.audit.ok": set(),
+    "guardrail.audit.unrecorded": {"error.type"},
     "gen_ai.client.operation.duration": {
         "gen_ai.operation.name",
         "gen_ai.provider.name",
@@ -266,8 +294,16 @@ def test_every_metric_and_its_attributes_have_these_names(meters, decided, verdi
         CanaryChecked("embedded@sha256:bb", True, ""),
         PoliciesPublished(8, 5),
         PoliciesRefused(8, ()),
+        CacheUsed(1, 1, 1),
+        ClassifierAsked("embedded", 8, 0.01),
+        AnswerHeld("chat", "hold", 100),
+        AuditTroubled("queue_full", 3),
+        AuditTroubled("recovered", 0),
     ):
         meters.metrics.emit(event)
+    loads = {"embedded": Workload(1, 1)}
+    meters.metrics.watch(lambda: State(1, 8, "sha256:aa", 5, loads, audit_waiting=0))
+    meters.metrics.served("chat", 0.001)
     meters.metrics.upstream(UpstreamCall("chat", "gpt-4o", "openai", ("h", 1), 0.5, 0.1, (0.01,), usage=Usage(input=3, output=4)))
     assert {name: set().union(*(set(point.attributes) for point in points)) for name, points in meters.points().items()} == METRICS
 
