@@ -188,7 +188,10 @@ def build_upstream(section: UpstreamConfig, environment: Environment) -> Upstrea
     match section:
         case OpenAIUpstream():
             key = environment.secret(section.api_key_env) if section.api_key_env else None
-            timeouts, limits = Timeouts(section.connect_timeout_s, section.read_timeout_s), Limits(answer_bytes=section.max_answer_bytes)
+            timeouts, limits = (
+                Timeouts(section.connect_timeout_s, section.read_timeout_s),
+                Limits(answer_bytes=section.max_answer_bytes, retry_budget=section.retry_budget),
+            )
             upstream = made(section.base_url, api_key=key, key_header=section.key_header, timeouts=timeouts, limits=limits)
         case LiteLLMUpstream():
             key = environment.secret(section.api_key_env) if section.api_key_env else None

@@ -55,7 +55,8 @@ class ConfigError(DocumentError):
 class ClassifierError(GuardrailError):
     """A classifier gave no usable score.
 
-    `code` is one of: timeout, crash, not_a_number, out_of_range, malformed, overloaded, too_long, not_prepared, canary.
+    `code` is one of: timeout, crash, not_a_number, out_of_range, malformed, overloaded, too_long, not_prepared, canary,
+    circuit_open.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -64,10 +65,14 @@ class ClassifierError(GuardrailError):
 
 
 class UpstreamError(GuardrailError):
-    """The upstream could not be reached, timed out, or broke off. `code`: connect, timeout, disconnect, malformed, too_large."""
+    """The upstream could not be reached, timed out, or broke off.
 
-    def __init__(self, code: str, message: str) -> None:
+    `code`: connect, timeout, disconnect, malformed, too_large, circuit_open (it was not asked; `retry_after_s`: when it could be).
+    """
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float | None = None) -> None:
         self.code = code
+        self.retry_after_s = retry_after_s
         super().__init__(message)
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from guardrail.errors import Finding
 from guardrail.types import Audit, Decision, Part
@@ -113,10 +113,32 @@ class CacheUsed:
     evictions: int
 
 
+Guarded = Literal["classifier", "upstream"]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """The circuit breaker of a classifier or an upstream is now `closed`, `open` or `half_open`."""
+
+    kind: Guarded
+    name: str
+    state: str
+
+
 Counted = CacheUsed | ClassifierAsked | AnswerHeld
 """Events that are numbers only: no record is kept of each."""
 
-Event = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled | Counted
+Event = (
+    BreakerChanged
+    | DecisionMade
+    | RequestRefused
+    | UpstreamFailed
+    | CanaryChecked
+    | PoliciesPublished
+    | PoliciesRefused
+    | AuditTroubled
+    | Counted
+)
 
 
 class EventSink(Protocol):

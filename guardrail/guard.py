@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from guardrail.breaker import Breaker
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
@@ -24,6 +25,8 @@ logger = logging.getLogger("guardrail")
 UNRECORDED = Outcome(Action.BLOCK, Action.BLOCK, MappingProxyType({}), unjudged=True, unavailable=True)
 """What is done about a decision that had to be recorded and could not be."""
 
+_OF_THE_TEXT = frozenset({"too_long", "not_prepared"})
+_LONG = 20_000  # characters from which a call that is not answered in time says nothing of its classifier
 _TURN = 2_000  # verdicts built at a stretch: some milliseconds
 
 
@@ -51,7 +54,8 @@ class Turn:
 class Guard:
     """Judges parts under a route. Safe to share between any number of concurrent exchanges: it keeps no state of theirs.
 
-    With `cache` a question that was answered with a score is not asked again; without it, every one is asked.
+    With `cache` a question that was answered with a score is not asked again; without it, every one is asked. A classifier whose breaker is
+    open is not asked: each answer is an error at once.
     """
 
     def __init__(
@@ -61,11 +65,13 @@ class Guard:
         recorder: Recorder | None = None,
         *,
         cache: VerdictCache | None = None,
+        breakers: Mapping[str, Breaker] | None = None,
     ) -> None:
         self._classifiers = dict(classifiers)
         self._events = events or EventFanout()
         self._recorder = recorder
         self._cache = cache
+        self._breakers = breakers or {}
 
     def unobserved(self) -> "Guard":
         """The same guard, whose decisions nobody is told and nobody records: for texts that somebody tries out, never for traffic."""
@@ -199,12 +205,25 @@ class Guard:
         if classifier is None:
             return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} is not running"))
         if self._cache is None:
-            return await self._put(ask, classifier, deadline=deadline)
+            return await self.answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
         return await self._recalled(ask, classifier, self._cache, deadline=deadline)
 
-    async def _put(self, ask: Ask, classifier: Classifier, *, deadline: float) -> list[Answer]:
+    async def answered(self, ask: Ask, call: Coroutine[Any, Any, list[Answer]], *, deadline: float) -> list[Answer]:
+        """One answer a request of what a call to a classifier comes to before the deadline; without the call while its breaker is open."""
         began = time.monotonic()
-        answers = await answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
+        breaker = self._breakers.get(ask.classifier)
+        ticket = None if breaker is None else breaker.begin()
+        if breaker is not None and ticket is None:
+            call.close()
+            message = f"classifier {ask.classifier!r} failed again and again, and is not asked now"
+            return _failed(ask, ClassifierError("circuit_open", message))
+        worked: bool | None = None
+        try:
+            answers = await answered(ask, call, deadline=deadline)
+            worked = _worked(ask, answers)
+        finally:
+            if breaker is not None and ticket is not None:
+                breaker.end(ticket, worked)
         self._events.emit(ClassifierAsked(ask.classifier, len(ask.requests), time.monotonic() - began))
         return answers
 
@@ -222,7 +241,7 @@ class Guard:
         evictions = 0
         if missing:
             rest = Ask(ask.classifier, tuple(ask.requests[place] for place in missing))
-            told = await self._put(rest, classifier, deadline=deadline)
+            told = await self.answered(rest, classifier.classify(rest.requests, deadline=deadline), deadline=deadline)
             for place, answer in zip(missing, told, strict=True):
                 found[place] = answer
                 if isinstance(answer, Score):
@@ -299,6 +318,16 @@ def _checked(answer: object, classifier: str) -> Answer:
         return ClassifierError("not_a_number", f"classifier {classifier!r} answered with {answer}, which is no number")
     kind = type(answer).__name__
     return ClassifierError("malformed", f"classifier {classifier!r} answered with {kind}, neither Score nor ClassifierError")
+
+
+def _worked(ask: Ask, answers: Sequence[Answer]) -> bool | None:
+    """Whether a classifier works, by what it answered. None: the texts may be what was wrong, which nobody else should suffer for."""
+    codes = {answer.code for answer in answers if isinstance(answer, ClassifierError)}
+    if any(isinstance(answer, Score) for answer in answers):
+        return True
+    if codes <= _OF_THE_TEXT or (codes == {"timeout"} and sum(len(request.text) for request in ask.requests) > _LONG):
+        return None
+    return False
 
 
 def _failed(ask: Ask, error: ClassifierError) -> list[Answer]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
-from guardrail.guard import Guard, Turn, answered, cleaned, verdict_of
+from guardrail.guard import Guard, Turn, cleaned, verdict_of
 from guardrail.interfaces import Session, SupportsSessions
 from guardrail.types import Action, ClassifyRequest, Decision, Part, Policy, Score, Verdict
 from guardrail.window import Ruling, StreamPart, Window, ruling
@@ -135,7 +135,7 @@ class AnswerJudge:
         assert session is not None
         call = _checked(session, text[growing.has :], deadline)
         growing.has = len(text)
-        answers = await answered(Ask(self._turn.route.classifier, requests), call, deadline=deadline)
+        answers = await self._guard.answered(Ask(self._turn.route.classifier, requests), call, deadline=deadline)
         if not all(isinstance(answer, Score) for answer in answers):
             await session.aclose()  # what it has read is not known: the next window begins anew, with all of the text
             growing.session = None

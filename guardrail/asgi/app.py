@@ -14,6 +14,7 @@ from guardrail.asgi.middleware import GuardMiddleware
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.stored import StoredTurns
 from guardrail.upstream.answer import Loading, Upstream
+from guardrail.upstream.breaking import BreakingUpstream
 
 
 def make_app(service: GuardService, upstreams: Mapping[str, Upstream], *, beside: Sequence[BaseRoute] = ()) -> Starlette:
@@ -24,6 +25,9 @@ def make_app(service: GuardService, upstreams: Mapping[str, Upstream], *, beside
     Served are the guarded paths, the check endpoints (`guardrail.asgi.judging`), `/v1/models` (which holds no text to judge),
     `/healthz` and `/readyz`. Everything else is 404: a path that the guard does not understand is never passed on.
     """
+
+    breakers = service.breakers.upstreams
+    upstreams = {name: BreakingUpstream(one, breakers[name]) if name in breakers else one for name, one in upstreams.items()}
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

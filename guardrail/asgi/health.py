@@ -25,7 +25,8 @@ def health_routes(service: GuardService) -> list[Route]:
 def readiness(service: GuardService) -> tuple[dict[str, object], int]:
     """What `/readyz` says, and its status. `refused`: the files hold policies that could not be used; older ones are in force.
 
-    `ended`: which of the watchers of policies and canaries has ended, so that nobody would notice what they look for.
+    `ended`: which of the watchers of policies and canaries has ended, so that nobody would notice what they look for. `breakers` are
+    shown, and do not decide: the known pairs say whether a classifier judges, and an upstream is not ours.
     """
     publisher, canaries = service.publisher, service.canaries
     if publisher is None or canaries is None:
@@ -38,6 +39,7 @@ def readiness(service: GuardService) -> tuple[dict[str, object], int]:
         "policies": len(publisher.sets.distinct()),
         "refused": publisher.refused,
         "ended": ended,
+        "breakers": service.breakers.states(),
         "classifiers": {name: {"ok": answer.ok, "detail": answer.detail} for name, answer in canaries.last.items()},
     }
     return document, 200 if ready else 503

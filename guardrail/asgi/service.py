@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from guardrail.asgi.ad_hoc import AdHocPolicies
+from guardrail.asgi.breakers import Breakers
 from guardrail.asgi.canaries import Canaries, canary_of
 from guardrail.asgi.exchange import Judgement
 from guardrail.asgi.publication import Publisher
@@ -86,6 +87,7 @@ class GuardService:
         self.quotas = Quotas(config, workers=backends.workers)
         observers = observers or Observers()
         self.events = observers.events
+        self.breakers = Breakers(config, self.events)
         self.tracing = observers.tracing
         self._metrics = observers.metrics
         self._close = observers.close
@@ -123,7 +125,9 @@ class GuardService:
             self.canaries = Canaries(self._classifiers, canaries, self.events)
             await self.canaries.ask()
             stop = asyncio.Event()
-            self.judgement = Judgement(Guard(self._classifiers, self.events, cache=cache), self.events, self.tracing)
+            self.judgement = Judgement(
+                Guard(self._classifiers, self.events, cache=cache, breakers=self.breakers.classifiers), self.events, self.tracing
+            )
             self._ad_hoc = AdHocPolicies(self._classifiers, self._published)
             self._publisher = publisher
             for name, job in {"policies": publisher.watch(stop), "canaries": self.canaries.keep_asking()}.items():

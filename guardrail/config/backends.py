@@ -27,6 +27,12 @@ class OpenAIUpstream(Section):
         default="authorization", description="Where that key goes: Authorization (Bearer), or x-api-key as Anthropic's own API wants it."
     )
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300, description="Longest wait for a connection, in seconds.")
+    retry_budget: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of requests that may be tried again after a failed connect, beside ten at the start; 0 for none.",
+    )
     read_timeout_s: float = Field(default=120.0, gt=0, le=3_600, description=_READ)
     max_answer_bytes: int = Field(default=33_554_432, ge=1_024, le=1_073_741_824, description=_ANSWER)
 

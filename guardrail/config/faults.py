@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from guardrail.config import backends, models
+from guardrail.config.breakers import BreakerConfig, BreakersConfig
 from guardrail.config.codes import Code
 from guardrail.config.console import ConsoleConfig
 from guardrail.config.document import Source
@@ -69,7 +70,13 @@ _KINDS: Mapping[str, Mapping[str, type[Section]]] = MappingProxyType(
     }
 )
 _SECTIONS: Mapping[str, type[Section]] = MappingProxyType(
-    {"server": models.ServerConfig, "policies": models.PoliciesConfig, "telemetry": models.TelemetryConfig, "console": ConsoleConfig}
+    {
+        "server": models.ServerConfig,
+        "policies": models.PoliciesConfig,
+        "telemetry": models.TelemetryConfig,
+        "breakers": BreakersConfig,
+        "console": ConsoleConfig,
+    }
 )
 
 
@@ -165,6 +172,8 @@ def _section(loc: tuple[int | str, ...]) -> type[Section] | None:
             return _KINDS[name].get(kind)
         case ("server", "limits") | ("tenants", _, "limits"):
             return LimitsConfig
+        case ("breakers", _):
+            return BreakerConfig
         case ("tenants", _):
             return models.TenantConfig
         case ("routes", _):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from guardrail.config.backends import ClassifierConfig, EmbeddedClassifier, EmbeddedUpstream, UpstreamConfig
+from guardrail.config.breakers import BreakersConfig
 from guardrail.config.console import ConsoleConfig
 from guardrail.config.document import Source
 from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section, TenantRef
@@ -200,6 +201,7 @@ class Config(Section):
         default_factory=lambda: (RouteConfig(name="default", upstream="embedded", classifier="embedded"),),
         description="What is guarded, and how; the first match wins. Default: one route for everything.",
     )
+    breakers: BreakersConfig = Field(default_factory=BreakersConfig, description="When what fails is left alone for a while.")
     telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig, description="How decisions appear in OpenTelemetry.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Scores that are not asked for twice, by the same tenant.")
     console: ConsoleConfig | None = Field(default=None, description="Web pages for operators at /console; default: none.")

@@ -11,6 +11,7 @@ from typing import Final
 
 from guardrail.events import (
     AuditTroubled,
+    BreakerChanged,
     CanaryChecked,
     Counted,
     DecisionMade,
@@ -138,10 +139,19 @@ class AuditFields:
     detail: str
 
 
-Fields = DecisionFields | RefusalFields | UpstreamFields | CanaryFields | PublishedFields | RefusedFields | AuditFields
+@dataclass(frozen=True, slots=True)
+class BreakerFields:
+    """A circuit breaker's new state, and whether it is a classifier's or an upstream's."""
+
+    kind: str
+    name: str
+    state: str
 
 
-Told = DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
+Fields = BreakerFields | DecisionFields | RefusalFields | UpstreamFields | CanaryFields | PublishedFields | RefusedFields | AuditFields
+
+
+Told = BreakerChanged | DecisionMade | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
 """The events that have a line."""
 
 
@@ -177,7 +187,9 @@ def _level(event: Told) -> int:
             return logging.INFO
         case PoliciesRefused() | CanaryChecked(ok=False) | AuditTroubled():
             return logging.ERROR
-        case RequestRefused() | UpstreamFailed():
+        case BreakerChanged(state="closed"):
+            return logging.INFO
+        case RequestRefused() | UpstreamFailed() | BreakerChanged():
             return logging.WARNING
     return logging.INFO
 
@@ -191,6 +203,8 @@ def _line(event: Told) -> tuple[str, Fields]:
             return "request_refused", RefusalFields(status, error_code(code), short(request_id), short(tenant), bare, limit)
         case UpstreamFailed(code, upstream, request_id, route):
             return "upstream_failed", UpstreamFields(error_code(code), upstream, short(request_id), route)
+        case BreakerChanged(kind, name, state):
+            return "breaker_changed", BreakerFields(kind, name, state)
         case CanaryChecked(classifier, ok, detail):
             return "canary_checked", CanaryFields(classifier, ok, short(detail, 256))
         case AuditTroubled(code, records, detail):

@@ -11,6 +11,7 @@ from opentelemetry.util.types import AttributeValue
 from guardrail.events import (
     AnswerHeld,
     AuditTroubled,
+    BreakerChanged,
     CacheUsed,
     CanaryChecked,
     ClassifierAsked,
@@ -101,7 +102,7 @@ class _Decisions:
                 self._errors.add(1, source | {names.ERROR_TYPE: error_code(verdict.error)})
 
 
-Happening = RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
+Happening = BreakerChanged | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
 
 
 class _Happenings:
@@ -116,6 +117,8 @@ class _Happenings:
         self._refused = Tally(meter, names.POLICIES_REFUSED, "{change}", "Changes refused; the last good generation stays in force")
         self._unrecorded = Tally(meter, names.AUDIT_UNRECORDED, "{record}", "Records that the audit store does not hold")
         self._audit = meter.create_gauge(names.AUDIT_OK, "{store}", "1 while the audit store can be written, else 0")
+        self._breaker = meter.create_gauge(names.BREAKER_OPEN, "{breaker}", "1 while a breaker lets nothing or one trial through, else 0")
+        self._broken = Distinct(IDS)
         self._code = Distinct(CLIENT_WORDS)
         self._tenant = Distinct(IDS)
         self._upstream = Distinct(IDS)
@@ -123,6 +126,8 @@ class _Happenings:
 
     def count(self, event: Happening) -> None:
         match event:
+            case BreakerChanged(kind, name, state):
+                self._breaker.set(int(state != "closed"), {names.BREAKER: kind, names.BREAKER_NAME: self._broken(name)})
             case AuditTroubled():
                 if event.code in ("failing", "recovered"):
                     self._audit.set(int(event.code == "recovered"))

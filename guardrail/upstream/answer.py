@@ -18,10 +18,11 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Pooled connections at one time, and bytes of one answer."""
+    """Pooled connections at one time, bytes of one answer, and the share of requests that may be tried again."""
 
     connections: int = 256
     answer_bytes: int = 32 * 1024 * 1024
+    retry_budget: float = 0.1
 
 
 class UpstreamAnswer(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -12,7 +13,7 @@ from guardrail.errors import UpstreamError
 from guardrail.upstream.answer import Headers, Limits, Timeouts, UpstreamAnswer
 from guardrail.upstream.bounded import bounded, joined
 from guardrail.upstream.headers import forwarded, returned
-from guardrail.upstream.retry import FIRST_PAUSE_S, connect_retry, may_retry
+from guardrail.upstream.retry import FIRST_PAUSE_S, RetryBudget, connect_retry, may_retry
 
 MOST_PATHS = 16  # addresses kept ready
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,;=-]+)+/?(?:\?[^#\s]*)?")
@@ -44,13 +45,15 @@ class UpstreamClient:
         self._key_header = key_header
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or Limits()
+        self._retries = RetryBudget(self._limits.retry_budget)
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
     @asynccontextmanager
     async def send(self, method: str, path: str, headers: Headers, body: bytes) -> AsyncIterator[UpstreamAnswer]:
-        """See `Upstream.send`. A failed connect is retried (nothing was sent); a request that reached the upstream never is."""
+        """See `Upstream.send`. A failed connect is retried (nothing was sent), within the time for one connect and the retry
+        budget; a request that reached the upstream never is."""
         url = self._url(path)
         sent = forwarded(headers, self._api_key, key_header=self._key_header)
         response = await self._connected(method, url, sent, body)
@@ -69,13 +72,17 @@ class UpstreamClient:
 
     async def _connected(self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes) -> aiohttp.ClientResponse:
         """The first try goes straight, since nearly all succeed and setting up retries costs as much as the request."""
+        connect_s, began = self._timeouts.connect_s, time.monotonic()
+        self._retries.request()
         try:
             return await self._request(method, url, headers, body)
         except UpstreamError as error:
-            if not may_retry(error):
+            left_s = connect_s - (time.monotonic() - began) - FIRST_PAUSE_S
+            if not may_retry(error) or left_s <= 0 or not self._retries.take():
                 raise
         await asyncio.sleep(FIRST_PAUSE_S)
-        response: aiohttp.ClientResponse = await connect_retry()(self._request, method, url, headers, body)
+        again = connect_retry(self._retries, within_s=left_s)
+        response: aiohttp.ClientResponse = await again(self._request, method, url, headers, body)
         return response
 
     async def _request(self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes) -> aiohttp.ClientResponse:

@@ -179,7 +179,12 @@ def detector_error(error: WireError) -> Reply:
 
 
 def upstream_failure(error: UpstreamError) -> Reply:
-    """502, or 504 for a timeout, when nothing was sent yet. Only a failed connect may be retried: the rest reached the model."""
+    """502, or 504 for a timeout, when nothing was sent yet. Only a failed connect may be retried: the rest reached the model.
+
+    503 with `retry-after` when it was not asked.
+    """
+    if error.code == "circuit_open":
+        return failure(503, "upstream_unavailable", "The upstream is failing and is not asked now.", retry_after_s=error.retry_after_s)
     status = 504 if error.code == "timeout" else 502
     headers = JSON if error.code == "connect" else JSON + _NO_RETRY
     return Reply(

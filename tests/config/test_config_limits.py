@@ -55,3 +55,19 @@ def test_limits_that_cannot_be_kept_together_are_an_error_where_they_stand(serve
 
 def test_the_servers_limits_are_told_at_the_servers_line() -> None:
     assert found("server:\n  limits: {burst: 3}\n") == ["2 C013 error"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("breakers: {upstream: null}", "1: C004 unknown key 'upstream' in breakers: did you mean 'upstreams'?"),
+        ("breakers:\n  upstreams: {failures: 0}", "2: C007 breakers.upstreams.failures is 0, and must be at least 1"),
+        ("breakers:\n  classifiers: {windows_s: 1}", "2: C004 unknown key 'windows_s' in breakers.classifiers: did you mean 'window_s'?"),
+        (
+            "upstreams:\n  a: {kind: openai, base_url: 'http://h/v1', retry_budget: 2}",
+            "2: C007 upstreams.a.retry_budget is 2, and must be at most 1",
+        ),
+    ],
+)
+def test_a_wrong_breaker_or_budget_is_told_with_its_line(text: str, message: str) -> None:
+    assert faults(text) == [message]

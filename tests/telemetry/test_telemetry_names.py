@@ -6,6 +6,7 @@ from opentelemetry.trace import SpanKind
 from guardrail.events import (
     AnswerHeld,
     AuditTroubled,
+    BreakerChanged,
     CacheUsed,
     CanaryChecked,
     ClassifierAsked,
@@ -231,6 +232,7 @@ METRICS = {
     "guardrail.violations": {"guardrail.source", "guardrail.policy.id", "guardrail.action", "guardrail.mode"},
     "guardrail.errors": {"guardrail.source", "error.type"},
     "guardrail.unjudged": {"guardrail.source", "guardrail.route", "guardrail.tenant", "guardrail.enforced"},
+    "guardrail.breaker.open": {"guardrail.breaker", "guardrail.breaker.name"},
     "guardrail.limited": {"guardrail.limit", "guardrail.tenant"},
     "guardrail.refusals": {"http.response.status_code", "error.type"},
     "guardrail.upstream.errors": {"guardrail.upstream", "error.type"},
@@ -289,6 +291,7 @@ def test_every_metric_and_its_attributes_have_these_names(meters, decided, verdi
     decision = decided(verdict(), verdict("violence", None, error="timeout"), action=Action.BLOCK, unjudged=True)
     for event in (
         DecisionMade(decision, "r-1", "gpt-4o", "chat", False, (Part("messages[0].content", "hello"),)),
+        BreakerChanged("classifier", "main", "open"),
         RequestRefused(429, "rate_limit_exceeded", "r-2", "acme", "/v1/images", "requests"),
         UpstreamFailed("connect", "main", "r-3", "chat"),
         CanaryChecked("embedded@sha256:bb", True, ""),
