@@ -13,6 +13,7 @@ from guardrail.guard_stream import AnswerJudge
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Decision, Part, Route, Stage
 from guardrail.wire.dialect import Dialect
+from guardrail.wire.moderated import Moderation
 from guardrail.wire.refusal import Headers, decision_headers
 from guardrail.wire.release import Release
 from guardrail.wire.request import Request
@@ -58,6 +59,8 @@ class Exchange:
     """The app behind the guard looks at `whole`, and then ends the answer itself."""
     whole: bool = False
     """Nothing that could still come belongs to the answer."""
+    moderation: Moderation | None = None
+    """What the client asked to be told beside the answer."""
     stored: tuple[Part, ...] = ()
     """The parts of the turns that the request continues and does not hold."""
     handed_out: Callable[[Mapping[str, object]], None] | None = None
@@ -94,6 +97,13 @@ class Exchange:
         """Tell the observers how much of a streamed answer waited for its verdict at most."""
         if self.request.stream:
             self.judgement.events.emit(AnswerHeld(self.route.name, self.route.streaming.mode.value, characters))
+
+    def told(self, pieces: tuple[bytes, ...], *, streamed: bool) -> tuple[bytes, ...]:
+        """The answer's pieces with the results in them that the client asked for."""
+        spelled = self.dialect.moderation
+        if self.moderation is None or spelled is None:
+            return pieces
+        return spelled.put(pieces, spelled.told(self.decisions), streamed=streamed)
 
     def headers(self) -> Headers:
         """The decision headers as of now."""

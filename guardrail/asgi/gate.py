@@ -50,7 +50,7 @@ class Gate:
         self._cutting: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()  # the app's messages and the end that does not wait for them, one at a time
         self._error_body: bytearray | None = None
-        self._enforcing = any(check.mode is Mode.ENFORCE for check in exchange.route.output)
+        self._enforcing = exchange.moderation is not None or any(check.mode is Mode.ENFORCE for check in exchange.route.output)
         self.span: UpstreamSpan | None = None
         self.closed = False
         """Nothing more is taken from the app."""
@@ -134,7 +134,7 @@ class Gate:
             await self._outlet.open(status, self._head_out(keep_length=True))
         elif status >= 400:
             self._error_body = bytearray()
-        elif (release := self._exchange.dialect.release) is not None and streams_live(self._exchange.route, headers):
+        elif (release := self._exchange.dialect.release) is not None and self._streams_live(headers):
             self._live = self._exchange.streamed(Ways(self._write, NOTICE), release(self._max_bytes))
             self._cutting = asyncio.create_task(self._cut_off(self._live))
         else:
@@ -262,7 +262,12 @@ class Gate:
         blocked = blocked_choices(decision) or {choice: {} for choice in held.finish_reasons}
         await self._release(held.replaced(blocked, NOTICE))
 
+    def _streams_live(self, headers: RawHeaders) -> bool:
+        """What moderation found stands at the end of an answer, so one that is to tell it is judged whole."""
+        return self._exchange.moderation is None and streams_live(self._exchange.route, headers)
+
     async def _release(self, pieces: tuple[bytes, ...]) -> None:
+        pieces = self._exchange.told(pieces, streamed=self._streams())
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         headers = self._head_out()
         headers.append((b"content-length", str(len(content)).encode()))

@@ -23,6 +23,7 @@ from guardrail.telemetry.tracing import RequestSpan
 from guardrail.types import Action, Decision, Stage
 from guardrail.wire.dialect import Dialect
 from guardrail.wire.dialects import DIALECTS
+from guardrail.wire.moderated import without_moderation
 from guardrail.wire.refusal import Reply, failure, input_block, unavailable, wire_error
 from guardrail.wire.request import Request
 
@@ -143,11 +144,15 @@ class GuardResponder:
         route = table.match(dialect.path, request.model, self._tenant)
         if route is None:
             raise WireError(404, "model_not_found", "No route serves this model.", param="model")
+        moderation = dialect.moderation.read(request.document) if dialect.moderation is not None else None
+        if moderation is not None:
+            route, body = moderation.widened(route), without_moderation(request.document)
         if route.input or service.quotas.reads(self._tenant):
             service.quotas.read(self._tenant, request.parts)  # what cannot be taken apart is refused before anything is called
         if self._span is not None:
             self._span.routed(route, self._tenant, self._request_id)
         exchange = Exchange(self._request_id, self._tenant, route, dialect, request, body, service.judgement, self._started)
+        exchange.moderation = moderation
         await self._continue(exchange)
         return exchange
 
@@ -215,7 +220,7 @@ class GuardResponder:
             self._service.observe(span.call)
 
     async def _run(self, exchange: Exchange, gate: Gate, trace: list[tuple[str, str]]) -> None:
-        scope = {**self._scope, "headers": self._headers(trace), "extensions": {}, SCOPE_KEY: exchange}
+        scope = {**self._scope, "headers": self._headers(exchange, trace), "extensions": {}, SCOPE_KEY: exchange}
         try:
             await self._app(scope, _Replay(exchange.body, gate.over), gate.send)
             await gate.settled()
@@ -237,11 +242,13 @@ class GuardResponder:
         finally:
             await gate.aclose()
 
-    def _headers(self, trace: list[tuple[str, str]]) -> RawHeaders:
+    def _headers(self, exchange: Exchange, trace: list[tuple[str, str]]) -> RawHeaders:
         """The client's headers as the app sees them: an answer must come unencoded, and trace and request id are ours."""
         names = _REPLACED | {name.encode() for name, _ in trace}
         kept = [pair for pair in self._scope["headers"] if pair[0] not in names]
         kept += [(b"accept-encoding", b"identity"), (b"x-request-id", self._request_id.encode())]
+        if exchange.moderation is not None:  # the body is shorter than what the client sent
+            kept = [(name, str(len(exchange.body)).encode()) if name == b"content-length" else (name, value) for name, value in kept]
         return kept + [(name.encode(), value.encode()) for name, value in trace]
 
     async def _until_gone(self, work: Coroutine[Any, Any, None]) -> None:

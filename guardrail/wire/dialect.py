@@ -1,12 +1,13 @@
 """What the guard needs to know of one inference protocol; `guardrail.wire.dialects` lists all that are guarded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from guardrail.types import Decision, Part
 from guardrail.wire.answer import Answer, FilterResults, answer_object
 from guardrail.wire.fields import read_object
+from guardrail.wire.moderated import Moderation
 from guardrail.wire.refusal import Reply
 from guardrail.wire.release import Release
 from guardrail.wire.request import Request
@@ -67,12 +68,23 @@ def error_event(reply: Reply) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Moderated:
+    """How a protocol asks for moderation, and is told its results: `read` of the request, `told` of the decisions, `put` into the answer
+    (`put(pieces, results, streamed=...)`)."""
+
+    read: Callable[[Mapping[str, object]], Moderation | None]
+    told: Callable[[Iterable[Decision]], dict[str, object]]
+    put: Callable[..., tuple[bytes, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Dialect:
     """One protocol. `name` and `operation` are its names in records and spans, `param` is the field that holds the prompt.
 
     `collector` takes the most bytes it may hold; None where the protocol has no streams. `block_reply` (decision, request, notice,
     Unix time) is a blocked prompt answered as if the model had refused; None where an answer cannot say so, and it stays an error.
     `release` takes the same of a stream that is let out while it is judged; None where it is always held.
+    `moderation` is how OpenAI's parameter of that name is answered, None where there is no such parameter.
     `shape` turns an error of ours from OpenAI's shape into the protocol's, `error_event` makes the event that ends a broken stream.
     """
 
@@ -86,6 +98,7 @@ class Dialect:
     collector: Callable[[int], Collector] | None = None
     release: Callable[[int], Release] | None = None
     block_reply: Callable[[Decision, Request, str, int], Reply] | None = None
+    moderation: Moderated | None = None
     shape: Callable[[Reply], Reply] = unshaped
     error_event: Callable[[Reply], bytes] = error_event
 

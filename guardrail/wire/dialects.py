@@ -7,7 +7,7 @@ from guardrail.wire.chat import read_answer, read_request, replace_blocked
 from guardrail.wire.chat_release import TEXT, ChatRelease
 from guardrail.wire.chat_stream import ChatStreamCollector
 from guardrail.wire.completions import collect_completion, completion_block_reply, read_completion, read_completion_request, replace_texts
-from guardrail.wire.dialect import Dialect
+from guardrail.wire.dialect import Dialect, Moderated
 from guardrail.wire.embeddings import read_embeddings, read_embeddings_request, without_embeddings
 from guardrail.wire.messages import (
     message_block_reply,
@@ -18,6 +18,7 @@ from guardrail.wire.messages import (
     replace_message,
 )
 from guardrail.wire.messages_stream import MessageStreamCollector
+from guardrail.wire.moderated import chat_moderation, moderated_chat, moderated_response, read_moderation, response_moderation
 from guardrail.wire.refusal import input_block_reply
 from guardrail.wire.responses import (
     read_response,
@@ -39,6 +40,7 @@ CHAT = Dialect(
     collector=lambda most: ChatStreamCollector(max_bytes=most),
     release=lambda most: ChatRelease(max_bytes=most),
     block_reply=input_block_reply,
+    moderation=Moderated(read_moderation, chat_moderation, moderated_chat),
 )
 
 COMPLETIONS = Dialect(
@@ -85,6 +87,7 @@ RESPONSES = Dialect(
     replace_blocked=replace_response,
     collector=lambda most: ResponseStreamCollector(max_bytes=most),
     block_reply=response_block_reply,
+    moderation=Moderated(read_moderation, response_moderation, moderated_response),
     error_event=response_error_event,
 )
 

@@ -49,13 +49,13 @@ def moderation_reply(decision: Decision, groups: tuple[tuple[Part, ...], ...]) -
     for verdict in verdicts:
         by_part.setdefault(verdict.part, []).append(verdict)
     categories = tuple(dict.fromkeys(verdict.policy_id for verdict in verdicts))
-    results = [_result([verdict for part in group for verdict in by_part.get(part.path, ())], categories) for group in groups]
+    results = [category_result([verdict for part in group for verdict in by_part.get(part.path, ())], categories) for group in groups]
     model = next((verdict.classifier for verdict in verdicts), "guardrail")
     return reply({"id": f"modr-{decision.id}", "model": model, "results": results})
 
 
-def _result(verdicts: list[Verdict], categories: tuple[str, ...]) -> dict[str, object]:
-    """A text that says nothing is not judged: it has score 0 in each category, and no applied input type."""
+def category_result(verdicts: list[Verdict], categories: tuple[str, ...]) -> dict[str, object]:
+    """Which policies a text violates, and its scores. One that says nothing is not judged: score 0 everywhere, no applied input type."""
     scores = dict.fromkeys(categories, 0.0)
     flagged = dict.fromkeys(categories, False)
     for verdict in verdicts:
