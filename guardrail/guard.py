@@ -74,8 +74,8 @@ class Guard:
         self._breakers = breakers or {}
 
     def unobserved(self) -> "Guard":
-        """The same guard, whose decisions nobody is told and nobody records: for texts that somebody tries out, never for traffic."""
-        return Guard(self._classifiers, cache=self._cache)
+        """The same classifiers without observers, records and remembered scores: for texts that somebody tries out, never for traffic."""
+        return Guard(self._classifiers)
 
     async def check(
         self,

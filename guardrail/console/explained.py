@@ -20,7 +20,10 @@ MOST_STAGES = 20  # of one request
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One verdict of the decision, explained. `criterion_text` is the policy's own sentence, where it is in force still."""
+    """One verdict of the decision, explained. `criterion_text` is the policy's own sentence, where that version is at hand.
+
+    `overview` is what the policy says of itself, and `overview_is_its` whether in the version that judged.
+    """
 
     policy: str
     title: str
@@ -37,6 +40,8 @@ class Told:
     mode: str
     criterion: str | None
     criterion_text: str
+    overview: str
+    overview_is_its: bool
     reading: tuple[str, ...]
     flags: tuple[str, ...]
     span: tuple[int, int] | None
@@ -122,7 +127,7 @@ def told(room: Room, record: AuditRecord, verdict: VerdictRecord) -> Told:
         owner=owner,
         version=verdict.version,
         digest=verdict.digest,
-        current=policy is not None and policy.digest == verdict.digest,
+        current=_in_force(room, record.tenant, verdict),
         part=verdict.part,
         score=verdict.score,
         threshold=verdict.threshold,
@@ -132,6 +137,8 @@ def told(room: Room, record: AuditRecord, verdict: VerdictRecord) -> Told:
         mode=verdict.mode,
         criterion=verdict.criterion,
         criterion_text=_criterion(policy, verdict) if policy else "",
+        overview=policy.overview if policy else "",
+        overview_is_its=policy is not None and policy.digest == verdict.digest,
         reading=verdict.reading,
         flags=verdict.flags,
         span=(verdict.span.start, verdict.span.end) if verdict.span else None,
@@ -146,6 +153,11 @@ def _policy(room: Room, tenant: str, verdict: VerdictRecord) -> tuple[str, Polic
     owner = tenant if own is not None and sets.base.get(verdict.policy) != own else ""
     seen = (each.policy for each in room.history.of(owner, verdict.policy) if each.policy.digest == verdict.digest)
     return owner, next(seen, own)
+
+
+def _in_force(room: Room, tenant: str, verdict: VerdictRecord) -> bool:
+    own = room.publisher.sets.for_tenant(tenant).get(verdict.policy)
+    return own is not None and own.digest == verdict.digest
 
 
 def _criterion(policy: Policy, verdict: VerdictRecord) -> str:

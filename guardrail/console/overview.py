@@ -20,6 +20,8 @@ WORDS = ("pass", "annotate", "redact", "shadow", "block", "unjudged")
 """What a decision can have come to, as they are stacked."""
 PERCENTILES: Mapping[str, float] = MappingProxyType({"p50": 0.5, "p95": 0.95, "p99": 0.99})
 LATEST = 12
+FEW = 50
+"""Fewer records than that are shown whole at first."""
 _MARGIN_S = 1.0  # the newest record is not cut off by a clock that ticked meanwhile
 
 
@@ -74,9 +76,9 @@ async def overview(room: Room, visit: Visit) -> Page:
     latest: list[Line] = []
     chosen = next((each for each in RANGES if each.name == visit.asked("range")), None)
     if room.audit is not None:
-        records = await asyncio.to_thread(room.audit.find, None, LATEST)
-        latest = [line(record) for record in records]
-        chosen = chosen or _reaching(records[-1].time if records else now, now, few=len(records) < LATEST)
+        records = await asyncio.to_thread(room.audit.find, None, FEW)
+        latest = [line(record) for record in records[:LATEST]]
+        chosen = chosen or _reaching(records[-1].time if records else now, now, few=len(records) < FEW)
         totals = await asyncio.to_thread(_totals, room.audit, chosen, now)
     chosen = chosen or RANGES[1]
     steps = [_step(total) for total in totals]

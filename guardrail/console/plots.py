@@ -89,7 +89,8 @@ def latency(name: str, title: str, starts: Sequence[float], series: Mapping[str,
 
 def histogram(name: str, title: str, counts: Sequence[int], threshold: float) -> Markup:
     """How often scores fell into equal bins from 0 to 1, and where the threshold lies."""
-    drawing = Drawing(name, title, f"{sum(counts):,} scores in {len(counts)} bins from 0 to 1; the threshold is {threshold:g}.", height=180)
+    words = f"{sum(counts):,} scores in {len(counts)} bins from 0 to 1; the threshold is {threshold:g}."
+    drawing = Drawing(name, title, words, width=480, height=160)
     frame = Frame(drawing, ceiling(max(counts, default=0)), len(counts))
     frame.grid(lambda value: f"{value:,.0f}" if value == round(value) else f"{value:,.1f}")
     for place, count in enumerate(counts):
@@ -131,7 +132,7 @@ def waterfall(name: str, title: str, spans: Sequence[tuple[str, float, float]]) 
     whole = max((start + length for _, start, length in spans), default=0.0) or 1.0
     words = "; ".join(f"{what} from {_ms(start)} for {_ms(length)}" for what, start, length in spans)
     drawing = Drawing(name, title, words or "Nothing was timed.", height=14 + 26 * max(1, len(spans)))
-    left, room = 190, drawing.width - 190 - 90
+    left, room = 140, drawing.width - 140 - 70
     for row, (what, start, length) in enumerate(spans):
         y = 8 + 26 * row
         drawing.text(0, y + 13, what, class_="label")

@@ -40,8 +40,8 @@ class Replay:
 async def replay(room: Room, visit: Visit) -> Page:
     """The decision's page with the replay on it. Raises WireError where the text is not kept, or its route is gone."""
     record = await fetched(room, visit)
-    if record.content is None:
-        raise WireError(409, "no_content", "The text of this decision is not kept, so it cannot be judged again here.")
+    if record.content is None or record.keeps != "full":
+        raise WireError(409, "no_content", "The text of this decision is not kept whole, so it cannot be judged again here.")
     routes = routes_of(room, record.tenant)
     route = next((each for each in routes if each.name == record.route), None)
     if route is None:

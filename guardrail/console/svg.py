@@ -34,8 +34,8 @@ class Drawing:
     name: str
     title: str
     description: str
-    width: int = 720
-    height: int = 220
+    width: int = 560
+    height: int = 200
     parts: list[Markup] = field(default_factory=list)
 
     def add(self, name: str, *children: Markup | str, **attributes: Value | None) -> None:

@@ -1,17 +1,27 @@
 """A guarded proxy with its console, in this process, and a client that is signed in to it."""
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 from starlette.applications import Starlette
 
-from guardrail.assembly import build_app
+from guardrail.asgi.app import make_app
+from guardrail.assembly import open_guard
+from guardrail.audit.chain import Chains
+from guardrail.audit.keys import StoreKeys
+from guardrail.audit.ledger import Ledger, connect
+from guardrail.audit.made import record_of
+from guardrail.audit.record import Content
+from guardrail.audit.store import AuditReader
 from guardrail.config.models import Config
 from guardrail.config.tenants import hash_key
+from guardrail.console.app import Console
+from guardrail.events import DecisionMade, Event
 from guardrail.testing import RecordingSink, ScriptedClassifier, contains
 from guardrail.upstream.embedded import EmbeddedUpstream
 from guardrail.upstream.in_process import InProcessUpstream
@@ -64,25 +74,58 @@ class Consoled:
         return await self.client.post(CHAT, json=body, headers=headers)
 
 
+class Keeping:
+    """An event sink that has each decision in a store before anything else happens, with its text where `content` says so."""
+
+    def __init__(self, path: Path, content: Content = "none") -> None:
+        self.content: Content = content
+        self.keys = StoreKeys(Chains(), (b"t" * 32,))
+        self._ledger = Ledger(connect(path, synchronous="off"), self.keys)
+        self.at: float | None = None
+
+    def emit(self, event: Event) -> None:
+        """Write a decision."""
+        if isinstance(event, DecisionMade):
+            record = record_of(event, b"t" * 32, time=self.at or time.time(), trace=("ab" * 16, "cd" * 8))
+            kept = replace(record, keeps=self.content, content=event.parts if self.content == "full" else None)
+            self._ledger.append([kept])
+
+    def close(self) -> None:
+        """Close the store."""
+        self._ledger.close()
+
+
 @asynccontextmanager
 async def consoled(
-    settings: Config | None = None, *, signed_in: bool = True, classifier: ScriptedClassifier | None = None
+    settings: Config | None = None,
+    *,
+    signed_in: bool = True,
+    classifier: ScriptedClassifier | None = None,
+    store: Path | None = None,
+    content: Content = "none",
 ) -> AsyncIterator[Consoled]:
-    """The proxy and its console, running."""
+    """The proxy and its console, running; with an audit store where `store` names a file."""
     settings = settings or config()
     classifier = classifier or ScriptedClassifier({"harassment": contains("forbidden")})
     sink = RecordingSink()
-    app = build_app(
-        settings,
-        classifiers=dict.fromkeys(settings.classifiers, classifier),
-        upstreams=dict.fromkeys(settings.upstreams, InProcessUpstream(EmbeddedUpstream())),
-        sinks=[sink],
-    )
+    keeping = None if store is None else Keeping(store, content)
+    upstreams = dict.fromkeys(settings.upstreams, InProcessUpstream(EmbeddedUpstream()))
+    sinks: list[Any] = [sink] if keeping is None else [sink, keeping]
+    beside: list[Any] = []
+    console = None if settings.console is None else Console(settings.console)
+    if console is not None:
+        sinks.append(console.history)
+    service = open_guard(settings, classifiers=dict.fromkeys(settings.classifiers, classifier), sinks=sinks)
+    if console is not None:
+        beside = console.routes(service, None if keeping is None or store is None else AuditReader(store, keeping.keys))
+    app = make_app(service, upstreams, beside=beside)
     async with app.router.lifespan_context(app), here(app) as client:
         made = Consoled(app, client, classifier, sink)
         if signed_in:
             assert (await made.sign_in()).status_code == 303
         yield made
+        if keeping is not None:
+            keeping.close()
 
 
 def here(app: Any, *, address: str = "127.0.0.1", base_url: str = HERE) -> httpx.AsyncClient:
