@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,9 @@ from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
 from guardrail.events import CacheUsed, ClassifierAsked, DecisionMade, EventFanout
 from guardrail.interfaces import Classifier, Recorder, SupportsSessions
-from guardrail.types import Action, Check, ClassifyRequest, Decision, Mode, Outcome, Part, Policy, Route, Score, Stage, Verdict
+from guardrail.normalize import Readings
+from guardrail.questions import Questions, readings_of
+from guardrail.types import Action, ClassifyRequest, Decision, Mode, Outcome, Part, ReadingLimits, Route, Score, Stage, Verdict
 from guardrail.verdict_cache import Key, VerdictCache
 from guardrail.windows import Partial, windowed
 
@@ -27,6 +29,7 @@ UNRECORDED = Outcome(Action.BLOCK, Action.BLOCK, MappingProxyType({}), unjudged=
 
 _OF_THE_TEXT = frozenset({"too_long", "not_prepared"})
 _LONG = 20_000  # characters from which a call that is not answered in time says nothing of its classifier
+_LONG_READ = 10_000  # characters whose disguises are looked for beside the event loop: some milliseconds of it
 _TURN = 2_000  # verdicts built at a stretch: some milliseconds
 
 
@@ -88,7 +91,8 @@ class Guard:
     ) -> Decision:
         """Judge one stage of an exchange (or one text) and emit one `DecisionMade`.
 
-        All parts and all checks go to the classifier as one batch; a text that is too long for it is judged in overlapping windows.
+        All parts, as they stand and as a reader sees them (`Route.normalize`), and all checks go to the classifier as one batch; a text
+        that is too long for it is judged in overlapping windows.
         A classifier that raises, hangs beyond `route.deadline_s` (seconds), answers too few or gives something that is no score yields
         error verdicts, which `route.on_error` turns into a block or a recorded pass; it never raises for that. A lone surrogate, which
         no classifier can encode, is judged and recorded as `?`. Cancelling the caller cancels the judging. Where the route waits for
@@ -110,10 +114,13 @@ class Guard:
             return decision
         return replace(decision, outcome=UNRECORDED)
 
-    async def judge(self, parts: Sequence[Part], turn: "Turn", *, started: float | None = None) -> tuple[Verdict, ...]:
-        """The verdicts on parts alone: for a text that is judged time and again while it grows. `started` is now, or when it was."""
+    async def judge(self, parts: Sequence[Part], turn: "Turn", *, started: float | None = None, raw: bool = True) -> tuple[Verdict, ...]:
+        """The verdicts on parts alone: for a text that is judged time and again while it grows. `started` is now, or when it was.
+
+        `raw` False judges nothing but what the parts say in disguise, none for a part without any: for who judges the raw texts otherwise.
+        """
         deadline = (time.monotonic() if started is None else started) + turn.route.deadline_s
-        return await self._judge([cleaned(part) for part in parts if part.text and part.text.strip()], turn, deadline=deadline)
+        return await self._judge([cleaned(part) for part in parts if part.text and part.text.strip()], turn, deadline=deadline, raw=raw)
 
     def conclude(self, parts: Sequence[Part], verdicts: tuple[Verdict, ...], turn: "Turn") -> Decision:
         """The decision that the verdicts on these parts come to; emits it."""
@@ -149,28 +156,21 @@ class Guard:
         classifier: object = self._classifiers.get(route.classifier)
         return classifier if isinstance(classifier, SupportsSessions) and route.escalation is None else None
 
-    async def _judge(self, parts: Sequence[Part], turn: "Turn", *, deadline: float) -> tuple[Verdict, ...]:
-        """One verdict for each (part, check), in that order; equal questions are asked once."""
+    async def _judge(self, parts: Sequence[Part], turn: "Turn", *, deadline: float, raw: bool) -> tuple[Verdict, ...]:
+        """One verdict for each (part, check), in that order, of all readings of the part; equal questions are asked once."""
         route = turn.route
         checks = route.checks(turn.stage)
         if not parts or not checks:
             return ()
-        rows: dict[str, int] = {}
-        columns: dict[str, int] = {}
-        policies: list[Policy] = []
-        for check in checks:
-            if columns.setdefault(check.policy.digest, len(policies)) == len(policies):
-                policies.append(check.policy)
-        requests: list[ClassifyRequest] = []
+        known = await _read({part.text or "": None for part in parts}, route.normalize, deadline=deadline)
+        questions = Questions(checks, turn.stage, turn.tenant, raw=raw)
         async for part in _paced(parts, len(checks)):
-            text = part.text or ""
-            if rows.setdefault(text, len(requests)) == len(requests):
-                requests += [ClassifyRequest(policy, text, stage=turn.stage, tenant=turn.tenant) for policy in policies]
-        answers = await self._drive(requests, route, deadline=deadline)
+            if (readings := known.get(part.text or "")) is not None:
+                questions.add(readings)
+        answers = await self._drive(questions.requests, route, deadline=deadline)
         verdicts: list[Verdict] = []
         async for part in _paced(parts, len(checks)):
-            row = rows[part.text or ""]
-            verdicts += [verdict_of(part, check, answers[row + columns[check.policy.digest]], route.classifier) for check in checks]
+            verdicts += questions.verdicts(part, known.get(part.text or ""), answers, route.classifier)
         return tuple(verdicts)
 
     async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer | Partial]:
@@ -252,6 +252,13 @@ class Guard:
 
 def _unreadable(parts: Sequence[Part], turn: Turn) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.text is None) if turn.route.checks(turn.stage) else ()
+
+
+async def _read(texts: Collection[str], limits: ReadingLimits | None, *, deadline: float) -> dict[str, Readings]:
+    """The readings of each text; long ones are read beside the event loop."""
+    if limits is None or sum(map(len, texts)) < _LONG_READ:
+        return readings_of(texts, limits, deadline=deadline)
+    return await asyncio.to_thread(readings_of, texts, limits, deadline=deadline)
 
 
 async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:
@@ -338,29 +345,3 @@ def _drain(task: "asyncio.Future[list[Answer]]") -> None:
     """Look at a late result so that the event loop does not report it as never retrieved."""
     if not task.cancelled():
         task.exception()
-
-
-def verdict_of(part: Part, check: Check, answer: Answer | Partial, classifier: str) -> Verdict:
-    """What a classifier's answer means under a check."""
-    policy = check.policy
-    if isinstance(answer, Partial):  # what was read settles it only when that alone violates
-        violates = answer.score is not None and answer.score.value >= check.threshold
-        answer = answer.score if violates and answer.score is not None else answer.error
-    score, error = (answer, None) if isinstance(answer, Score) else (None, answer)
-    return Verdict(
-        policy_id=policy.id,
-        policy_version=policy.version,
-        policy_digest=policy.digest,
-        threshold=check.threshold,
-        part=part.path,
-        classifier=score.classifier if score else classifier,
-        score=score.value if score else None,
-        error=error.code if error else None,
-        span=score.span if score else None,
-        criterion=score.criterion if score else None,
-        choice=part.choice,
-        action=check.action,
-        mode=check.mode,
-        flags=score.flags if score else (),
-        provenance=score.provenance if score else None,
-    )

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
-from guardrail.guard import Guard, Turn, cleaned, verdict_of
+from guardrail.guard import Guard, Turn, cleaned
 from guardrail.interfaces import Session, SupportsSessions
+from guardrail.questions import strongest, verdict_of
 from guardrail.types import Action, ClassifyRequest, Decision, Part, Policy, Score, Verdict
 from guardrail.window import Ruling, StreamPart, Window, ruling
 
@@ -58,7 +59,7 @@ class AnswerJudge:
         whole = [place for place, window in enumerate(windows) if self._classifier is None or window.part.whole]
         batch = self._guard.judge([parts[place] for place in whole], self._turn)
         growing = {
-            place: self._extend(self._classifier, window, parts[place])
+            place: self._read(self._classifier, window, parts[place])
             for place, window in enumerate(windows)
             if self._classifier is not None and not window.part.whole
         }
@@ -108,6 +109,11 @@ class AnswerJudge:
         if blocks:
             self._ended.add(path)  # a window behind it that passes later is no answer to it
         return ruled
+
+    async def _read(self, classifier: SupportsSessions, window: Window, part: Part) -> tuple[Verdict, ...]:
+        """The session's verdicts, and those on what the text so far says in disguise where that is stronger."""
+        said, read = await asyncio.gather(self._extend(classifier, window, part), self._guard.judge((part,), self._turn, raw=False))
+        return tuple(map(strongest, zip(said, read, strict=True))) if read else said
 
     async def _extend(self, classifier: SupportsSessions, window: Window, part: Part) -> tuple[Verdict, ...]:
         text = part.text or ""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from guardrail.config.catalog import PolicySource, uses
 from guardrail.config.models import Config, PolicyUse, RouteConfig
+from guardrail.config.normalize import limits_of
 from guardrail.config.references import policy_findings
 from guardrail.errors import ConfigError
 from guardrail.types import Action, Check, Escalation, Fallback, Mode, Policy, Route, Stage, Streaming, StreamMode
@@ -93,6 +94,7 @@ def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) 
         stored_turns=route.stored_turns,
         escalation=None if band is None else Escalation(band.classifier, band.low, band.high),
         generation=generation,
+        normalize=limits_of(route.normalize),
     )
 
 

@@ -269,6 +269,7 @@ class Route:
     `timing`: `before` judges the prompt before the upstream is called, `parallel` beside it.
     `stored_turns`: turns that a request continues by an id are refused, or fetched of the upstream and judged with it.
     `streaming` says when a streamed answer is let out. `generation` is the number of the published policy set it was compiled from.
+    `normalize` bounds how far disguises of a text are undone; None judges texts as they stand alone.
     """
 
     name: str
@@ -289,6 +290,7 @@ class Route:
     escalation: Escalation | None = None
     generation: int = 0
     audit: Audit = Audit()
+    normalize: ReadingLimits | None = ReadingLimits()
 
     def checks(self, stage: Stage) -> tuple[Check, ...]:
         """The checks of one stage."""
@@ -300,7 +302,8 @@ class Verdict:
     """What one policy says of one part: a score or an error, never both, never neither.
 
     Raises ValueError when that does not hold. `criterion` and `span` explain the score where the classifier can; `flags` and
-    `provenance` are the score's.
+    `provenance` are the score's. `reading` names what was undone to read the part so, in order; it is empty for the part as it stands,
+    and `span` is one of that in any case. The flag `readings_truncated` says that limits left some reading of it unread.
     """
 
     policy_id: str
@@ -318,6 +321,7 @@ class Verdict:
     mode: Mode = Mode.ENFORCE
     flags: tuple[str, ...] = ()
     provenance: Provenance | None = None
+    reading: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.error is None):

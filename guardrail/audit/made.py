@@ -86,5 +86,6 @@ def _verdict(verdict: Verdict) -> VerdictRecord:
         criterion=None if verdict.criterion is None else plain(verdict.criterion),
         choice=verdict.choice,
         flags=verdict.flags,
+        reading=verdict.reading,
         provenance=verdict.provenance,
     )

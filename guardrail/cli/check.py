@@ -69,6 +69,7 @@ def _line(verdict: Verdict, width: int) -> str:
     if verdict.score is None:
         return f"{name}  not judged ({verdict.error})"
     because = f"  {verdict.criterion}" if verdict.violation and verdict.criterion else ""
+    because += f"  (read through {', '.join(verdict.reading)})" if verdict.violation and verdict.reading else ""
     return f"{name}  {verdict.score:.3f}  {'violates' if verdict.violation else 'passes':<8}  (threshold {verdict.threshold:g}){because}"
 
 
@@ -89,6 +90,8 @@ def _document(decision: Decision) -> dict[str, object]:
                 "violation": verdict.violation,
                 "criterion": verdict.criterion,
                 "error": verdict.error,
+                "reading": list(verdict.reading),
+                "flags": list(verdict.flags),
                 "classifier": verdict.classifier,
             }
             for verdict in decision.verdicts

@@ -12,6 +12,7 @@ from guardrail.config.codes import Code
 from guardrail.config.cope import CopeClassifier
 from guardrail.config.environment import Environment, process_environment
 from guardrail.config.models import ANY, CHAT_COMPLETIONS, Config
+from guardrail.config.normalize import OFF
 from guardrail.config.overlap import covering
 from guardrail.config.references import escalation_findings, name_findings, policy_findings
 from guardrail.errors import ConfigError, Finding
@@ -29,6 +30,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
         *name_findings(config),
         *escalation_findings(config),
         *_route_findings(config),
+        *_disguise_findings(config),
         *_tenant_findings(config),
         *_limit_findings(config),
         *_console_findings(config),
@@ -77,6 +79,13 @@ def _route_findings(config: Config) -> Iterator[Finding]:
         if route.on_error == "pass" and "enforce" in _modes(config, index):
             message = f"route {route.name!r} enforces, yet lets pass what could not be judged; on_error: block closes the gap"
             yield config.source.finding((*loc, "on_error"), Code.FAILS_OPEN, message, warning=True)
+
+
+def _disguise_findings(config: Config) -> Iterator[Finding]:
+    for index, route in enumerate(config.routes):
+        if route.normalize == OFF and "enforce" in _modes(config, index):
+            message = f"route {route.name!r} enforces, yet judges disguised text (base64, lookalikes) as it stands; leave normalize out"
+            yield config.source.finding(("routes", index, "normalize"), Code.UNREAD_DISGUISES, message, warning=True)
 
 
 def _modes(config: Config, index: int) -> set[str]:

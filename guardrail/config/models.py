@@ -13,6 +13,7 @@ from guardrail.config.console import ConsoleConfig
 from guardrail.config.document import Source
 from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section, TenantRef
 from guardrail.config.limits import LimitsConfig
+from guardrail.config.normalize import NormalizeConfig, NormalizeSetting
 from guardrail.config.streaming import StreamConfig
 from guardrail.types import Stage
 
@@ -143,6 +144,10 @@ class RouteConfig(Section):
     deadline_ms: int = Field(default=5_000, ge=10, le=60_000, description="Longest time to judge one stage, in milliseconds.")
     timing: Literal["before", "parallel"] = Field(
         default="before", description="Whether the prompt is judged before the upstream is called, or beside it."
+    )
+    normalize: NormalizeSetting = Field(
+        default_factory=NormalizeConfig,
+        description="How far disguised text is read as what it says; `off` judges texts as they stand alone.",
     )
     stream: StreamConfig = Field(default_factory=StreamConfig, description="When a streamed answer is let out.")
     on_block: Literal["error", "reply"] = Field(

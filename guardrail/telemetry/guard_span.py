@@ -11,7 +11,7 @@ from guardrail.telemetry import names
 from guardrail.telemetry.capture import Capture, cut, messages_json
 from guardrail.telemetry.names import GuardNames
 from guardrail.telemetry.scope import Scope
-from guardrail.telemetry.summary import error_code, findings, short, words
+from guardrail.telemetry.summary import error_code, findings, reading_word, short, words
 from guardrail.types import Action, Decision, Mode, Part, Provenance, Route, Stage, Verdict
 
 MAX_EVENTS: Final = 64
@@ -133,6 +133,7 @@ class GuardSpan(Scope):
             (names.CLASSIFIER, verdict.classifier),
             (names.ERROR_TYPE, None if judged else error_code(verdict.error)),
             (names.FLAGS, verdict.flags or None),
+            (names.READING, reading_word(verdict)),
             *_origin(verdict.provenance),
             (spelling.component, self._route.classifier),
             (spelling.provider, names.GUARD_PROVIDER),

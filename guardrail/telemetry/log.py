@@ -33,7 +33,7 @@ MAX_LISTED: Final = 20
 class VerdictFields:
     """One verdict. `action` is what the policy asks for, `mode` whether that is enforced; exactly one of `score` and `error` is set.
 
-    `provenance` is what replaying the score needs, where the classifier says it.
+    `reading` names what was undone to read the text so. `provenance` is what replaying the score needs, where the classifier says it.
     """
 
     policy: str
@@ -50,6 +50,7 @@ class VerdictFields:
     criterion: str | None
     classifier: str
     flags: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
     provenance: Provenance | None = None
 
 
@@ -267,6 +268,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> tuple[VerdictFields, ...]:
             criterion=None if verdict.criterion is None else short(verdict.criterion),
             classifier=verdict.classifier,
             flags=verdict.flags,
+            reading=verdict.reading,
             provenance=verdict.provenance,
         )
         for verdict in telling

@@ -22,11 +22,12 @@ from guardrail.events import (
     RequestRefused,
     UpstreamFailed,
 )
+from guardrail.questions import TRUNCATED
 from guardrail.telemetry import names
 from guardrail.telemetry.calls import UpstreamCall
 from guardrail.telemetry.cardinality import CLIENT_WORDS, IDS, Distinct
 from guardrail.telemetry.gauges import Gauges, State
-from guardrail.telemetry.summary import error_code, findings, words
+from guardrail.telemetry.summary import error_code, findings, reading_word, words
 from guardrail.telemetry.tally import Tally
 from guardrail.types import Action, Decision
 
@@ -72,12 +73,14 @@ class _Decisions:
         self._results = Tally(meter, names.POLICY_RESULTS, "{result}", "Judged results by policy; a policy that erred has none")
         self._violations = Tally(meter, names.VIOLATION_COUNT, "{violation}", "Policies whose threshold was reached")
         self._errors = Tally(meter, names.ERROR_COUNT, "{error}", "Verdicts that are a technical error")
+        self._truncated = Tally(meter, names.TRUNCATED_COUNT, "{decision}", "Decisions over a text that limits left a reading of unread")
         self._unjudged = Tally(meter, names.UNJUDGED_COUNT, "{decision}", "Decisions over something that was not judged")
         self._duration = _histogram(meter, names.DECISION_DURATION, "s", "Time from asking to deciding one stage", names.DECISION_BUCKETS)
         self._score = _histogram(meter, names.TOP_SCORE, "1", "The highest score of a decision", names.SCORE_BUCKETS)
         self._route = Distinct(IDS)
         self._tenant = Distinct(IDS)
         self._policy = Distinct(IDS)
+        self._reading = Distinct(CLIENT_WORDS)
 
     def count(self, decision: Decision) -> None:
         said = words(decision.outcome)
@@ -87,6 +90,8 @@ class _Decisions:
         self._duration.record(decision.duration_s, source | {names.ROUTE: where[names.ROUTE], names.DECISION: said.decision})
         if decision.outcome.unjudged:
             self._unjudged.add(1, where | {names.ENFORCED: said.enforced})
+        if any(TRUNCATED in verdict.flags for verdict in decision.verdicts):
+            self._truncated.add(1, where)
         judged = [verdict for verdict in findings(decision, everything=True) if verdict.score is not None]
         if judged:
             top = max(judged, key=lambda verdict: verdict.score or 0.0)
@@ -96,7 +101,8 @@ class _Decisions:
             policy = source | {names.POLICY_ID: self._policy(verdict.policy_id), names.ACTION: action.word, names.MODE: verdict.mode.value}
             self._results.add(1, policy)
             if verdict.violation:
-                self._violations.add(1, policy)
+                read = reading_word(verdict)
+                self._violations.add(1, policy if read is None else policy | {names.READING: self._reading(read)})
         for verdict in decision.verdicts:
             if verdict.error is not None:
                 self._errors.add(1, source | {names.ERROR_TYPE: error_code(verdict.error)})

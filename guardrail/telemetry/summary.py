@@ -49,6 +49,11 @@ def error_code(error: str | None) -> str:
     return error if error is not None and _CODE.fullmatch(error) else names.OTHER
 
 
+def reading_word(verdict: Verdict) -> str | None:
+    """What was undone to read the judged text so, in order, in one word; None for the text as it stands."""
+    return "+".join(verdict.reading) or None
+
+
 def short(text: str, limit: int = 128) -> str:
     """An identifier on one printable line of at most `limit` characters."""
     cut = text[:limit]

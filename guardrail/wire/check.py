@@ -79,6 +79,8 @@ def _verdict(verdict: Verdict) -> dict[str, object]:
         "mode": verdict.mode.value,
         "span": None if span is None else [span.start, span.end],
         "criterion": verdict.criterion,
+        "reading": list(verdict.reading),
+        "flags": list(verdict.flags),
         "classifier": verdict.classifier,
     }
 

@@ -205,3 +205,16 @@ def test_a_streaming_mode_that_cannot_be_kept_on_a_path_is_refused(mode: str) ->
         "write path: /v1/chat/completions, or use hold"
     )
     assert found(f"routes: [{{name: a, path: /v1/chat/completions, stream: {{mode: {mode}}}}}]\n") == []
+
+
+def test_a_route_that_enforces_without_reading_disguises_is_warned_about() -> None:
+    assert found("routes:\n  - name: a\n    normalize: off\n") == ["3 C038 warning"]
+    assert "leave normalize out" in _message("routes: [{name: a, normalize: off}]", "C038")
+    assert found("routes: [{name: a, normalize: off, mode: shadow}]") == []
+    assert found("routes: [{name: a, normalize: {readings: 2, characters: 5000, depth: 3}}]") == []
+
+
+@pytest.mark.parametrize("setting", ["on", "false", "{readings: 1}", "{depth: 0}", "{characters: 10}", "{more: 1}"])
+def test_a_normalize_setting_that_means_nothing_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match="normalize"):
+        loads(f"routes: [{{name: a, normalize: {setting}}}]")

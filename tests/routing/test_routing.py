@@ -14,7 +14,7 @@ from guardrail.config.models import GUARDED_PATHS
 from guardrail.config.overlap import covering, covers
 from guardrail.errors import ConfigError
 from guardrail.testing import policy
-from guardrail.types import Action, Escalation, Fallback, Mode, Policy, Stage, Streaming
+from guardrail.types import Action, Escalation, Fallback, Mode, Policy, ReadingLimits, Stage, Streaming
 
 PATH = "/v1/chat/completions"
 GLOBS = st.text("ab*?[]!-", min_size=1, max_size=5)
@@ -229,3 +229,13 @@ def test_an_escalation_is_pinned_to_the_route_and_its_classifier_prepares_the_po
     assert route is not None
     assert route.escalation == Escalation("judge", 0.3, 0.7)
     assert table.policies_of("judge") == table.policies_of("embedded") != ()
+
+
+def test_a_routes_readings_are_bounded_as_configured_or_off() -> None:
+    def normalize(setting: str) -> object:
+        table = routing.compile(loads(f"routes: [{{name: a{setting}}}]"), Policies(), 1)
+        return table.for_tenant("default")[0].normalize
+
+    assert normalize("") == ReadingLimits()
+    assert normalize(", normalize: {readings: 2}") == ReadingLimits(readings=2)
+    assert normalize(", normalize: off") is None

@@ -106,6 +106,7 @@ def test_a_decision_is_one_line_with_exactly_these_fields(stream, spans, route, 
                 "criterion": criterion,
                 "classifier": "embedded@sha256:bb",
                 "flags": [],
+                "reading": [],
                 "provenance": None,
             }
             for policy, score, error, action, mode, criterion in (
