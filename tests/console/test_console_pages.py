@@ -214,10 +214,10 @@ async def test_hostile_content_stays_text_wherever_it_shows(tmp_path: Path) -> N
             assert outline.tags.count("script") == 1, name
             assert outline.tags.count("img") <= 1, name
             assert "b" not in outline.tags, name
-            assert "{{7*7}}" in outline.text or "7*7" not in text, name
             assert not re.search(r'(?i)src="(?!/console/static/)|href="(?:javascript|data|vbscript)', text), name
         for name in ("decisions", "playground", "policies/harassment", "replay"):
             assert "<script>alert(1)</script>" in Outline(pages[name]).text, name
+            assert "{{7*7}}" in pages[name], name
 
 
 async def test_policies_say_who_asks_them_and_run_their_tests_on_demand(tmp_path: Path) -> None:
