@@ -1,7 +1,7 @@
 """The playground: a text in, every policy's verdict out, on the text as it is spelled and on each way to read it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -15,7 +15,6 @@ from guardrail.normalize import Reading, readings
 from guardrail.types import Decision, Part, Policy, ReadingLimits, Route, Stage, Verdict
 
 MAX_CHARS = 20_000
-LIMITS = ReadingLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +77,7 @@ async def playground(room: Room, visit: Visit) -> Page:
         "decision": None,
         "readings": [],
         "truncated": [],
+        "normalizes": tryout.route.normalize is not None,
         "rows": [],
         "took_s": None,
     }
@@ -118,10 +118,10 @@ def _drawn(rows: Sequence[Row]) -> dict[str, Markup]:
 
 async def _tried(room: Room, tryout: Tryout) -> dict[str, Any]:
     """The route's own decision on the text, and every policy's verdict on every reading of it."""
-    found = readings(tryout.text, limits=LIMITS)
+    found = readings(tryout.text, limits=tryout.route.normalize or ReadingLimits())
     route, stage, tenant = tryout.route, tryout.stage, tryout.tenant
     policies = list(room.publisher.sets.for_tenant(tenant).values())
-    every = await asking(room, route, stage, policies, tenant)
+    every = replace(await asking(room, route, stage, policies, tenant), normalize=None)  # each reading by itself
     parts = [Part(f"readings[{place}]", reading.text) for place, reading in enumerate(found.found)]
     decision = await judged(room, [Part("text", tryout.text)], route, stage, tenant)
     detail = await judged(room, parts, every, stage, tenant)
@@ -129,6 +129,7 @@ async def _tried(room: Room, tryout: Tryout) -> dict[str, Any]:
         "decision": _said(decision, route, stage),
         "readings": [Read(reading.text, reading.trace) for reading in found.found],
         "truncated": list(found.truncated),
+        "normalizes": route.normalize is not None,
         "rows": _rows(policies, every, tryout, (found.found, detail.verdicts)),
         "took_s": decision.duration_s,
     }
