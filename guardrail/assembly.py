@@ -78,6 +78,7 @@ UPSTREAMS = {
 }
 EMBEDDED_MODEL = "guardrail.upstream.embedded:EmbeddedUpstream"
 CONSOLE = "guardrail.console.app:Console"
+AUDIT_STORE = "guardrail.audit.opening:open_sink"
 PROVIDERS = "guardrail.telemetry.setup:build_providers"
 
 CANARY_POLICY = "toxicity"
@@ -268,8 +269,10 @@ def _observers(config: Config, sinks: Sequence[EventSink]) -> Observers:
         providers = resolve(PROVIDERS)(traces=tracing, metrics=metrics, service_name=service, version=__version__)
     traced = tracing or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
     metering = Metrics(providers.meter_provider if metrics and providers else None)
+    observing: tuple[EventSink, ...] = (AuditLog(), metering, *sinks)
+    store = None if config.audit is None else resolve(AUDIT_STORE)(config, environment, EventFanout(observing).emit)
     return Observers(
-        EventFanout((AuditLog(), metering, *sinks)),
+        EventFanout(observing if store is None else (*observing, store)),
         Tracing(
             providers.tracer_provider if tracing and providers else None,
             semconv=Semconv(config.telemetry.semconv),
@@ -282,6 +285,7 @@ def _observers(config: Config, sinks: Sequence[EventSink]) -> Observers:
         else None,
         metering,
         providers.shutdown if providers else None,
+        store,
     )
 
 

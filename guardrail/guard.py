@@ -78,7 +78,7 @@ class Guard:
 
     def unobserved(self) -> "Guard":
         """The same classifiers without observers, records and remembered scores: for texts that somebody tries out, never for traffic."""
-        return Guard(self._classifiers)
+        return Guard(self._classifiers, recorder=_NoRecords())
 
     async def check(
         self,
@@ -248,6 +248,22 @@ class Guard:
                     evictions += cache.put(keys[place], answer, time.monotonic())
         self._events.emit(CacheUsed(len(keys) - len(missing), len(missing), evictions))
         return [answer for answer in found if answer is not None]
+
+
+class _NoRecords:
+    """In the place of a recorder, where nothing is to be recorded and so nothing has to be waited for."""
+
+    def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    async def ready(self) -> bool:
+        return True
+
+    async def kept(self, decision_id: str) -> bool:
+        return bool(decision_id)
 
 
 def _unreadable(parts: Sequence[Part], turn: Turn) -> tuple[Part, ...]:

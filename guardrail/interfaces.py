@@ -70,7 +70,15 @@ class SupportsHealth(Protocol):
 
 
 class Recorder(Protocol):
-    """Who keeps the record of each decision, for those routes that wait for it."""
+    """Who keeps the record of each decision (an event sink too), and can be waited for by those routes that ask for it."""
+
+    def start(self) -> None:
+        """Begin. Never waits and never raises: whether records can be kept shows later."""
+        ...
+
+    def close(self) -> None:
+        """Keep what is there, and end; may take seconds."""
+        ...
 
     async def ready(self) -> bool:
         """Whether one more record can be kept; waits for that, but not long."""

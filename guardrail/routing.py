@@ -11,7 +11,7 @@ from guardrail.config.models import Config, PolicyUse, RouteConfig
 from guardrail.config.normalize import limits_of
 from guardrail.config.references import policy_findings
 from guardrail.errors import ConfigError
-from guardrail.types import Action, Check, Escalation, Fallback, Mode, Policy, Route, Stage, Streaming, StreamMode
+from guardrail.types import Action, Audit, Check, Escalation, Fallback, Mode, Policy, Route, Stage, Streaming, StreamMode
 
 MAX_MODEL_CHARS = 256
 """Longest model name that is matched; a longer one has no route."""
@@ -95,6 +95,7 @@ def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) 
         escalation=None if band is None else Escalation(band.classifier, band.low, band.high),
         generation=generation,
         normalize=limits_of(route.normalize),
+        audit=Audit(route.audit.content, wait=route.audit.when_full == "wait"),
     )
 
 

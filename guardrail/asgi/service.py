@@ -21,7 +21,7 @@ from guardrail.config.tenants import Tenants
 from guardrail.errors import GuardrailError, WireError
 from guardrail.events import EventFanout
 from guardrail.guard import Guard, Origin
-from guardrail.interfaces import Classifier, SupportsWorkload
+from guardrail.interfaces import Classifier, Recorder, SupportsWorkload
 from guardrail.routing import RouteTable
 from guardrail.telemetry.calls import UpstreamCall
 from guardrail.telemetry.gauges import State
@@ -62,6 +62,7 @@ class Observers:
     tracing: Tracing | None = None
     metrics: Metrics | None = None
     close: Callable[[], None] | None = None
+    recorder: Recorder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ class GuardService:
         self._close = observers.close
         if self._metrics is not None:
             self._metrics.watch(self._state)
+        self.recorder = observers.recorder
+        """What keeps the audit store; None where there is none."""
         self._backends = backends
         self._stack = AsyncExitStack()
         self._classifiers: dict[str, Classifier] = {}
@@ -115,6 +118,9 @@ class GuardService:
         async with AsyncExitStack() as stack:
             if self._close is not None:
                 stack.push_async_callback(asyncio.to_thread, self._close)
+            if self.recorder is not None:
+                self.recorder.start()
+                stack.push_async_callback(asyncio.to_thread, self.recorder.close)
             for name, opener in self._backends.classifiers.items():
                 self._classifiers[name] = await stack.enter_async_context(opener())
             canaries = {name: canary_of(classifier, self._backends.canary) for name, classifier in self._classifiers.items()}
@@ -125,9 +131,9 @@ class GuardService:
             self.canaries = Canaries(self._classifiers, canaries, self.events)
             await self.canaries.ask()
             stop = asyncio.Event()
-            self.judgement = Judgement(
-                Guard(self._classifiers, self.events, cache=cache, breakers=self.breakers.classifiers), self.events, self.tracing
-            )
+            breakers = self.breakers.classifiers
+            guard = Guard(self._classifiers, self.events, self.recorder, cache=cache, breakers=breakers)
+            self.judgement = Judgement(guard, self.events, self.tracing)
             self._ad_hoc = AdHocPolicies(self._classifiers, self._published)
             self._publisher = publisher
             for name, job in {"policies": publisher.watch(stop), "canaries": self.canaries.keep_asking()}.items():

@@ -136,7 +136,7 @@ class AuditWriter:
     def close(self) -> None:
         """Write what is queued, for `close_s` at most, and let go of the file. What is left then is lost, and the next start says so."""
         with self._state:
-            self._closing = time.monotonic() + self._settings.close_s
+            self._closing = time.monotonic() + (min(1.0, self._settings.close_s) if self._failing else self._settings.close_s)
             self._state.notify_all()
         self._ending.set()
         if self._thread.is_alive():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guardrail.config.adapter import AdapterClassifier
+from guardrail.config.audit_check import audit_findings
 from guardrail.config.backends import CustomClassifier, LiteLLMUpstream, OpenAIUpstream, RemoteClassifier
 from guardrail.config.catalog import PolicySource
 from guardrail.config.codes import Code
@@ -37,6 +38,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
         *_package_findings(config),
         *_variable_findings(config, environment or process_environment()),
         *_folder_findings(config),
+        *audit_findings(config, environment or process_environment()),
         *(policy_findings(config, policies) if policies is not None else ()),
     ]
     return sorted(found, key=lambda finding: (finding.line, finding.code))

@@ -3,6 +3,7 @@
 | variable | meaning |
 |---|---|
 | the name in an upstream's or classifier's `api_key_env` | its API key |
+| the names in `audit: key_env` and `content_key_env` | the keys of the audit store |
 | GUARDRAIL_DATA | folder of labelled evaluation data |
 | OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT | whether telemetry may carry content |
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 
+from guardrail.config.audit import AuditConfig, RouteAuditConfig
 from guardrail.config.backends import ClassifierConfig, EmbeddedClassifier, EmbeddedUpstream, UpstreamConfig
 from guardrail.config.breakers import BreakersConfig
 from guardrail.config.console import ConsoleConfig
@@ -150,6 +151,7 @@ class RouteConfig(Section):
         description="How far disguised text is read as what it says; `off` judges texts as they stand alone.",
     )
     stream: StreamConfig = Field(default_factory=StreamConfig, description="When a streamed answer is let out.")
+    audit: RouteAuditConfig = Field(default_factory=RouteAuditConfig, description="How its decisions are kept in the audit store.")
     on_block: Literal["error", "reply"] = Field(
         default="error", description="A block is status 400, or 200 with finish_reason content_filter."
     )
@@ -211,6 +213,8 @@ class Config(Section):
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Scores that are not asked for twice, by the same tenant.")
     console: ConsoleConfig | None = Field(default=None, description="Web pages for operators at /console; default: none.")
 
+    audit: AuditConfig | None = Field(default=None, description="Where decisions are kept; default: nowhere but in the log.")
+
     _source: Source = PrivateAttr(default_factory=Source)
 
     @model_validator(mode="before")
@@ -263,6 +267,11 @@ class Config(Section):
         """The policy folder of each tenant that has one, resolved likewise."""
         folders = {name: self._resolved(tenant.policies) for name, tenant in self.tenants.items()}
         return {name: folder for name, folder in folders.items() if folder is not None}
+
+    @property
+    def audit_path(self) -> Path | None:
+        """The audit store's file, resolved likewise; None where none is configured."""
+        return None if self.audit is None else self._resolved(self.audit.path)
 
     def _resolved(self, folder: str | None) -> Path | None:
         return None if folder is None else self._source.folder / folder

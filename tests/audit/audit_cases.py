@@ -1,6 +1,7 @@
 """Decisions and stores for the tests of the audit store. Mild text only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,3 +74,16 @@ def filled(path: Path, records: Sequence[AuditRecord], keys: StoreKeys = KEYS, s
 SPANNED = verdict("toxicity", 0.9, span=Span(0, 4), criterion="insults", flags=("odd",))
 FAILED = verdict("harassment", None)
 WATCHED = verdict("harassment", 0.8, mode=Mode.SHADOW)
+
+
+@contextmanager
+def folder_gone(folder: Path) -> Iterator[None]:
+    """For the length of a `with` nothing can be written into the folder: something else stands in its place."""
+    aside = folder.with_name(f"{folder.name}-aside")
+    folder.rename(aside)
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
+        aside.rename(folder)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from audit_cases import event
+from audit_cases import event, folder_gone
 
 from guardrail.audit.keys import Secrets, open_keys
 from guardrail.audit.record import NOTE, AuditRecord
@@ -153,20 +153,7 @@ def full_disk(path: Path) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-@contextmanager
-def gone_folder(path: Path) -> Iterator[None]:
-    """The folder can neither be written nor read: something else stands in its place."""
-    aside = path.parent.with_name("aside")
-    path.parent.rename(aside)
-    path.parent.touch()
-    try:
-        yield
-    finally:
-        path.parent.unlink()
-        aside.rename(path.parent)
-
-
-@pytest.mark.parametrize("broken", [full_disk, gone_folder])
+@pytest.mark.parametrize("broken", [full_disk, lambda path: folder_gone(path.parent)])
 async def test_a_store_that_cannot_be_written_keeps_the_routes_choice_and_recovers(tmp_path: Path, broken: object) -> None:
     path, told = tmp_path / "store" / "audit.db", Told()
     path.parent.mkdir()
@@ -210,7 +197,7 @@ WRITING = """
 import itertools, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from audit_cases import event
+from audit_cases import event, folder_gone
 from test_audit_writer import SECRETS
 from guardrail.audit.sink import AuditSink, SinkSettings
 from guardrail.audit.writer import WriterSettings
