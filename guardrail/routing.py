@@ -1,12 +1,12 @@
 """Which route an exchange takes. A table is compiled once for each published generation of policies and never changes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from types import MappingProxyType
 
-from guardrail.config.catalog import PolicySource, uses
+from guardrail.config.catalog import PolicySource, on_trial, uses
 from guardrail.config.models import Config, PolicyUse, RouteConfig
 from guardrail.config.normalize import limits_of
 from guardrail.config.references import policy_findings
@@ -64,18 +64,22 @@ def compile(config: Config, policy_sets: PolicySource, generation: int) -> Route
         raise ConfigError(errors)
     entries = {}
     for tenant in config.tenant_names:
-        known = policy_sets.for_tenant(tenant)
+        known, tried = policy_sets.for_tenant(tenant), policy_sets.candidates
         routes = [route for route in config.routes if tenant in config.tenants_of(route)]
         entries[tenant] = tuple(
             (re.compile(translate(route.model)), replace(compiled, path=path))
-            for route, compiled in [(route, _route(route, known, generation)) for route in routes]
+            for route, compiled in [(route, _route(route, (known, tried), generation)) for route in routes]
             for path in route.paths
         )
     return RouteTable(generation, MappingProxyType(entries))
 
 
-def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) -> Route:
-    band = route.escalate
+_Known = tuple[Mapping[str, Policy], Mapping[str, Policy]]
+"""A tenant's policies by id, and the versions on trial by file."""
+
+
+def _route(route: RouteConfig, known: _Known, generation: int) -> Route:
+    band, policies = route.escalate, known[0]
     return Route(
         name=route.name,
         path=route.path,
@@ -83,8 +87,8 @@ def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) 
         tenant=route.tenant,
         upstream=route.upstream,
         classifier=route.classifier,
-        input=tuple(_check(route, use, policies) for use in uses(Stage.INPUT, route.input, policies)),
-        output=tuple(_check(route, use, policies) for use in uses(Stage.OUTPUT, route.output, policies)),
+        input=tuple(check for use in uses(Stage.INPUT, route.input, policies) for check in _checks(route, use, known)),
+        output=tuple(check for use in uses(Stage.OUTPUT, route.output, policies) for check in _checks(route, use, known)),
         on_error=Fallback(route.on_error),
         unscannable=Fallback(route.unscannable),
         deadline_s=route.deadline_ms / 1_000,
@@ -99,7 +103,14 @@ def _route(route: RouteConfig, policies: Mapping[str, Policy], generation: int) 
     )
 
 
-def _check(route: RouteConfig, use: PolicyUse, policies: Mapping[str, Policy]) -> Check:
-    policy = policies[use.id]
-    threshold = policy.threshold if use.threshold is None else use.threshold
-    return Check(policy, threshold, Action[use.action.upper()], Mode(use.mode or route.mode))
+def _checks(route: RouteConfig, use: PolicyUse, known: _Known) -> Iterator[Check]:
+    """The policy as the route uses it and, in shadow, the version on trial, under the threshold that it would have in its place."""
+    policies, candidates = known
+    enforced = policies[use.id]
+    yield Check(enforced, _threshold(use, enforced), Action[use.action.upper()], Mode(use.mode or route.mode))
+    if (tried := on_trial(use, policies, candidates)) is not None:
+        yield Check(tried, _threshold(use, tried), Action[use.action.upper()], Mode.SHADOW)
+
+
+def _threshold(use: PolicyUse, policy: Policy) -> float:
+    return policy.threshold if use.threshold is None else use.threshold

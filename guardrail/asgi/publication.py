@@ -123,7 +123,7 @@ class Publisher:
 
     @property
     def _watched(self) -> Watched:
-        return Watched(self._sources.folders)
+        return Watched(self._sources.folders, tuple(self._sources.candidates.values()))
 
     def _load(self) -> PolicySets:
         sets = load_sets(self._sources)
@@ -144,7 +144,7 @@ class Publisher:
 
 def sources_of(config: Config) -> Sources:
     """Where a configuration's policies lie."""
-    return Sources(config.policies.shipped, config.policy_folder, config.tenant_folders)
+    return Sources(config.policies.shipped, config.policy_folder, config.tenant_folders, config.candidates)
 
 
 def load_sets(sources: Sources) -> PolicySets:

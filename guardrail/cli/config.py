@@ -86,7 +86,7 @@ def _findings(file: Path | None) -> Sequence[Finding]:
     if any(finding.code == Code.MISSING_FOLDER for finding in alone):
         return alone
     try:
-        policies = Sources(loaded.policies.shipped, loaded.policy_folder, loaded.tenant_folders).load()
+        policies = Sources(loaded.policies.shipped, loaded.policy_folder, loaded.tenant_folders, loaded.candidates).load()
     except PolicyError as error:
         return [*alone, *error.findings]
     return check(loaded, policies)

@@ -10,6 +10,7 @@ import click
 from guardrail.asgi.judging import CHECK_ENDPOINTS
 from guardrail.config.load import load
 from guardrail.config.models import CHAT_COMPLETIONS, GUARDED_PATHS
+from guardrail.types import Stage
 from guardrail.wire.coverage import PARTS, Cell, coverage
 
 _MARKS = {"judged": "yes", "unscannable": "unscannable", "refused": "refused", "unguarded": "NO"}
@@ -64,3 +65,9 @@ def _served(file: Path | None) -> Iterator[str]:
     for path in GUARDED_PATHS:
         names = [route.name for route in config.routes if path in route.paths]
         yield f"{path}: " + (f"guarded by {', '.join(names)}" if names else "no route, so it is answered 404")
+    for route in config.routes:
+        for stage in Stage:
+            policies = route.stage(stage).policies
+            for use in () if policies == "all" else policies:
+                if use.candidate is not None:
+                    yield f"{route.name}, {stage.value}: {use.id} is judged beside its candidate {use.candidate}, which only records"

@@ -14,6 +14,18 @@ class PolicySource(Protocol):
         """The policies of one tenant; of an unknown tenant, those that every tenant has."""
         ...
 
+    @property
+    def candidates(self) -> Mapping[str, Policy]:
+        """The versions on trial, by their files as the configuration writes them."""
+        ...
+
+
+def on_trial(use: PolicyUse, policies: Mapping[str, Policy], candidates: Mapping[str, Policy]) -> Policy | None:
+    """The version that is tried beside a policy; None where there is none, or it is not there."""
+    if use.candidate is None:
+        return None
+    return candidates.get(use.candidate) if use.candidate_file else policies.get(use.candidate)
+
 
 def uses(stage: Stage, section: StageConfig, policies: Mapping[str, Policy]) -> Sequence[PolicyUse]:
     """The policies a stage uses, in order; for `all`, each that applies to the stage, by id."""

@@ -17,6 +17,7 @@ from guardrail.config.normalize import OFF
 from guardrail.config.overlap import covering
 from guardrail.config.references import escalation_findings, name_findings, policy_findings
 from guardrail.errors import ConfigError, Finding
+from guardrail.types import Stage
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
@@ -199,6 +200,7 @@ def _folder_findings(config: Config) -> Iterator[Finding]:
         if folder is not None and not folder.is_dir():
             message = f"there is no policy folder {str(folder)!r}; make it, or correct the path (it is relative to the configuration file)"
             yield config.source.finding(loc, Code.MISSING_FOLDER, message)
+    yield from _candidate_findings(config)
     for name, classifier in config.classifiers.items():
         if isinstance(classifier, CopeClassifier):
             yield from _model_findings(config, ("classifiers", name, "model"), classifier.model, "guardrail model merge")
@@ -207,6 +209,20 @@ def _folder_findings(config: Config) -> Iterator[Finding]:
             yield from _model_findings(config, ("classifiers", name, "model"), classifier.model, "guardrail train adapter")
             if classifier.base is not None:
                 yield from _model_findings(config, ("classifiers", name, "base"), classifier.base, "hf download")
+
+
+def _candidate_findings(config: Config) -> Iterator[Finding]:
+    for index, route in enumerate(config.routes):
+        for stage in Stage:
+            policies = route.stage(stage).policies
+            for place, use in enumerate(() if policies == "all" else policies):
+                if use.candidate_file is not None and not (path := config.candidates[use.candidate_file]).is_file():
+                    message = (
+                        f"there is no policy file {str(path)!r}; write it, or correct the path (it is relative to the configuration file)"
+                    )
+                    yield config.source.finding(
+                        ("routes", index, stage.value, "policies", place, "candidate"), Code.MISSING_FOLDER, message
+                    )
 
 
 def _model_findings(config: Config, loc: tuple[str, ...], model: str, command: str) -> Iterator[Finding]:

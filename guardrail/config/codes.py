@@ -24,6 +24,7 @@ class Code(StrEnum):
     UNKNOWN_POLICY = "C023"
     POLICY_STAGE = "C024"  # the policy does not apply to this stage
     UNGUARDED_PATH = "C025"
+    BAD_CANDIDATE = "C026"  # a version on trial that is not there, or is none of that policy
     DUPLICATE_ROUTE = "C030"
     UNREACHABLE_ROUTE = "C031"
     TENANT_WITHOUT_ROUTE = "C032"

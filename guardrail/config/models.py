@@ -79,6 +79,17 @@ class PolicyUse(Section):
     mode: Literal["enforce", "shadow"] | None = Field(
         default=None, description="`shadow` decides and records only; default: the route's mode."
     )
+    candidate: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1_024,
+        description="A version on trial, which only records beside the policy: its file (ending in .md, relative to this file), or an id.",
+    )
+
+    @property
+    def candidate_file(self) -> str | None:
+        """The file of the version on trial, as written; None where there is none, or a policy's id stands for it."""
+        return self.candidate if self.candidate is not None and self.candidate.endswith(".md") else None
 
     @model_validator(mode="before")
     @classmethod
@@ -272,6 +283,13 @@ class Config(Section):
     def audit_path(self) -> Path | None:
         """The audit store's file, resolved likewise; None where none is configured."""
         return None if self.audit is None else self._resolved(self.audit.path)
+
+    @property
+    def candidates(self) -> Mapping[str, Path]:
+        """The files of versions on trial as written, resolved likewise."""
+        stages = [route.stage(stage).policies for route in self.routes for stage in Stage]
+        written = [use.candidate_file for policies in stages if policies != "all" for use in policies]
+        return {name: self._source.folder / name for name in written if name is not None}
 
     def _resolved(self, folder: str | None) -> Path | None:
         return None if folder is None else self._source.folder / folder

@@ -1,13 +1,13 @@
 """Do the names in a configuration exist, and do the policies it names fit where it uses them?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from guardrail.config.catalog import PolicySource, uses
+from guardrail.config.catalog import PolicySource, on_trial, uses
 from guardrail.config.codes import Code
 from guardrail.config.faults import suggest
-from guardrail.config.models import ANY, GUARDED_PATHS, Config, RouteConfig
+from guardrail.config.models import ANY, GUARDED_PATHS, Config, PolicyUse, RouteConfig
 from guardrail.errors import Finding
-from guardrail.types import Stage
+from guardrail.types import Policy, Stage
 
 
 def name_findings(config: Config) -> Iterator[Finding]:
@@ -70,6 +70,34 @@ def _stage_findings(config: Config, index: int, stage: Stage, policies: PolicySo
             stages = ", ".join(sorted(sets[unfit[0]][use.id].applies_to)) or "no stage"
             message = f"{where}: policy {use.id!r} applies to {stages} only; remove it here, or add {stage.value} to its applies_to"
             yield config.source.finding(loc, Code.POLICY_STAGE, message)
+        if use.candidate is not None and not without:
+            for tenant in tenants:
+                if fault := _candidate_fault(use, stage, sets[tenant], policies.candidates):
+                    message, warning = fault
+                    yield config.source.finding((*loc, "candidate"), Code.BAD_CANDIDATE, f"{where}: {message}", warning=warning)
+                    break
+
+
+def _candidate_fault(
+    use: PolicyUse, stage: Stage, known: Mapping[str, Policy], candidates: Mapping[str, Policy]
+) -> tuple[str, bool] | None:
+    """What is wrong with a version on trial, and whether that is only a warning."""
+    policy, found = known[use.id], on_trial(use, known, candidates)
+    if found is None:
+        return (
+            f"the candidate {use.candidate!r} is no policy's id and no policy's file ending in .md; {suggest(use.candidate or '', known)}",
+            False,
+        )
+    if use.candidate_file and found.id != use.id:
+        return (
+            f"the candidate {use.candidate!r} is a version of {found.id!r}; name a file of {use.id!r}, or give its id as the candidate",
+            False,
+        )
+    if stage not in found.applies_to:
+        return f"the candidate {use.candidate!r} does not apply to {stage.value}; add {stage.value} to its applies_to", False
+    if (found.id, found.digest, found.threshold) == (policy.id, policy.digest, policy.threshold):
+        return f"the candidate {use.candidate!r} judges as what is in force does; remove it", True
+    return None
 
 
 def _empty_route(config: Config, index: int, policies: PolicySource) -> Iterator[Finding]:

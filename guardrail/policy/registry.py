@@ -60,6 +60,8 @@ class Sources:
     shipped: bool = True
     folder: Path | None = None
     tenants: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
+    candidates: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
+    """Files of versions on trial, by what they are called."""
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -76,9 +78,15 @@ class Sources:
                 loaded[folder] = load_folder(folder)
             except PolicyError as error:
                 refused += error.findings
+        tried: dict[str, Policy] = {}
+        for name, path in self.candidates.items():
+            try:
+                tried[name] = document.read(path)
+            except PolicyError as error:
+                refused += error.findings
         if refused:
             raise PolicyError(refused)
         base = PolicySet.of(loaded[shipped_folder()] if self.shipped else ())
         if self.folder:
             base = base.overlay(loaded[self.folder])
-        return PolicySets(base, {name: base.overlay(loaded[folder]) for name, folder in self.tenants.items()})
+        return PolicySets(base, {name: base.overlay(loaded[folder]) for name, folder in self.tenants.items()}, tried)

@@ -58,13 +58,16 @@ class PolicySet(Mapping[str, Policy]):
 
 @dataclass(frozen=True, slots=True)
 class PolicySets:
-    """What is published together: the base set and, for each tenant with files of its own, the base overlaid with them."""
+    """What is published together: the base set, for each tenant with files of its own the base overlaid with them, and what is on trial."""
 
     base: PolicySet = field(default_factory=PolicySet)
     tenants: Mapping[str, PolicySet] = field(default_factory=lambda: MappingProxyType({}))
+    candidates: Mapping[str, Policy] = field(default_factory=lambda: MappingProxyType({}))
+    """Versions on trial, by their files as the configuration writes them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tenants", MappingProxyType(dict(sorted(self.tenants.items()))))
+        object.__setattr__(self, "candidates", MappingProxyType(dict(sorted(self.candidates.items()))))
 
     @property
     def generation(self) -> int:
@@ -73,8 +76,9 @@ class PolicySets:
 
     @property
     def digest(self) -> str:
-        """One digest over the base and every tenant's set."""
-        return _sha256([self.base.digest, *([name, policies.digest] for name, policies in self.tenants.items())])
+        """One digest over the base, every tenant's set, and the versions on trial."""
+        found: list[object] = [self.base.digest, *([name, policies.digest] for name, policies in self.tenants.items())]
+        return _sha256([*found, *([name, _digest((policy,))] for name, policy in self.candidates.items())])
 
     def for_tenant(self, name: str) -> PolicySet:
         """The tenant's set; the base for a tenant without files of its own."""
@@ -82,12 +86,13 @@ class PolicySets:
 
     def distinct(self) -> tuple[Policy, ...]:
         """Every policy of every set once, which is what a classifier has to hold."""
-        found = {(policy.id, policy.digest): policy for owned in (self.base, *self.tenants.values()) for policy in owned.values()}
+        owners = (self.base, *self.tenants.values(), self.candidates)
+        found = {(policy.id, policy.digest): policy for owned in owners for policy in owned.values()}
         return tuple(found.values())
 
     def at(self, generation: int) -> "PolicySets":
         """The same sets as another generation."""
-        return PolicySets(self.base.at(generation), {name: owned.at(generation) for name, owned in self.tenants.items()})
+        return PolicySets(self.base.at(generation), {name: owned.at(generation) for name, owned in self.tenants.items()}, self.candidates)
 
 
 def _digest(policies: Iterable[Policy]) -> str:

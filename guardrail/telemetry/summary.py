@@ -29,17 +29,18 @@ def words(outcome: Outcome) -> Words:
 
 
 def findings(decision: Decision, *, everything: bool = False) -> tuple[Verdict, ...]:
-    """One verdict for each policy that fired (its highest score) and one for each that erred (its first error).
+    """One verdict for each policy, and each version on trial, that fired (its highest score), one for each that erred (its first error).
 
     A policy that did both appears twice. `everything` adds the policies that did neither, with their highest score.
     """
-    strongest: dict[str, Verdict] = {}
-    failed: dict[str, Verdict] = {}
+    strongest: dict[tuple[str, Mode], Verdict] = {}
+    failed: dict[tuple[str, Mode], Verdict] = {}
     for verdict in decision.verdicts:
+        key = verdict.policy_id, verdict.mode  # a version on trial must not hide the one in force
         if verdict.score is None:
-            failed.setdefault(verdict.policy_id, verdict)
-        elif (best := strongest.get(verdict.policy_id)) is None or _rank(verdict) > _rank(best):
-            strongest[verdict.policy_id] = verdict
+            failed.setdefault(key, verdict)
+        elif (best := strongest.get(key)) is None or _rank(verdict) > _rank(best):
+            strongest[key] = verdict
     fired = [verdict for verdict in strongest.values() if everything or verdict.violation]
     return tuple(sorted(fired, key=_rank, reverse=True)) + tuple(failed.values())
 

@@ -19,6 +19,7 @@ class Policies:
 
     def __init__(self, shared: Mapping[str, Policy] = SHIPPED, **own: Mapping[str, Policy]) -> None:
         self.shared, self.own = shared, own
+        self.candidates: Mapping[str, Policy] = {}
 
     def for_tenant(self, tenant: str, /) -> Mapping[str, Policy]:
         return {**self.shared, **self.own.get(tenant, {})}

@@ -26,6 +26,8 @@ ROUTES = st.lists(st.tuples(GLOBS, st.sampled_from(["*", *TENANTS])), max_size=5
 class Policies:
     """Policies for everyone, and for `acme` a stricter one of its own in place of one of them."""
 
+    candidates: Mapping[str, Policy] = {"drafts/violence.md": policy("violence", version="1.1.0", body="on trial", threshold=0.3)}
+
     def for_tenant(self, tenant: str, /) -> Mapping[str, Policy]:
         shared = {"violence": policy("violence"), "prompt_attack": policy("prompt_attack", applies_to=frozenset({Stage.INPUT}))}
         own = {"violence": policy("violence", threshold=0.2, body="stricter"), "offers": policy("offers")}
@@ -239,3 +241,32 @@ def test_a_routes_readings_are_bounded_as_configured_or_off() -> None:
     assert normalize("") == ReadingLimits()
     assert normalize(", normalize: {readings: 2}") == ReadingLimits(readings=2)
     assert normalize(", normalize: off") is None
+
+
+def _tried(**use: object) -> Config:
+    return Config.model_validate(
+        {"routes": [{"name": "r", "input": {"policies": [{"id": "violence", **use}]}, "output": {"policies": []}}]}
+    )
+
+
+def test_a_version_on_trial_is_judged_beside_the_policy_and_only_records() -> None:
+    table = routing.compile(_tried(candidate="drafts/violence.md", action="annotate"), Policies(), 1)
+    (route,) = [each for each in table.for_tenant("default") if each.path == PATH]
+    enforced, tried = route.input
+    assert (enforced.policy.version, enforced.mode, enforced.threshold) == ("1.0.0", Mode.ENFORCE, 0.5)
+    assert (tried.policy.version, tried.mode, tried.threshold, tried.action) == ("1.1.0", Mode.SHADOW, 0.3, Action.ANNOTATE)
+    assert {each.version for each in table.policies_of("embedded")} == {"1.0.0", "1.1.0"}
+
+
+def test_a_version_on_trial_has_the_threshold_it_would_have_in_the_policys_place_and_may_be_named_by_id() -> None:
+    table = routing.compile(_tried(candidate="prompt_attack", threshold=0.8), Policies(), 1)
+    assert [(check.policy.id, check.threshold, check.mode) for check in table.for_tenant("default")[0].input] == [
+        ("violence", 0.8, Mode.ENFORCE),
+        ("prompt_attack", 0.8, Mode.SHADOW),
+    ]
+
+
+@pytest.mark.parametrize("candidate", ["nothing", "drafts/other.md"])
+def test_a_version_on_trial_that_is_not_there_is_refused(candidate: str) -> None:
+    with pytest.raises(ConfigError, match="C026"):
+        routing.compile(_tried(candidate=candidate), Policies(), 1)
