@@ -79,6 +79,7 @@ UPSTREAMS = {
 EMBEDDED_MODEL = "guardrail.upstream.embedded:EmbeddedUpstream"
 CONSOLE = "guardrail.console.app:Console"
 AUDIT_STORE = "guardrail.audit.opening:open_sink"
+AUDIT_READER = "guardrail.audit.opening:open_reader"
 PROVIDERS = "guardrail.telemetry.setup:build_providers"
 
 CANARY_POLICY = "toxicity"
@@ -146,7 +147,8 @@ def build_app(
     console = resolve(CONSOLE)(loaded.console, among.console_secret) if loaded.console is not None else None
     observing = (*sinks, console.history) if console else tuple(sinks)
     service = _service(loaded, endpoints, Overrides(classifiers, observing, among))
-    return make_app(service, built, beside=console.routes(service, None) if console else ())
+    kept = resolve(AUDIT_READER)(loaded, environment) if console else None
+    return make_app(service, built, beside=console.routes(service, kept) if console else ())
 
 
 def check_policies(config: Config) -> None:

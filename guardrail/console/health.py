@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from guardrail.asgi.health import readiness
+from guardrail.audit.sink import AuditSink
 from guardrail.console.page import Page, Visit
 from guardrail.console.room import Room
 
@@ -42,7 +43,7 @@ async def health(room: Room, visit: Visit) -> Page:
         "in_flight": service.in_flight,
         "max_in_flight": service.limits.max_in_flight,
         "sink_failures": service.events.failures,
-        "queue": None,
+        "queue": service.recorder.status() if isinstance(service.recorder, AuditSink) else None,
         "at": time.time(),
     }
     return Page("health.html", "Health", data, at="health", live=True)
