@@ -9,9 +9,10 @@ import click
 
 from guardrail.asgi.judging import CHECK_ENDPOINTS
 from guardrail.config.load import load
-from guardrail.config.models import CHAT_COMPLETIONS, GUARDED_PATHS
+from guardrail.config.models import GUARDED_PATHS
 from guardrail.types import Stage
 from guardrail.wire.coverage import PARTS, Cell, coverage
+from guardrail.wire.dialects import DIALECTS
 
 _MARKS = {"judged": "yes", "unscannable": "unscannable", "refused": "refused", "unguarded": "NO"}
 
@@ -43,8 +44,8 @@ def routes(file: Path | None, *, as_json: bool, markdown: bool) -> None:
 def table(cells: Sequence[Cell]) -> list[str]:
     """The coverage as lines of a Markdown table: a row for each endpoint and stage, a column for each part.
 
-    Where the streamed and the whole form differ the cell names both, streamed last; `-` where the protocol has no such part. Streams are
-    held until they are judged, but for chat completions, where the route says when they are let out.
+    Where the streamed and the whole form differ the cell names both, streamed last; `-` where the protocol has no such part. `route`: the
+    route's stream.mode says when streams are let out.
     """
     rows = list(dict.fromkeys((cell.path, cell.stage) for cell in cells))
     streams = {cell.path for cell in cells if cell.stream}
@@ -55,7 +56,7 @@ def table(cells: Sequence[Cell]) -> list[str]:
         for part in PARTS:
             both = [found[key] for stream in (False, True) if (key := (path, stage, part, stream)) in found]
             marks.append(" / ".join(dict.fromkeys(both)) or "-")
-        held = "route" if path == CHAT_COMPLETIONS else "held"
+        held = "held" if DIALECTS[path].release is None else "route"
         lines.append(f"| `{path}` | {stage.value} | {held if path in streams else 'none'} | " + " | ".join(marks) + " |")
     return lines
 

@@ -12,7 +12,7 @@ from guardrail.config.catalog import PolicySource
 from guardrail.config.codes import Code
 from guardrail.config.cope import CopeClassifier
 from guardrail.config.environment import Environment, process_environment
-from guardrail.config.models import ANY, CHAT_COMPLETIONS, Config
+from guardrail.config.models import STREAMED_PATHS, Config
 from guardrail.config.normalize import OFF
 from guardrail.config.overlap import covering
 from guardrail.config.references import escalation_findings, name_findings, policy_findings
@@ -66,11 +66,8 @@ def _route_findings(config: Config) -> Iterator[Finding]:
             names = " and ".join(f"{config.routes[i].name!r} (line {config.source.line(('routes', i))})" for i in earlier)
             message = f"route {route.name!r} is never reached: {names} before it takes all it matches; put it first, or remove it"
             yield config.source.finding(loc, Code.UNREACHABLE_ROUTE, message)
-        if route.stream.mode != "hold" and route.path != CHAT_COMPLETIONS:
-            message = (
-                f"stream.mode {route.stream.mode!r} can be kept on {CHAT_COMPLETIONS} alone in this version, and route {route.name!r} is "
-                f"for {'every path' if route.path == ANY else route.path}; write path: {CHAT_COMPLETIONS}, or use hold"
-            )
+        if route.stream.mode != "hold" and not set(route.paths) & set(STREAMED_PATHS):
+            message = f"route {route.name!r}: answers of {route.path} are never streamed, so stream.mode cannot be kept; leave it out"
             yield config.source.finding((*loc, "stream", "mode"), Code.NOT_ENFORCEABLE, message)
         upstream = config.upstreams.get(route.upstream)
         if route.stored_turns == "resolve" and upstream is not None and not isinstance(upstream, OpenAIUpstream):

@@ -22,6 +22,9 @@ CHAT_COMPLETIONS = "/v1/chat/completions"
 GUARDED_PATHS = (CHAT_COMPLETIONS, "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/responses")
 """The inference paths this version understands; every other one is answered 404."""
 
+STREAMED_PATHS = tuple(path for path in GUARDED_PATHS if path != "/v1/embeddings")
+"""Those of them whose answers may be streamed."""
+
 DEFAULT_TENANT = "default"
 """The only tenant where none is configured."""
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from guardrail.errors import UpstreamError
+from guardrail.types import Part
 from guardrail.wire.answer import Answer
 from guardrail.wire.document import UnreadableError, parse_object
 from guardrail.wire.sse import SseDecoder, SseEvent
@@ -59,6 +60,10 @@ class EventCollector(StreamCollector):
     @abstractmethod
     def answer(self) -> Answer:
         """The same answer as one whole document. Raises UpstreamError where it is none."""
+
+    @abstractmethod
+    def parts(self) -> tuple[Part, ...]:
+        """What is to be judged: equal to the parts of the same answer sent whole."""
 
     @abstractmethod
     def _take(self, kind: str, document: Mapping[str, object], beside: tuple[str, ...]) -> bool:

@@ -17,6 +17,7 @@ from guardrail.wire.messages import (
     read_messages_request,
     replace_message,
 )
+from guardrail.wire.messages_release import MessageRelease
 from guardrail.wire.messages_stream import MessageStreamCollector
 from guardrail.wire.moderated import chat_moderation, moderated_chat, moderated_response, read_moderation, response_moderation
 from guardrail.wire.refusal import input_block_reply
@@ -27,6 +28,7 @@ from guardrail.wire.responses import (
     response_block_reply,
     response_error_event,
 )
+from guardrail.wire.responses_release import ResponseRelease
 from guardrail.wire.responses_stream import ResponseStreamCollector
 
 CHAT = Dialect(
@@ -73,6 +75,7 @@ MESSAGES = Dialect(
     read_answer=read_message,
     replace_blocked=replace_message,
     collector=lambda most: MessageStreamCollector(max_bytes=most),
+    release=lambda most: MessageRelease(max_bytes=most),
     block_reply=message_block_reply,
     shape=message_error,
     error_event=message_error_event,
@@ -86,6 +89,7 @@ RESPONSES = Dialect(
     read_answer=read_response,
     replace_blocked=replace_response,
     collector=lambda most: ResponseStreamCollector(max_bytes=most),
+    release=lambda most: ResponseRelease(max_bytes=most),
     block_reply=response_block_reply,
     moderation=Moderated(read_moderation, response_moderation, moderated_response),
     error_event=response_error_event,

@@ -29,7 +29,8 @@ _MESSAGE_FIELDS = frozenset({"role", "content"})
 _MESSAGE_NAMES = fields.by_case(_MESSAGE_FIELDS)
 ANSWER_FIELDS = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage", "context_management", "diagnostics"})
 """The fields of an answer in which a model says nothing, but for `content`."""
-_KEPT = ("id", "type", "role", "model")
+KEPT = ("id", "type", "role", "model")
+"""The fields of a message that stay when it is blocked."""
 _NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -77,7 +78,7 @@ def refused_message(document: Mapping[str, object], results: FilterResults, noti
     return {
         "type": "message",
         "role": "assistant",
-        **{key: document[key] for key in _KEPT if isinstance(document.get(key), str)},
+        **{key: document[key] for key in KEPT if isinstance(document.get(key), str)},
         "content": [{"type": "text", "text": notice}] if notice else [],
         **refused_end(results),
         "usage": usage if isinstance(usage, dict) else _NO_USAGE,

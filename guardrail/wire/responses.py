@@ -29,7 +29,7 @@ _REQUEST_FIELDS = frozenset(
     ]
 )
 _REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS)
-_ECHOED = frozenset(  # what an answer repeats of its request, and what describes it
+ECHOED = frozenset(  # what an answer repeats of its request, and what describes it
     [
         *(
             "id",
@@ -94,7 +94,7 @@ def read_response(document: Mapping[str, object]) -> Answer:
             parts.role = "assistant"
             add_item(parts, f"output[{number}]", item, "assistant")
         parts.role = "assistant"
-        parts.rest("answer", document, _ECHOED)
+        parts.rest("answer", document, ECHOED)
     details = document.get("incomplete_details")
     return made(document, parts, {0: details.get("reason") if isinstance(details, dict) else document.get("status")})
 

@@ -16,8 +16,8 @@ from guardrail.wire.items import add_item
 from guardrail.wire.parts import PartList, TooManyPartsError, strings
 from guardrail.wire.responses import read_response, refused_events
 
-_LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_SNAPSHOTS = frozenset({"response.created", "response.in_progress", "response.queued"}) | _LAST
+LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_SNAPSHOTS = frozenset({"response.created", "response.in_progress", "response.queued"}) | LAST
 _PLACE = ("output_index", "content_index", "summary_index", "item_id")
 _SAY_NOTHING = frozenset({"type", "sequence_number", "obfuscation", "annotation_index", "command_index", "partial_image_index", *_PLACE})
 _IDENTIFIER = re.compile(r"[\w.:|/+=-]{0,128}", re.ASCII)
@@ -86,7 +86,7 @@ class ResponseStreamCollector(EventCollector):
             raise UpstreamError("too_large", f"the upstream's stream holds {error}") from None
 
     def _read(self, kind: str, document: Mapping[str, object]) -> bool:
-        if kind in _LAST and "response" not in document:
+        if kind in LAST and "response" not in document:
             raise UpstreamError("malformed", "the last event of the upstream's stream holds no response")
         place = kind if _IDENTIFIER.fullmatch(kind) else "?"
         if (kind and not kind.startswith("response.")) or place == "?":
@@ -94,7 +94,7 @@ class ResponseStreamCollector(EventCollector):
         self._strings(place, {key: document[key] for key in _PLACE if key in document})
         for key, value in document.items():
             if key == "response" and kind in _SNAPSHOTS:
-                self._snapshot(object_of(document, "response"), last=kind in _LAST)
+                self._snapshot(object_of(document, "response"), last=kind in LAST)
             elif key == "item" and isinstance(value, dict):
                 found = self._read_item(value)
                 self._beside.found += [part for part in found if part not in self._beside.found[-64:]]
@@ -109,7 +109,7 @@ class ResponseStreamCollector(EventCollector):
                 self._beside.opaque(f"events.{place}", "image")
             elif key not in _SAY_NOTHING:
                 self._strings(place, value if _IDENTIFIER.fullmatch(key) else {key: value})
-        return kind in _LAST
+        return kind in LAST
 
     def _snapshot(self, response: dict[str, object], *, last: bool) -> None:
         if last:

@@ -7,9 +7,11 @@ import pytest
 from config_cases import SHIPPED, Policies, found
 
 from guardrail.config import Code, Environment, check, loads, require
+from guardrail.config.models import STREAMED_PATHS
 from guardrail.errors import ConfigError
 from guardrail.testing import policy
 from guardrail.types import Stage
+from guardrail.wire.dialects import DIALECTS
 
 A, B = "sha256:" + "0a" * 32, "sha256:" + "0b" * 32
 TWO_TENANTS = f"tenants:\n  acme: {{api_keys: ['{A}']}}\n  orbit: {{api_keys: ['{B}']}}\n"
@@ -199,12 +201,14 @@ def test_an_empty_escalation_band_is_refused() -> None:
 
 @pytest.mark.parametrize("mode", ["window", "overlap", "watch"])
 def test_a_streaming_mode_that_cannot_be_kept_on_a_path_is_refused(mode: str) -> None:
-    text = f"routes: [{{name: a, path: '*', stream: {{mode: {mode}}}}}]\n"
-    assert _message(text, "C013") == (
-        f"stream.mode {mode!r} can be kept on /v1/chat/completions alone in this version, and route 'a' is for every path; "
-        "write path: /v1/chat/completions, or use hold"
-    )
-    assert found(f"routes: [{{name: a, path: /v1/chat/completions, stream: {{mode: {mode}}}}}]\n") == []
+    text = f"routes: [{{name: a, path: /v1/embeddings, stream: {{mode: {mode}}}}}]\n"
+    assert _message(text, "C013") == "route 'a': answers of /v1/embeddings are never streamed, so stream.mode cannot be kept; leave it out"
+    for path in ("'*'", *STREAMED_PATHS):
+        assert found(f"routes: [{{name: a, path: {path}, stream: {{mode: {mode}}}}}]\n") == []
+
+
+def test_the_paths_that_may_be_streamed_are_those_whose_streams_can_be_let_out_while_they_are_judged() -> None:
+    assert {path for path, dialect in DIALECTS.items() if dialect.release is not None} == set(STREAMED_PATHS)
 
 
 def test_a_route_that_enforces_without_reading_disguises_is_warned_about() -> None:

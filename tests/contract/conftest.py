@@ -30,3 +30,19 @@ def running(server: Running) -> Running:
     server.tap.requests.clear()
     server.tap.sent.clear()
     return server
+
+
+@pytest.fixture(scope="session", params=["overlap", "watch"])
+def live_server(request: pytest.FixtureRequest) -> Iterator[Running]:
+    stream = {"mode": request.param, "window": 20, "overlap": 12, "first_ms": 60_000}
+    with serving(input={"policies": []}, stream=stream) as running:
+        yield running
+
+
+@pytest.fixture
+def live(live_server: Running) -> Running:
+    """A server that lets streams out while they are judged, with its counters at zero. It judges no prompts."""
+    live_server.upstream.hits = 0
+    live_server.tap.requests.clear()
+    live_server.tap.sent.clear()
+    return live_server

@@ -57,11 +57,12 @@ class Running:
 
 
 @contextmanager
-def serving() -> Iterator[Running]:
-    """The proxy and its upstream in a thread of their own."""
+def serving(**route: Any) -> Iterator[Running]:
+    """The proxy and its upstream in a thread of their own. `route` sets keys of the only route."""
     upstream = EmbeddedUpstream()
     behind, before = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
-    config = Config.model_validate({"upstreams": {"model": {"kind": "openai", "base_url": f"{address(behind)}/v1"}}})
+    upstreams = {"model": {"kind": "openai", "base_url": f"{address(behind)}/v1"}}
+    config = Config.model_validate({"upstreams": upstreams, "routes": [{"name": "default", **route}]})
     app = build_app(config, classifiers={"embedded": ScriptedClassifier({"harassment": contains("worthless idiot")})})
     tap = Tap(app)
     started, stop = threading.Event(), asyncio.Event()
