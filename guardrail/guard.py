@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -45,13 +45,30 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One stage of an exchange under its route, and whose it is. `started` is a `time.monotonic()` instant."""
+    """One stage of an exchange under its route, and whose it is. `started` is a `time.monotonic()` instant.
+
+    `mend` is asked about a block: what can go on instead, or None. `context`: what the user said last, for policies that ask for it.
+    """
 
     route: Route
     stage: Stage
     tenant: str
     origin: Origin
     started: float
+    mend: "Mend | None" = None
+    context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What a request holds once earlier turns were taken out of it or replaced in it, and what was done (`drop messages[2]`)."""
+
+    parts: tuple[Part, ...]
+    changes: tuple[str, ...]
+
+
+Mend = Callable[[Sequence[Verdict], Sequence[Part]], Mended | None]
+"""What a blocked request becomes, given its verdicts and the parts that could not be read but had to be."""
 
 
 class Guard:
@@ -99,10 +116,22 @@ class Guard:
         records and there can be none the decision is a block, as of something unjudged.
         """
         turn = Turn(route, stage, tenant, origin or Origin(), started=time.monotonic())
-        parts = (Part("text", parts),) if isinstance(parts, str) else tuple(parts)
-        if not await self.recordable(route):
+        return await self.decide((Part("text", parts),) if isinstance(parts, str) else tuple(parts), turn)
+
+    async def decide(self, parts: Sequence[Part], turn: "Turn") -> Decision:
+        """As `check`. What `turn.mend` makes of a blocked request is judged like one, and what was blocked stays so unless that passes."""
+        if not await self.recordable(turn.route):
             return self._made(parts, (), UNRECORDED, turn)
-        return await self.recorded(self.conclude(parts, await self.judge(parts, turn, started=turn.started), turn), route)
+        verdicts = await self.judge(parts, turn, started=turn.started)
+        outcome = _outcome(parts, verdicts, turn)
+        blocked = outcome.action is Action.BLOCK and not outcome.unavailable
+        mended = turn.mend(verdicts, _unreadable(parts, turn)) if blocked and turn.mend is not None else None
+        changes: tuple[str, ...] = ()
+        if mended is not None:
+            after = _outcome(mended.parts, await self.judge(mended.parts, turn, started=turn.started), turn)
+            if after.action < Action.REDACT:
+                outcome, changes = replace(after, action=Action.REDACT, shadow=max(Action.REDACT, after.shadow)), mended.changes
+        return await self.recorded(self._made(parts, verdicts, outcome, turn, changes), turn.route)
 
     async def recordable(self, route: Route) -> bool:
         """Whether a decision under this route can be recorded, where it has to be."""
@@ -124,17 +153,11 @@ class Guard:
 
     def conclude(self, parts: Sequence[Part], verdicts: tuple[Verdict, ...], turn: "Turn") -> Decision:
         """The decision that the verdicts on these parts come to; emits it."""
-        checks = turn.route.checks(turn.stage)
-        outcome = decide(
-            verdicts,
-            unscannable=_unreadable(parts, turn),
-            on_error=turn.route.on_error,
-            on_unscannable=turn.route.unscannable,
-            enforcing=any(check.mode is Mode.ENFORCE for check in checks),
-        )
-        return self._made(parts, verdicts, outcome, turn)
+        return self._made(parts, verdicts, _outcome(parts, verdicts, turn), turn)
 
-    def _made(self, parts: Sequence[Part], verdicts: tuple[Verdict, ...], outcome: Outcome, turn: "Turn") -> Decision:
+    def _made(
+        self, parts: Sequence[Part], verdicts: tuple[Verdict, ...], outcome: Outcome, turn: "Turn", history: tuple[str, ...] = ()
+    ) -> Decision:
         route, stage = turn.route, turn.stage
         decision = Decision(
             id=uuid.uuid4().hex,
@@ -146,6 +169,7 @@ class Guard:
             tenant=turn.tenant,
             generation=route.generation,
             duration_s=time.monotonic() - turn.started,
+            history=history,
         )
         origin, judged = turn.origin, tuple(cleaned(part) for part in parts)
         self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, judged, route.audit))
@@ -264,6 +288,16 @@ class _NoRecords:
 
     async def kept(self, decision_id: str) -> bool:
         return bool(decision_id)
+
+
+def _outcome(parts: Sequence[Part], verdicts: Sequence[Verdict], turn: Turn) -> Outcome:
+    return decide(
+        verdicts,
+        unscannable=_unreadable(parts, turn),
+        on_error=turn.route.on_error,
+        on_unscannable=turn.route.unscannable,
+        enforcing=any(check.mode is Mode.ENFORCE for check in turn.route.checks(turn.stage)),
+    )
 
 
 def _unreadable(parts: Sequence[Part], turn: Turn) -> tuple[Part, ...]:

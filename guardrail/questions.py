@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from guardrail.conversation import located
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer
 from guardrail.normalize import Reading, Readings, readings
@@ -60,7 +61,7 @@ class Questions:
         for check in self._checks:
             column = self._columns[check.policy.digest]
             each = [read_verdict(part, check, answers[row + column], classifier, reading) for reading, row in asked]
-            found.append(flagged(strongest(each), known))
+            found.append(placed(part, flagged(strongest(each), known)))
         return found
 
     def _asked(self, known: Readings) -> list[Reading]:
@@ -75,6 +76,14 @@ def strongest(verdicts: Sequence[Verdict]) -> Verdict:
     found = max(verdicts, key=lambda verdict: (verdict.violation, verdict.error is not None, verdict.score or 0.0))
     flags = tuple(sorted({flag for verdict in verdicts for flag in verdict.flags}))
     return found if flags == found.flags else replace(found, flags=flags)
+
+
+def placed(part: Part, verdict: Verdict) -> Verdict:
+    """The verdict with the piece of a joined text that its span lies in."""
+    if not part.pieces:
+        return verdict
+    path, span = located(part, verdict.span)
+    return replace(verdict, part=path, span=span)
 
 
 def flagged(verdict: Verdict, known: Readings) -> Verdict:

@@ -57,7 +57,8 @@ class Part:
 
     `path` names its place (`messages[2].content[0].text`), `kind` what it is (text, name, tool_arguments, tool_result, refusal,
     reasoning, image, audio, file, tokens, unknown). `text` is None where there is something that cannot be read as text.
-    `choice` is the answer's choice index, None for the request.
+    `choice` is the answer's choice index, None for the request. `pieces` is what a joined text was joined of: the path of each, where
+    it begins in `text`, and how many characters of its own beginning are not in it.
     """
 
     path: str
@@ -65,6 +66,7 @@ class Part:
     role: str = "user"
     kind: str = "text"
     choice: int | None = None
+    pieces: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,8 @@ class Route:
     `path`, `model` (glob) and `tenant` say what it matches (`*`: any). `deadline_s` bounds one stage's judging.
     `timing`: `before` judges the prompt before the upstream is called, `parallel` beside it.
     `stored_turns`: turns that a request continues by an id are refused, or fetched of the upstream and judged with it.
-    `streaming` says when a streamed answer is let out. `generation` is the number of the published policy set it was compiled from.
+    `streaming` says when a streamed answer is let out. `scope` says which turns of a conversation are judged, `history` what is done about
+    one before the latest that violates. `generation` is the number of the published policy set it was compiled from.
     `normalize` bounds how far disguises of a text are undone; None judges texts as they stand alone.
     """
 
@@ -287,6 +290,8 @@ class Route:
     streaming: Streaming = Streaming()
     on_block: Literal["error", "reply"] = "error"
     stored_turns: Literal["refuse", "resolve"] = "refuse"
+    scope: Literal["all", "latest_turn"] = "all"
+    history: Literal["block", "redact", "drop"] = "block"
     escalation: Escalation | None = None
     generation: int = 0
     audit: Audit = Audit()
@@ -351,7 +356,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """All verdicts of one stage folded into one outcome, with what is needed to find and replay it."""
+    """All verdicts of one stage folded into one outcome, with what is needed to find and replay it.
+
+    `history` names the earlier turns that were taken out of the request, or replaced in it, because of what they hold (`drop messages[2]`):
+    the verdicts on them stand among the others, and the outcome is that of the request as it went on.
+    """
 
     id: str
     stage: Stage
@@ -362,6 +371,7 @@ class Decision:
     tenant: str
     generation: int
     duration_s: float
+    history: tuple[str, ...] = ()
 
     @property
     def action(self) -> Action:

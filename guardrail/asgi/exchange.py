@@ -4,16 +4,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from guardrail.asgi.mender import Mender
 from guardrail.asgi.streamed import StreamedAnswer, Ways
 from guardrail.asgi.traced_judge import TracedJudge
+from guardrail.conversation import scoped
 from guardrail.errors import UpstreamError
 from guardrail.events import AnswerHeld, EventFanout, UpstreamFailed
 from guardrail.guard import Guard, Origin, Turn
 from guardrail.guard_stream import AnswerJudge
 from guardrail.telemetry.tracing import Tracing
-from guardrail.types import Decision, Part, Route, Stage
+from guardrail.types import Action, Decision, Part, Route, Stage
 from guardrail.wire.dialect import Dialect
-from guardrail.wire.moderated import Moderation
+from guardrail.wire.document import dump
+from guardrail.wire.moderated import Moderation, without_moderation
 from guardrail.wire.refusal import Headers, decision_headers
 from guardrail.wire.release import Release
 from guardrail.wire.request import Request
@@ -30,12 +33,12 @@ class Judgement:
     events: EventFanout
     tracing: Tracing | None = None
 
-    async def judge(self, parts: Sequence[Part], route: Route, stage: Stage, *, tenant: str, origin: Origin) -> Decision:
+    async def judge(self, parts: Sequence[Part], turn: Turn) -> Decision:
         """The decision of one stage, in a span of its own where spans are collected."""
         if self.tracing is None:
-            return await self.guard.check(parts, route=route, stage=stage, tenant=tenant, origin=origin)
-        with self.tracing.guard(route, stage) as span:
-            decision = await self.guard.check(parts, route=route, stage=stage, tenant=tenant, origin=origin)
+            return await self.guard.decide(parts, turn)
+        with self.tracing.guard(turn.route, turn.stage) as span:
+            decision = await self.guard.decide(parts, turn)
             span.decided(decision, parts)
         return decision
 
@@ -77,15 +80,33 @@ class Exchange:
         """The decision of one stage; None where the route checks nothing in it: then nothing is recorded as judged either."""
         if not self.route.checks(stage):
             return None
-        origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
-        decision = await self.judgement.judge(parts, self.route, stage, tenant=self.tenant, origin=origin)
+        decision = await self.judgement.judge(parts, self._turn(stage))
         self.decisions.append(decision)
         return decision
 
+    async def judge_request(self) -> Decision | None:
+        """As `judge`, of the prompt. Where earlier turns are taken out because of what they hold, request and body are what is left."""
+        if not self.route.checks(Stage.INPUT):
+            return None
+        mender, parts = (
+            Mender(self.request, self.route, self.tenant, self.stored),
+            scoped(self.asked, self.request.history, self.route.scope),
+        )
+        turn = self._turn(Stage.INPUT)
+        decision = await self.judgement.judge(parts, turn if self.route.history == "block" else replace(turn, mend=mender))
+        if decision.history and decision.action is Action.REDACT:
+            self.request = mender.request
+            self.body = (dump if self.moderation is None else without_moderation)(mender.request.document)
+        self.decisions.append(decision)
+        return decision
+
+    def _turn(self, stage: Stage) -> Turn:
+        origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
+        return Turn(self.route, stage, self.tenant, origin, time.monotonic())
+
     def streamed(self, ways: Ways, wire: Release) -> StreamedAnswer:
         """The way of an answer that is let out while it is judged."""
-        origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
-        turn = Turn(self.route, Stage.OUTPUT, self.tenant, origin, time.monotonic())
+        turn = self._turn(Stage.OUTPUT)
         ways = replace(ways, choices=self.request.choices, unscannable=self.route.unscannable)
         guard, tracing = self.judgement.guard, self.judgement.tracing
         judge = AnswerJudge(guard, turn)

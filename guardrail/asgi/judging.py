@@ -1,6 +1,7 @@
 """The check endpoints: they judge what they are sent and generate nothing. Other gateways plug the guard in by them."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ from guardrail.asgi.messages import Receive, Scope, Send
 from guardrail.asgi.responder import GuardResponder
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.tenant import caller
+from guardrail.conversation import scoped
 from guardrail.errors import ClassifierError, GuardrailError, WireError
-from guardrail.guard import Origin
+from guardrail.guard import Origin, Turn
 from guardrail.routing import RouteTable
 from guardrail.types import Decision, Mode, Route
 from guardrail.wire.check import parse_check
@@ -128,7 +130,8 @@ class _CheckResponder(GuardResponder):
 
     async def _judge(self, inquiry: Inquiry, route: Route, tenant: str, asked: str) -> Decision:
         origin = Origin(asked, inquiry.place.model or "", self._endpoint.protocol)
-        return await self._service.judgement.judge(inquiry.parts, route, inquiry.stage, tenant=tenant, origin=origin)
+        turn = Turn(route, inquiry.stage, tenant, origin, time.monotonic())
+        return await self._service.judgement.judge(scoped(inquiry.parts, inquiry.history, route.scope), turn)
 
 
 async def _nothing_behind(scope: Scope, receive: Receive, send: Send) -> None:

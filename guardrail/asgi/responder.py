@@ -20,7 +20,7 @@ from guardrail.asgi.tenant import caller
 from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
 from guardrail.telemetry.tracing import RequestSpan
-from guardrail.types import Action, Decision, Stage
+from guardrail.types import Action, Decision
 from guardrail.wire.dialect import Dialect
 from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.moderated import without_moderation
@@ -172,7 +172,7 @@ class GuardResponder:
             return
         refusal = None
         if exchange.route.input:
-            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.asked))
+            refusal = self._refusal(exchange, await exchange.judge_request())
         if refusal is not None:
             await self._outlet.reply(refusal, exchange.headers())
             return
@@ -184,7 +184,7 @@ class GuardResponder:
         gate = Gate(exchange, self._outlet, max_bytes=self._service.limits.max_answer_bytes, permit=permit)
         call = asyncio.create_task(self._call(exchange, gate))
         try:
-            refusal = self._refusal(exchange, await exchange.judge(Stage.INPUT, exchange.asked))
+            refusal = self._refusal(exchange, await exchange.judge_request())
             if refusal is None:
                 permit.set()
                 await call
@@ -196,7 +196,7 @@ class GuardResponder:
 
     def _refusal(self, exchange: Exchange, decision: Decision | None) -> Reply | None:
         """What the client gets instead of an answer; None when the prompt may go on."""
-        if decision is None or decision.action < Action.REDACT:
+        if decision is None or decision.action < Action.REDACT or (decision.history and decision.action is Action.REDACT):
             return None
         if decision.outcome.unavailable:
             return unavailable(decision)
@@ -220,7 +220,7 @@ class GuardResponder:
             self._service.observe(span.call)
 
     async def _run(self, exchange: Exchange, gate: Gate, trace: list[tuple[str, str]]) -> None:
-        scope = {**self._scope, "headers": self._headers(exchange, trace), "extensions": {}, SCOPE_KEY: exchange}
+        scope = {**self._scope, "headers": self._headers(trace, exchange.body), "extensions": {}, SCOPE_KEY: exchange}
         try:
             await self._app(scope, _Replay(exchange.body, gate.over), gate.send)
             await gate.settled()
@@ -242,13 +242,12 @@ class GuardResponder:
         finally:
             await gate.aclose()
 
-    def _headers(self, exchange: Exchange, trace: list[tuple[str, str]]) -> RawHeaders:
-        """The client's headers as the app sees them: an answer must come unencoded, and trace and request id are ours."""
+    def _headers(self, trace: list[tuple[str, str]], body: bytes) -> RawHeaders:
+        """The client's headers as the app sees them: an answer must come unencoded; trace, request id and length are ours."""
         names = _REPLACED | {name.encode() for name, _ in trace}
-        kept = [pair for pair in self._scope["headers"] if pair[0] not in names]
+        length = str(len(body)).encode()
+        kept = [(name, length if name == b"content-length" else value) for name, value in self._scope["headers"] if name not in names]
         kept += [(b"accept-encoding", b"identity"), (b"x-request-id", self._request_id.encode())]
-        if exchange.moderation is not None:  # the body is shorter than what the client sent
-            kept = [(name, str(len(exchange.body)).encode()) if name == b"content-length" else (name, value) for name, value in kept]
         return kept + [(name.encode(), value.encode()) for name, value in trace]
 
     async def _until_gone(self, work: Coroutine[Any, Any, None]) -> None:

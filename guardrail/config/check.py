@@ -12,7 +12,7 @@ from guardrail.config.catalog import PolicySource
 from guardrail.config.codes import Code
 from guardrail.config.cope import CopeClassifier
 from guardrail.config.environment import Environment, process_environment
-from guardrail.config.models import STREAMED_PATHS, Config
+from guardrail.config.models import ANY, CONVERSATIONS, STREAMED_PATHS, Config
 from guardrail.config.normalize import OFF
 from guardrail.config.overlap import covering
 from guardrail.config.references import escalation_findings, name_findings, policy_findings
@@ -33,6 +33,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
         *escalation_findings(config),
         *_route_findings(config),
         *_disguise_findings(config),
+        *_conversation_findings(config),
         *_tenant_findings(config),
         *_limit_findings(config),
         *_console_findings(config),
@@ -86,6 +87,33 @@ def _disguise_findings(config: Config) -> Iterator[Finding]:
         if route.normalize == OFF and "enforce" in _modes(config, index):
             message = f"route {route.name!r} enforces, yet judges disguised text (base64, lookalikes) as it stands; leave normalize out"
             yield config.source.finding(("routes", index, "normalize"), Code.UNREAD_DISGUISES, message, warning=True)
+
+
+def _conversation_findings(config: Config) -> Iterator[Finding]:
+    for index, route in enumerate(config.routes):
+        loc, turns = ("routes", index), f"{', '.join(CONVERSATIONS[:-1])} and {CONVERSATIONS[-1]}"
+        for key, value in (("scope", route.scope), ("history", route.history)):
+            if value not in ("all", "block") and route.path not in (ANY, *CONVERSATIONS):
+                message = f"{key}: {value} needs turns, which requests to {route.path} have none of; it is for {turns}, or leave it out"
+                yield config.source.finding((*loc, key), Code.NOT_ENFORCEABLE, message)
+        if route.history != "block" and route.timing == "parallel":
+            message = (
+                f"history: {route.history} changes what the upstream is sent, and with timing: parallel route {route.name!r} has sent it "
+                "before it is judged; write timing: before, or history: block"
+            )
+            yield config.source.finding((*loc, "history"), Code.NOT_ENFORCEABLE, message)
+        if route.history != "block" and route.scope == "latest_turn":
+            message = (
+                f"history: {route.history} is about earlier turns, which route {route.name!r} does not judge (scope: latest_turn); write "
+                "scope: all, or history: block"
+            )
+            yield config.source.finding((*loc, "history"), Code.NOT_ENFORCEABLE, message)
+        if route.scope == "latest_turn":
+            message = (
+                f"route {route.name!r} judges no earlier turns, and a caller writes these itself: what violates can be put there, as an "
+                "answer that no model gave, too; scope: all closes the gap, and an unchanged history costs nothing (`cache`)"
+            )
+            yield config.source.finding((*loc, "scope"), Code.HISTORY_UNJUDGED, message, warning=True)
 
 
 def _modes(config: Config, index: int) -> set[str]:

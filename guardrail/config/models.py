@@ -21,6 +21,8 @@ from guardrail.types import Stage
 CHAT_COMPLETIONS = "/v1/chat/completions"
 GUARDED_PATHS = (CHAT_COMPLETIONS, "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/responses")
 """The inference paths this version understands; every other one is answered 404."""
+CONVERSATIONS = (CHAT_COMPLETIONS, "/v1/messages", "/v1/responses")
+"""Those whose requests have turns."""
 
 STREAMED_PATHS = tuple(path for path in GUARDED_PATHS if path != "/v1/embeddings")
 """Those of them whose answers may be streamed."""
@@ -166,6 +168,20 @@ class RouteConfig(Section):
     )
     stream: StreamConfig = Field(default_factory=StreamConfig, description="When a streamed answer is let out.")
     audit: RouteAuditConfig = Field(default_factory=RouteAuditConfig, description="How its decisions are kept in the audit store.")
+    scope: Literal["all", "latest_turn"] = Field(
+        default="all",
+        description=(
+            "Turns of a conversation that are judged: all, or what came after the assistant's last message (and system messages). What "
+            "the user said in several of them is judged as one text, too."
+        ),
+    )
+    history: Literal["block", "redact", "drop"] = Field(
+        default="block",
+        description=(
+            "What is done where only turns before the latest violate: the request is blocked, their texts are replaced by placeholders, or "
+            "the turns are left out."
+        ),
+    )
     on_block: Literal["error", "reply"] = Field(
         default="error", description="A block is status 400, or 200 with finish_reason content_filter."
     )

@@ -77,6 +77,7 @@ class DecisionFields:
     parts: int
     characters: int
     unscannable: tuple[str, ...]
+    history: tuple[str, ...]
     violations: int
     errors: int
     verdict_count: int
@@ -241,6 +242,7 @@ def _decision(event: DecisionMade) -> DecisionFields:
         parts=len(event.parts),
         characters=sum(len(part.text or "") for part in event.parts),
         unscannable=tuple(short(path, 256) for path in decision.unscannable[:MAX_LISTED]),
+        history=decision.history[:MAX_LISTED],
         violations=sum(verdict.violation for verdict in decision.verdicts),
         errors=sum(verdict.error is not None for verdict in decision.verdicts),
         verdict_count=len(decision.verdicts),

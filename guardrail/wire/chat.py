@@ -10,6 +10,7 @@ from guardrail.errors import UpstreamError, WireError
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
 from guardrail.wire.document import dump
+from guardrail.wire.history import chat_history
 from guardrail.wire.parts import MESSAGE_FIELDS, PartList, is_prose, is_tokens, strings
 from guardrail.wire.request import Request
 
@@ -106,7 +107,8 @@ def read_request(document: Mapping[str, object]) -> Request:
     """
     fields.refuse_case_variants(document, _REQUEST_NAMES)
     stream, model, choices = fields.flag(document, "stream"), fields.model(document), fields.choices(document)
-    return Request(model, stream, document, "messages", _add_request, choices, fields.include_usage(document))
+    usage = fields.include_usage(document)
+    return Request(model, stream, document, "messages", _add_request, choices, usage, turns=chat_history)
 
 
 def read_answer(document: Mapping[str, object]) -> Answer:

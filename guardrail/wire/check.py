@@ -11,6 +11,7 @@ from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Decision, Part, Stage, Verdict
 from guardrail.wire.chat import read_answer, read_request
 from guardrail.wire.fields import read_object
+from guardrail.wire.history import chat_history
 from guardrail.wire.inquiry import Inquiry, Place, only, reply, text_field
 from guardrail.wire.refusal import Reply, decision_word
 
@@ -35,7 +36,9 @@ def parse_check(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     if path is not None and model is None:
         raise WireError(400, "invalid_model", "A path takes a route only together with a model.", param="model")
     place = Place(route, path or _CHAT if model is not None else None, model)
-    return Inquiry(_parts(document, given[0], stage), check_reply, stage, place, scores=False)
+    conversation = given[0] == "messages" and stage is Stage.INPUT
+    history = chat_history(document) if conversation else None
+    return Inquiry(_parts(document, given[0], stage), check_reply, stage, place, scores=False, history=history)
 
 
 def check_reply(decision: Decision) -> Reply:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from guardrail.conversation import History
 from guardrail.errors import WireError
 from guardrail.types import Decision, Mode, Part, Policy, Stage, Verdict
 from guardrail.wire.document import dump
@@ -30,7 +31,7 @@ class Inquiry:
 
     `policies`: these instead of the route's own, by id or ad hoc. `scores`: the answer tells scores, so that there must be something to
     check: a text that nothing was asked about must not look harmless. `answer` raises WireError for a decision that its protocol cannot
-    tell, such as one that could not be made.
+    tell, such as one that could not be made. `history`: the turns, where the parts are a conversation.
     """
 
     parts: tuple[Part, ...]
@@ -39,6 +40,7 @@ class Inquiry:
     place: Place = Place()
     policies: tuple[str | Policy, ...] | None = None
     scores: bool = True
+    history: History | None = None
 
 
 def only(document: Mapping[str, object], known: frozenset[str]) -> None:

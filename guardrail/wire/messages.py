@@ -13,6 +13,7 @@ from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
 from guardrail.wire.blocks import add_content
 from guardrail.wire.document import dump
+from guardrail.wire.history import messages_history
 from guardrail.wire.parts import ROLES, PartList
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
 from guardrail.wire.request import Request
@@ -46,7 +47,7 @@ _ERROR_TYPES = {
 def read_messages_request(document: Mapping[str, object]) -> Request:
     """The request in a parsed document. Raises WireError (400) for anything that proxy and upstream could read differently."""
     fields.refuse_case_variants(document, _REQUEST_NAMES)
-    return Request(fields.model(document), fields.flag(document, "stream"), document, "messages", _add_request)
+    return Request(fields.model(document), fields.flag(document, "stream"), document, "messages", _add_request, turns=messages_history)
 
 
 def read_message(document: Mapping[str, object]) -> Answer:

@@ -122,7 +122,8 @@ def decision_headers(decisions: Sequence[Decision], *, overhead_s: float) -> Hea
     """`x-guardrail-decision` (the strongest of the decisions), `-decision-id`, `-policy-version`, `-overhead-ms`.
 
     The policy version is the number of the published generation that judged. Something unjudged that was let through is
-    `unjudged`, never `allow`. Empty where nothing was decided.
+    `unjudged`, never `allow`. `x-guardrail-history` says `drop` or `redact` where earlier turns were taken out of the request or replaced
+    in it. Empty where nothing was decided.
     """
     if not decisions:
         return ()
@@ -131,6 +132,7 @@ def decision_headers(decisions: Sequence[Decision], *, overhead_s: float) -> Hea
         ("x-guardrail-decision-id", ",".join(decision.id for decision in decisions)),
         ("x-guardrail-policy-version", str(decisions[-1].generation)),
         ("x-guardrail-overhead-ms", f"{overhead_s * 1000:.1f}"),
+        *(("x-guardrail-history", decision.history[0].partition(" ")[0]) for decision in decisions if decision.history),
     )
 
 

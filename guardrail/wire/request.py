@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from guardrail.conversation import History
 from guardrail.errors import WireError
 from guardrail.types import Part
 from guardrail.wire.parts import PartList, TooManyPartsError
@@ -24,7 +25,8 @@ class Request:
     """What the guard needs to know of a request. `document` is the JSON as it came, `param` the field that holds the prompt.
 
     `choices` is how many there will be in the answer, `include_usage`: the client asked for a usage frame at the end of a stream.
-    `read` adds what an upstream could read in the document. `stored` names a turn that lies with the upstream and is continued.
+    `read` adds what an upstream could read in the document. `stored` names a turn that lies with the upstream and is continued, `turns`
+    tells the request's own, where the protocol has any.
     """
 
     model: str
@@ -35,6 +37,7 @@ class Request:
     choices: int = 1
     include_usage: bool = False
     stored: str | None = None
+    turns: Callable[[Mapping[str, object]], History | None] | None = field(default=None, repr=False)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -45,3 +48,8 @@ class Request:
         with request_parts(self.param) as parts:
             self.read(parts, self.document)
         return tuple(parts.found)
+
+    @cached_property
+    def history(self) -> History | None:
+        """The turns of the conversation; None where it is none."""
+        return None if self.turns is None else self.turns(self.document)

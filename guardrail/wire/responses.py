@@ -13,6 +13,7 @@ from guardrail.types import Decision
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
 from guardrail.wire.document import dump
+from guardrail.wire.history import responses_history
 from guardrail.wire.items import add_item, is_reference
 from guardrail.wire.messages import named_event
 from guardrail.wire.parts import PartList, is_tokens
@@ -76,7 +77,8 @@ def read_responses_request(document: Mapping[str, object]) -> Request:
         raise WireError(400, "unsupported_parameter", "background is not served here: its answer could not be judged.", param="background")
     fields.include_usage(document)
     continued = str(stored) if stored is not None else None
-    request = Request(fields.model(document), fields.flag(document, "stream"), document, "input", _add_request, stored=continued)
+    model, stream = fields.model(document), fields.flag(document, "stream")
+    request = Request(model, stream, document, "input", _add_request, stored=continued, turns=responses_history)
     for name in ("instructions", "input"):
         given = document.get(name)
         if isinstance(given, list) and any(map(is_reference, given)):

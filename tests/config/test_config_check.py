@@ -222,3 +222,21 @@ def test_a_route_that_enforces_without_reading_disguises_is_warned_about() -> No
 def test_a_normalize_setting_that_means_nothing_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match="normalize"):
         loads(f"routes: [{{name: a, normalize: {setting}}}]")
+
+
+def test_what_is_done_about_earlier_turns_must_be_something_that_can_be_done() -> None:
+    for key in ("scope: latest_turn", "history: drop", "history: redact"):
+        for path in ("/v1/completions", "/v1/embeddings"):
+            text = f"routes:\n  - name: a\n    path: {path}\n    {key}\n"
+            assert [line for line in found(text) if "C013" in line] == ["4 C013 error"]
+            assert f"requests to {path} have none" in _message(text, "C013")
+    for path in ("'*'", "/v1/chat/completions", "/v1/messages", "/v1/responses"):
+        assert found(f"routes: [{{name: a, path: {path}, history: drop}}]") == []
+    assert found("routes:\n  - name: a\n    timing: parallel\n    history: drop\n") == ["4 C013 error"]
+    assert found("routes:\n  - name: a\n    scope: latest_turn\n    history: redact\n") == ["3 C014 warning", "4 C013 error"]
+
+
+def test_judging_the_latest_turn_alone_says_what_it_gives_up() -> None:
+    text = "routes:\n  - name: a\n    scope: latest_turn\n"
+    assert found(text) == ["3 C014 warning"]
+    assert "a caller writes these itself" in _message(text, "C014")

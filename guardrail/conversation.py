@@ -1,0 +1,141 @@
+"""Turns of a conversation: which of them a route judges, and what was said in several of them, read as one text. Pure."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from guardrail.types import Part, Span
+
+JOINED = 2_000
+"""Characters of the user's turns that are judged as one text: the latest ones."""
+_NAMED = 8  # joined parts that are named; many more make no path that anybody reads
+
+Scope = Literal["all", "latest_turn"]
+
+
+class Speaker(StrEnum):
+    """Whose an entry of a conversation is. `other`: a role or a kind of item that is not known."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+    SYSTEM = "system"
+    OTHER = "other"
+
+
+_EARLIER = frozenset({Speaker.USER, Speaker.ASSISTANT, Speaker.TOOL})
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The entries of a request's list `name` (`messages`, `input`), by speaker; parts tell their entry by their paths."""
+
+    name: str
+    speakers: tuple[Speaker, ...]
+    _path: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_path", re.compile(rf"{re.escape(self.name)}\[(\d+)\]"))
+
+    def entry(self, path: str) -> int | None:
+        """The number of the entry that a part stands in; None for what is no part of an entry."""
+        found = self._path.match(path)
+        return int(found[1]) if found and int(found[1]) < len(self.speakers) else None
+
+    @property
+    def latest(self) -> int:
+        """The first entry after the last one of the assistant's. What the assistant is made to begin with comes after it, too."""
+        end = len(self.speakers)
+        while end and self.speakers[end - 1] is Speaker.ASSISTANT:
+            end -= 1
+        return next((place for place in range(end, 0, -1) if self.speakers[place - 1] is Speaker.ASSISTANT), 0)
+
+    @property
+    def turns(self) -> tuple[range, ...]:
+        """Each of the user's entries with all that follows until the next one: what can be left out without breaking what stays.
+
+        The last one is the latest turn. What comes before the first is none.
+        """
+        begins = [place for place, speaker in enumerate(self.speakers) if speaker is Speaker.USER]
+        return tuple(range(begin, end) for begin, end in zip(begins, [*begins[1:], len(self.speakers)], strict=False))
+
+
+def scoped(parts: Sequence[Part], history: History | None, scope: Scope) -> tuple[Part, ...]:
+    """The parts that are judged, and the user's entries among them joined.
+
+    `latest_turn` leaves out earlier entries of user, assistant and tools; whatever else there is, is judged wherever it stands.
+    """
+    if history is None:
+        return tuple(parts)
+    kept = tuple(parts) if scope == "all" else tuple(part for part in parts if not _earlier(part, history))
+    together = joined(kept, history)
+    return kept if together is None else (*kept, together)
+
+
+def _earlier(part: Part, history: History) -> bool:
+    entry = history.entry(part.path)
+    return entry is not None and entry < history.latest and history.speakers[entry] in _EARLIER
+
+
+def user_texts(parts: Sequence[Part], history: History) -> dict[int, Part]:
+    """What each of the user's entries says, by its number: its text, or the text that its pieces make."""
+    found: dict[int, Part] = {}
+    for part in parts:
+        entry = history.entry(part.path)
+        if entry is None or part.role != "user" or part.kind != "text" or not part.text:
+            continue
+        known = found.get(entry)
+        if known is None or part.path.endswith("[*]"):
+            found[entry] = part
+        elif not known.path.endswith("[*]"):  # several pieces of which nobody made a whole: the longest stands for them
+            found[entry] = max(known, part, key=lambda each: len(each.text or ""))
+    return found
+
+
+def last_said(parts: Sequence[Part], history: History | None) -> str | None:
+    """The user's last words; where there are no turns, all that the request says."""
+    texts = (
+        [part.text for _, part in sorted(user_texts(parts, history).items())]
+        if history is not None and history.turns
+        else ["\n".join(part.text for part in parts if part.text and part.kind == "text" and part.role == "user")]
+    )
+    return texts[-1] or None if texts else None
+
+
+def joined(parts: Sequence[Part], history: History, most: int = JOINED) -> Part | None:
+    """The latest `most` characters of what the user said in several entries, as one text that knows its pieces; None for one entry."""
+    pieces: list[tuple[Part, str]] = []
+    left = most
+    for _, part in sorted(user_texts(parts, history).items(), reverse=True):
+        text = part.text or ""
+        if left <= 0 or not text.strip():
+            continue
+        pieces.append((part, text[-left:]))
+        left -= len(text) + 1
+    if len(pieces) < 2:
+        return None
+    whole, places = "", []
+    for part, text in reversed(pieces):
+        whole += "\n" if whole else ""
+        places.append((part.path, len(whole), len(part.text or "") - len(text)))
+        whole += text
+    named = [path for path, _, _ in places]
+    if len(named) > _NAMED:
+        named = [*named[: _NAMED // 2], "…", *named[-_NAMED // 2 :]]
+    return Part("+".join(named), whole, role="user", pieces=tuple(places))
+
+
+def located(part: Part, span: Span | None) -> tuple[str, Span | None]:
+    """Where a span of a joined text stands: the piece it lies in and its place there, or the whole and the span as it is."""
+    if span is None or not part.pieces:
+        return part.path, span
+    begins = [begin for _, begin, _ in part.pieces]
+    first, last = bisect_right(begins, span.start) - 1, bisect_right(begins, max(span.start, span.end - 1)) - 1
+    if first != last or first < 0:
+        return part.path, span
+    path, begin, cut = part.pieces[first]
+    seam = begins[first + 1] - 1 if first + 1 < len(begins) else len(part.text or "")
+    return path, Span(min(span.start, seam) - begin + cut, min(span.end, seam) - begin + cut)
