@@ -1,7 +1,10 @@
-"""`guardrail demo`: a guarded model on this machine, a few exchanges through it, and what happened to each."""
+"""`guardrail demo`: a guarded model on this machine, a few exchanges through it, and what happened to each; the console shows it, too."""
 
 import asyncio
 import json
+import logging
+import secrets
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,10 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from guardrail.assembly import build_app
+from guardrail.assembly import Siblings, build_app
 from guardrail.cli.listen import address, bind, listening, until_signalled
 from guardrail.cli.serve import run
 from guardrail.config.models import Config
+from guardrail.config.tenants import hash_key
+from guardrail.console.app import invitation
 from guardrail.events import DecisionMade, Event
 from guardrail.interfaces import Classifier
 from guardrail.types import Stage
@@ -87,23 +92,33 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The running demo: the proxy's base URL, the model behind it, and what was decided."""
+    """The running demo: the proxy's base URL, the model behind it, and what was decided.
+
+    `console` is a link that signs in to the console once; after that `key` does.
+    """
 
     url: str
     upstream: EmbeddedUpstream
     decisions: Decisions
+    console: str
+    key: str
 
 
 @click.command()
 @click.option("--once", is_flag=True, help="Stop after the exchanges. Exits 1 if one of them did not go as it must.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--browser", is_flag=True, help="Open the console in your browser.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port of the proxy (default: any free one).")
-def demo(once: bool, as_json: bool, port: int) -> None:
-    """Guard a built-in model, send a few exchanges through the guard, and show what happened to each and why."""
-    run(_demo(once=once, as_json=as_json, port=port))
+def demo(once: bool, as_json: bool, browser: bool, port: int) -> None:
+    """Guard a built-in model, send a few exchanges through the guard, and show what happened to each and why.
+
+    Then keep serving, with a console that has these exchanges in it. They are kept in a temporary folder until the end.
+    """
+    logging.getLogger("guardrail").setLevel(logging.ERROR)  # no word that texts are kept unencrypted: they go when it ends
+    run(_demo(once=once, as_json=as_json, browser=browser, port=port))
 
 
-async def _demo(*, once: bool, as_json: bool, port: int) -> None:
+async def _demo(*, once: bool, as_json: bool, browser: bool, port: int) -> None:
     async with staged(port) as stage:
         seen = [await play(stage, plan) for plan in PLANS]
         good = all(exchange.expected for exchange in seen)
@@ -112,7 +127,9 @@ async def _demo(*, once: bool, as_json: bool, port: int) -> None:
         else:
             _print_table(seen, stage.url)
         if not once:
-            click.echo(_invitation(stage.url))
+            click.echo(_invitation(stage))
+            if browser:
+                click.launch(stage.console)
             await until_signalled()
     if once and not good:
         raise click.exceptions.Exit(1)
@@ -123,10 +140,20 @@ async def staged(port: int = 0, *, classifiers: Mapping[str, Classifier] | None 
     """Model and proxy on loopback sockets. `classifiers` as in `build_app`."""
     upstream, decisions = EmbeddedUpstream(), Decisions()
     behind, before = bind("127.0.0.1", 0), bind("127.0.0.1", port)
-    config = Config.model_validate({"upstreams": {"model": {"kind": "openai", "base_url": f"{address(behind)}/v1"}}})
-    app = build_app(config, classifiers=classifiers, sinks=[decisions])
-    async with listening(upstream, behind), app.router.lifespan_context(app), listening(app, before):
-        yield Scene(address(before), upstream, decisions)
+    key, secret = secrets.token_urlsafe(12), secrets.token_bytes(32)
+    with tempfile.TemporaryDirectory(prefix="guardrail-demo-", ignore_cleanup_errors=True) as folder:
+        config = Config.model_validate(
+            {
+                "upstreams": {"model": {"kind": "openai", "base_url": f"{address(behind)}/v1"}},
+                "routes": [{"name": "default", "audit": {"content": "full"}}],
+                "audit": {"path": f"{folder}/audit.db", "synchronous": "off"},
+                "console": {"admin_key": hash_key(key), "session_minutes": 1_440},
+            }
+        )
+        app = build_app(config, classifiers=classifiers, sinks=[decisions], among=Siblings(console_secret=secret))
+        link = address(before) + invitation(hash_key(key), secret)
+        async with listening(upstream, behind), app.router.lifespan_context(app), listening(app, before):
+            yield Scene(address(before), upstream, decisions, link, key)
 
 
 async def play(stage: Scene, plan: Plan) -> Seen:
@@ -203,9 +230,14 @@ def _because(exchange: Seen) -> str:
     return f"highest: {exchange.policy} {exchange.score:.2f}"
 
 
-def _invitation(url: str) -> str:
+def _invitation(stage: Scene) -> str:
+    url = stage.url
     body = json.dumps({"model": "embedded-echo", "messages": [{"role": "user", "content": "Hello"}]})
     return f"""
+Look at it in the console (this link signs in once; after that the key is {stage.key}):
+
+  {stage.console}
+
 The guard keeps running. Try it from another terminal (the model embedded-echo repeats what you say):
 
   curl -i {url}{CHAT} -H 'content-type: application/json' -d '{body}'

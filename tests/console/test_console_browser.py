@@ -12,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from console_cases import KEY, POLICIES, config, consoled
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from guardrail.cli.demo import PLANS, play, staged
 from guardrail.cli.listen import address, bind, listening
 from guardrail.testing import ScriptedClassifier
 from guardrail.types import Score, Span
@@ -91,6 +92,27 @@ def browser() -> Iterator[Browser]:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    """The link that a running demo prints."""
+    ready, stop, link = threading.Event(), threading.Event(), []
+
+    async def run() -> None:
+        async with staged() as scene:
+            assert all([(await play(scene, plan)).expected for plan in PLANS])
+            link.append(scene.console)
+            ready.set()
+            while not stop.is_set():
+                await asyncio.sleep(0.05)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    assert ready.wait(120)
+    yield link[0]
+    stop.set()
+    thread.join(60)
 
 
 def opened(browser: Browser, guarded: Guarded, *, sign_in: bool = True, **options: Any) -> BrowserContext:
@@ -244,4 +266,19 @@ def test_on_a_telephone_nothing_is_cut_off(browser: Browser, guarded: Guarded) -
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
     page.goto(f"{guarded.url}/console/overview")
     page.screenshot(path=ARTEFACTS / "overview-narrow.png", full_page=True)
+    context.close()
+
+
+def test_the_demo_opens_on_the_overview_with_its_exchanges_in_it(browser: Browser, guarded: Guarded, demo: str) -> None:
+    context = opened(browser, guarded, sign_in=False)
+    page = context.new_page()
+    watching = Watching(page, demo.partition("/console")[0])
+    page.goto(demo)
+    expect(page.get_by_role("heading", name="Overview", level=1)).to_be_visible()
+    page.locator("table.list tbody tr").nth(11).wait_for()  # 7 prompts and 5 answers; the store is written beside the exchanges
+    page.screenshot(path=ARTEFACTS / "demo.png", full_page=True)
+    expect(page.locator("table.list .badge.block")).to_have_count(4)
+    page.get_by_role("link", name="Explain").first.click()
+    expect(page.get_by_role("button", name="Judge it again")).to_be_visible()
+    assert watching.seen == []
     context.close()
