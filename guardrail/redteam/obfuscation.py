@@ -1,19 +1,26 @@
-"""What a classifier sees of policies' own test cases in disguise: raw, and with every reading of them."""
+"""What the guard makes of policies' own test cases in disguise, without and with reading them as what they say."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from guardrail.errors import ClassifierError, GuardrailError
+from guardrail.guard import Guard, Origin, Turn
 from guardrail.interfaces import Classifier
 from guardrail.normalize import readings
+from guardrail.questions import TRUNCATED
 from guardrail.redteam.disguises import Disguise
-from guardrail.types import ClassifyRequest, Policy, PolicyTest, ReadingLimits, Score
+from guardrail.types import Check, Part, Policy, PolicyTest, ReadingLimits, Route, Stage, Verdict
+from guardrail.verdict_cache import VerdictCache
 
-BATCH = 64
+BATCH = 32
 DEADLINE_S = 120.0
 MOST_LOST = 0.05  # of the plain violating cases that a decodable disguise may hide
 MOST_FLAGGED = 0.01  # of the benign cases that reading them otherwise may flag
+
+_NAME = "measured"
+_MOST_SCORES = 200_000
 
 Report = Callable[[int, int], None]
 
@@ -89,17 +96,16 @@ async def measure(
 
 
 async def _row(disguise: Disguise, cases: Sequence[Case], asked: "_Asked", limits: ReadingLimits) -> Row:
-    told = [readings(disguise.spell(case.text), limits=limits) for _, case in cases]
-    await asked.ask([(policy, found.text) for (policy, _), read in zip(cases, told, strict=True) for found in read.found])
-    raw = [asked.violates(policy, read.found[0].text) for (policy, _), read in zip(cases, told, strict=True)]
-    any_ = [any(asked.violates(policy, found.text) for found in read.found) for (policy, _), read in zip(cases, told, strict=True)]
+    spelled = [(policy, disguise.spell(case.text)) for policy, case in cases]
+    raw = await asked.verdicts(spelled, None)
+    read = await asked.verdicts(spelled, limits)
     return Row(
         disguise.name,
         disguise.decodable,
-        _rates(cases, raw),
-        _rates(cases, any_),
-        sum(len(read.found) for read in told) / len(told),
-        sum(bool(read.truncated) for read in told),
+        _rates(cases, [_violates(verdict) for verdict in raw]),
+        _rates(cases, [_violates(verdict) for verdict in read]),
+        sum(len(readings(text, limits=limits).found) for _, text in spelled) / len(spelled),
+        sum(verdict is not None and TRUNCATED in verdict.flags for verdict in read),
     )
 
 
@@ -111,28 +117,40 @@ def _rates(cases: Sequence[Case], flagged: Sequence[bool]) -> Rates:
     return Rates(detected, wrong)
 
 
+def _violates(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.violation
+
+
 class _Asked:
-    """The answers so far, by policy and text."""
+    """The guard's own verdicts on texts, each by one policy alone. A score that was given already is not asked for again."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
-        self._scores: dict[tuple[str, str], float] = {}
+        cache = VerdictCache(entries=_MOST_SCORES, size=_MOST_SCORES * 1024, max_age_s=math.inf)
+        self._guard = Guard({_NAME: classifier}, cache=cache)
 
-    async def ask(self, questions: Sequence[tuple[Policy, str]]) -> None:
-        new = {(policy.digest, text): ClassifyRequest(policy, text) for policy, text in questions if text.strip()}
-        requests = [request for key, request in new.items() if key not in self._scores]
-        for start in range(0, len(requests), BATCH):
-            batch = requests[start : start + BATCH]
-            answers = await self._classifier.classify(batch, deadline=time.monotonic() + DEADLINE_S)
-            for request, answer in zip(batch, answers, strict=True):
-                if isinstance(answer, ClassifierError):
-                    raise answer
-                if not isinstance(answer, Score):
-                    raise ClassifierError("malformed", f"{self._classifier.id} answered with {type(answer).__name__}")
-                self._scores[request.policy.digest, request.text] = answer.value
+    async def verdicts(self, texts: Sequence[tuple[Policy, str]], limits: ReadingLimits | None) -> list[Verdict | None]:
+        """One for each text, in order; None for one that says nothing. Raises ClassifierError."""
+        found: list[Verdict | None] = [None] * len(texts)
+        by_policy: dict[str, list[int]] = {}
+        for place, (policy, text) in enumerate(texts):
+            if text.strip():
+                by_policy.setdefault(policy.digest, []).append(place)
+        for places in by_policy.values():
+            policy = texts[places[0]][0]
+            turn = Turn(_route(policy, limits), Stage.INPUT, "default", Origin(), time.monotonic())
+            for start in range(0, len(places), BATCH):
+                some = places[start : start + BATCH]
+                said = await self._guard.judge([Part(str(place), texts[place][1]) for place in some], turn)
+                for place, verdict in zip(some, said, strict=True):
+                    if verdict.error is not None:
+                        raise ClassifierError(verdict.error, f"policy {policy.id} could not be judged on a case: {verdict.error}")
+                    found[place] = verdict
+        return found
 
-    def violates(self, policy: Policy, text: str) -> bool:
-        return self._scores.get((policy.digest, text), 0.0) >= policy.threshold
+
+def _route(policy: Policy, limits: ReadingLimits | None) -> Route:
+    check = Check(policy, policy.threshold)
+    return Route("obfuscate", "*", "*", "*", "", _NAME, (check,), (check,), deadline_s=DEADLINE_S, normalize=limits)
 
 
 def as_json(table: Obfuscation) -> dict[str, object]:
