@@ -1,6 +1,7 @@
 """What the guard makes of policies' own test cases in disguise, without and with reading them as what they say."""
 
 import math
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,12 +36,16 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One disguise: `raw` as it is spelled, `read` with every reading; `readings` that one text has on average, the raw one included."""
+    """One disguise: `raw` as it is spelled, `read` with every reading; `readings` that one text has on average, the raw one included.
+
+    `known`: share of the benign cases that are flagged without readings, in this spelling or plain.
+    """
 
     name: str
     decodable: bool
     raw: Rates
     read: Rates
+    known: float
     readings: float
     truncated: int
 
@@ -64,10 +69,10 @@ class Obfuscation:
     def overflagged(self) -> tuple[Row, ...]:
         """Rows (the plain one among them) whose readings flag over `MOST_FLAGGED` more benign cases than are flagged without them.
 
-        That is: as the row's raw spelling, which a classifier may flag for looking odd, or plain, as which the best reading ends.
+        That is: those flagged in the row's raw spelling, which a classifier may flag for looking odd, or plain, as which they are read.
         """
         rows = (self.plain, *self.rows)
-        return tuple(row for row in rows if row.read.flagged > max(row.raw.flagged, self.plain.raw.flagged) + MOST_FLAGGED + 1e-9)
+        return tuple(row for row in rows if row.read.flagged > row.known + MOST_FLAGGED + 1e-9)
 
 
 Case = tuple[Policy, PolicyTest]
@@ -85,27 +90,30 @@ async def measure(
     policies = {policy.digest: policy for policy, _ in cases}
     await classifier.prepare(tuple(policies.values()))
     asked = _Asked(classifier)
+    plain = await asked.flags([(policy, case.text) for policy, case in cases], None)
     rows = []
     todo = [Disguise("plain", str), *disguises]
     for place, disguise in enumerate(todo):
-        rows.append(await _row(disguise, cases, asked, limits))
+        rows.append(await _row(disguise, cases, asked, limits, plain))
         if report is not None:
             report(place + 1, len(todo))
     violating = sum(case.expected for _, case in cases)
     return Obfuscation(classifier.id, violating, len(cases) - violating, rows[0], tuple(rows[1:]))
 
 
-async def _row(disguise: Disguise, cases: Sequence[Case], asked: "_Asked", limits: ReadingLimits) -> Row:
+async def _row(disguise: Disguise, cases: Sequence[Case], asked: "_Asked", limits: ReadingLimits, plain: Sequence[bool]) -> Row:
     spelled = [(policy, disguise.spell(case.text)) for policy, case in cases]
-    raw = await asked.verdicts(spelled, None)
-    read = await asked.verdicts(spelled, limits)
+    raw = await asked.flags(spelled, None)
+    told = await asked.verdicts(spelled, limits)
+    read = [_violates(verdict) for verdict in told]
     return Row(
         disguise.name,
         disguise.decodable,
-        _rates(cases, [_violates(verdict) for verdict in raw]),
-        _rates(cases, [_violates(verdict) for verdict in read]),
+        _rates(cases, raw),
+        _rates(cases, read),
+        _rates(cases, list(map(operator.or_, raw, plain))).flagged,
         sum(len(readings(text, limits=limits).found) for _, text in spelled) / len(spelled),
-        sum(verdict is not None and TRUNCATED in verdict.flags for verdict in read),
+        sum(verdict is not None and TRUNCATED in verdict.flags for verdict in told),
     )
 
 
@@ -127,6 +135,10 @@ class _Asked:
     def __init__(self, classifier: Classifier) -> None:
         cache = VerdictCache(entries=_MOST_SCORES, size=_MOST_SCORES * 1024, max_age_s=math.inf)
         self._guard = Guard({_NAME: classifier}, cache=cache)
+
+    async def flags(self, texts: Sequence[tuple[Policy, str]], limits: ReadingLimits | None) -> list[bool]:
+        """Whether each of them violates."""
+        return [_violates(verdict) for verdict in await self.verdicts(texts, limits)]
 
     async def verdicts(self, texts: Sequence[tuple[Policy, str]], limits: ReadingLimits | None) -> list[Verdict | None]:
         """One for each text, in order; None for one that says nothing. Raises ClassifierError."""
@@ -174,6 +186,7 @@ def _plain(row: Row) -> dict[str, object]:
         "detected_after": round(row.read.detected, 4),
         "flagged_before": round(row.raw.flagged, 4),
         "flagged_after": round(row.read.flagged, 4),
+        "flagged_before_or_plain": round(row.known, 4),
         "readings": round(row.readings, 3),
         "truncated": row.truncated,
     }
@@ -184,11 +197,11 @@ def markdown(table: Obfuscation) -> str:
     lines = [
         f"{table.violating} violating and {table.benign} benign cases, classifier `{table.classifier}`.",
         "",
-        "| disguise | found raw | found read | benign flagged raw | benign flagged read | readings |",
-        "|---|---|---|---|---|---|",
+        "| disguise | found raw | found read | benign flagged raw | raw or plain | read | readings |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in (table.plain, *table.rows):
-        shares = " | ".join(f"{share:.1%}" for share in (row.raw.detected, row.read.detected, row.raw.flagged, row.read.flagged))
+        shares = " | ".join(f"{share:.1%}" for share in (row.raw.detected, row.read.detected, row.raw.flagged, row.known, row.read.flagged))
         lines.append(f"| {row.name}{'' if row.decodable else ' (cannot be undone)'} | {shares} | {row.readings:.2f} |")
     lines += [
         "",
