@@ -99,7 +99,7 @@ def _needed(text: str, match: re.Match[str], *, right_to_left: bool) -> bool:
     before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
     if right_to_left and len(run) <= 3 and _DIRECTIONS.issuperset(run):
         return not (_is_latin(before) and _is_latin(after))
-    if run[0] in "\ufe0e\ufe0f" and before and not before.isalpha():
+    if run[0] in "\ufe0e\ufe0f" and _has_two_looks(before):
         run = run[1:]
         if not run:
             return True
@@ -122,6 +122,11 @@ def _is_latin(sign: str) -> bool:
 
 def _is_pictograph(sign: str) -> bool:
     return bool(sign) and (sign >= "\U0001f000" or sign == "\ufe0f" or unicodedata.category(sign) in ("So", "Sk"))
+
+
+def _has_two_looks(sign: str) -> bool:
+    """A sign that is shown as text or as a picture: a symbol, or a key of a telephone."""
+    return bool(sign) and (sign in "0123456789#*" if sign.isascii() else not (sign.isalpha() or sign.isspace()))
 
 
 def _is_joining(sign: str) -> bool:
