@@ -81,6 +81,8 @@ CONSOLE = "guardrail.console.app:Console"
 AUDIT_STORE = "guardrail.audit.opening:open_sink"
 AUDIT_READER = "guardrail.audit.opening:open_reader"
 PROVIDERS = "guardrail.telemetry.setup:build_providers"
+RESOURCE = "guardrail.telemetry.setup:describe"
+PROMETHEUS = "guardrail.telemetry.prometheus:Exposition"
 
 CANARY_POLICY = "toxicity"
 CANARY_VIOLATING = "You are a worthless idiot, and everybody in this room despises you."
@@ -220,13 +222,14 @@ def resolve(place: str) -> Any:
 class Siblings:
     """The processes of one server. `engines`: sockets of CoPE engines that run already, by the name of the classifier that is to use one.
 
-    `count`: how many they are; each allows its part of the tenants' limits. `console_secret` signs the console's sessions, so that each
-    process takes what another one issued; None: a fresh one.
+    `count`: how many they are, each allowing its part of the tenants' limits; `place`: which of them this is. `console_secret` signs the
+    console's sessions, so that each process takes what another one issued; None: a fresh one.
     """
 
     engines: Mapping[str, Path] = field(default_factory=dict)
     count: int = 1
     console_secret: bytes | None = field(default=None, repr=False)
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +256,7 @@ def _service(config: Config, endpoints: Mapping[str, Endpoint], overrides: Overr
         for name, section in config.classifiers.items()
     }
     canary = None if given else shipped_canary()
-    return GuardService(config, Backends(openers, canary, endpoints, overrides.among.count), _observers(config, overrides.sinks))
+    return GuardService(config, Backends(openers, canary, endpoints, overrides.among.count), _observers(config, overrides))
 
 
 def shipped_canary() -> Canary:
@@ -261,33 +264,35 @@ def shipped_canary() -> Canary:
     return Canary(read(shipped_folder() / f"{CANARY_POLICY}.md"), CANARY_VIOLATING, CANARY_BENIGN)
 
 
-def _observers(config: Config, sinks: Sequence[EventSink]) -> Observers:
-    """Log always; spans and metrics where somebody collects them: an OTLP endpoint is set, or the process has a provider already."""
+def _observers(config: Config, overrides: Overrides) -> Observers:
+    """Log always; spans and metrics where somebody collects them: an OTLP endpoint or Prometheus, or the process has a provider already."""
     environment = process_environment()
     tracing, metrics = _exports(environment, "TRACES"), _exports(environment, "METRICS")
     providers = None
-    if tracing or metrics:
-        service = config.telemetry.service_name
-        providers = resolve(PROVIDERS)(traces=tracing, metrics=metrics, service_name=service, version=__version__)
+    fetched = resolve(PROMETHEUS)() if config.telemetry.prometheus.enabled else None
+    if tracing or metrics or fetched:
+        resource = resolve(RESOURCE)(config.telemetry.service_name, __version__, overrides.among.place)
+        providers = resolve(PROVIDERS)(resource, traces=tracing, metrics=metrics, reader=fetched and fetched.reader)
     traced = tracing or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-    metering = Metrics(providers.meter_provider if metrics and providers else None)
-    observing: tuple[EventSink, ...] = (AuditLog(), metering, *sinks)
+    metering = Metrics(providers.meter_provider if providers and (metrics or fetched) else None)
+    observing: tuple[EventSink, ...] = (AuditLog(), metering, *overrides.sinks)
     store = None if config.audit is None else resolve(AUDIT_STORE)(config, environment, EventFanout(observing).emit)
     return Observers(
         EventFanout(observing if store is None else (*observing, store)),
         Tracing(
-            providers.tracer_provider if tracing and providers else None,
+            providers.tracer_provider if providers and (tracing or not traced) else None,
             semconv=Semconv(config.telemetry.semconv),
             trust_parent=False,  # a request must not switch its own spans off
             debug=config.telemetry.debug,
             remote={name: url for name, section in config.classifiers.items() if (url := getattr(section, "base_url", None))},
             capture=parse_capture(environment.secret("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT")),
         )
-        if traced
+        if traced or providers  # where only metrics are collected, spans that are nobody's time the upstream's calls
         else None,
         metering,
         providers.shutdown if providers else None,
         store,
+        fetched and fetched.read,
     )
 
 

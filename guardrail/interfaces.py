@@ -91,7 +91,7 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a classifier has in hand: calls that are not answered yet, and tokens that wait for a pass. None: it does not count them."""
+    """What is in hand: calls or records that are not settled yet, and tokens that wait for a pass. None: they are not counted."""
 
     calls: int | None = None
     tokens: int | None = None
@@ -99,7 +99,7 @@ class Workload:
 
 @runtime_checkable
 class SupportsWorkload(Protocol):
-    """A classifier that knows how much it has to do."""
+    """A classifier or recorder that knows how much it has to do."""
 
     def workload(self) -> Workload:
         """As it is now. Never blocks."""

@@ -10,6 +10,7 @@ from guardrail.asgi.aside import ModelsApp, UnknownApp
 from guardrail.asgi.forward import ForwardApp
 from guardrail.asgi.health import health_routes
 from guardrail.asgi.judging import CHECK_ENDPOINTS, CheckApp
+from guardrail.asgi.measurements import measurement_routes
 from guardrail.asgi.middleware import GuardMiddleware
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.stored import StoredTurns
@@ -53,6 +54,7 @@ def make_app(service: GuardService, upstreams: Mapping[str, Upstream], *, beside
             *health_routes(service),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", models),
+            *measurement_routes(service),
             *beside,
             Route("/{path:path}", UnknownApp(service)),
         ],

@@ -56,13 +56,17 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Observers:
-    """Who watches. `tracing` and `metrics` are None where nobody collects them. `close` sends what is left, off the event loop."""
+    """Who watches. `tracing` and `metrics` are None where nobody collects them. `close` sends what is left, off the event loop.
+
+    `exposition` gives the metrics as Prometheus reads them: content and its type for an `Accept` header.
+    """
 
     events: EventFanout = field(default_factory=EventFanout)
     tracing: Tracing | None = None
     metrics: Metrics | None = None
     close: Callable[[], None] | None = None
     recorder: Recorder | None = None
+    exposition: Callable[[str], tuple[bytes, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class GuardService:
         self.tracing = observers.tracing
         self._metrics = observers.metrics
         self._close = observers.close
+        self.exposition = observers.exposition
         if self._metrics is not None:
             self._metrics.watch(self._state)
         self.recorder = observers.recorder
@@ -244,7 +249,8 @@ class GuardService:
         if publisher is None:
             return None
         loads = {name: each.workload() for name, each in self._classifiers.items() if isinstance(each, SupportsWorkload)}
-        return State(self._in_flight, publisher.generation, publisher.sets.digest[:19], len(publisher.sets.distinct()), loads)
+        waiting = self.recorder.workload().calls if isinstance(self.recorder, SupportsWorkload) else None
+        return State(self._in_flight, publisher.generation, publisher.sets.digest[:19], len(publisher.sets.distinct()), loads, waiting)
 
     def observe(self, call: UpstreamCall) -> None:
         """Count one finished upstream call."""

@@ -19,6 +19,7 @@ from guardrail.audit.made import record_of
 from guardrail.audit.record import AuditRecord
 from guardrail.audit.writer import AuditWriter, Item, WriterSettings, WriterStatus
 from guardrail.events import AuditTroubled, DecisionMade, Event
+from guardrail.interfaces import Workload
 
 _MOST_WAITED_FOR = 65_536
 _LOOK_S = 0.02
@@ -52,6 +53,10 @@ class AuditSink:
     def close(self) -> None:
         """Write what is there and end; may take seconds."""
         self._writer.close()
+
+    def workload(self) -> Workload:
+        """The records that are not written yet."""
+        return Workload(calls=self._writer.status().queued)
 
     def status(self) -> WriterStatus:
         """How the writing does."""

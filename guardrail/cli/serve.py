@@ -70,10 +70,11 @@ class _Plan:
     console_secret: bytes = field(default_factory=functools.partial(secrets.token_bytes, 32), repr=False)
 
 
-def _work(plan: _Plan, engines: Mapping[str, Path], ready: Ready) -> None:
+def _work(plan: _Plan, engines: Mapping[str, Path], place: int, ready: Ready) -> None:
     """One of several worker processes."""
     configure_logging(sys.stderr, plan.log_level)
-    run(_serve_beside_others(build_app(plan.config, among=Siblings(engines, plan.workers, plan.console_secret)), plan.listener, ready))
+    among = Siblings(engines, plan.workers, plan.console_secret, place)
+    run(_serve_beside_others(build_app(plan.config, among=among), plan.listener, ready))
 
 
 async def _parent(config: Config, plan: _Plan, announce: Callable[[], None]) -> None:

@@ -19,8 +19,8 @@ from guardrail.errors import GuardrailError
 logger = logging.getLogger("guardrail")
 
 Ready = Callable[[], None]
-Work = Callable[[Ready], None]
-"""What a worker runs, picklable. When it could take requests it calls what it is given, and takes them when that returns."""
+Work = Callable[[int, Ready], None]
+"""What a worker runs, picklable: it is given the number of its place and what to call when it could take requests, which it takes then."""
 
 
 async def keep_working(work: Work, count: int, announce: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ async def keep_working(work: Work, count: int, announce: Callable[[], None]) -> 
     """
     with ThreadPoolExecutor(count, thread_name_prefix="worker") as threads:
         announced = asyncio.Event()
-        workers = [_Worker(work, threads, announced) for _ in range(count)]
+        workers = [_Worker(functools.partial(work, place), threads, announced) for place in range(count)]
         tasks = [asyncio.create_task(worker.keep()) for worker in workers]
         everything = asyncio.gather(*tasks)
         ready = asyncio.create_task(_all_ready(workers))
@@ -60,7 +60,7 @@ async def _all_ready(workers: list["_Worker"]) -> None:
 class _Worker:
     """One place, and the process that fills it now."""
 
-    def __init__(self, work: Work, threads: ThreadPoolExecutor, announced: asyncio.Event) -> None:
+    def __init__(self, work: Callable[[Ready], None], threads: ThreadPoolExecutor, announced: asyncio.Event) -> None:
         self.ready = asyncio.Event()
         self._announced = announced
         self._work = work
@@ -107,7 +107,7 @@ class _Worker:
             self._process.kill()
 
 
-def _run(work: Work, parent: Connection) -> None:
+def _run(work: Callable[[Ready], None], parent: Connection) -> None:
     """In the worker's process."""
     try:
         work(functools.partial(_await_go, parent))

@@ -20,6 +20,7 @@ from guardrail.errors import ConfigError, Finding
 from guardrail.types import Stage
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+_PROXYS_OWN = ("/v1/", "/api/", "/beta/", "/console/")
 
 
 def check(config: Config, policies: PolicySource | None = None, *, environment: Environment | None = None) -> list[Finding]:
@@ -37,6 +38,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
         *_tenant_findings(config),
         *_limit_findings(config),
         *_console_findings(config),
+        *_prometheus_findings(config),
         *_package_findings(config),
         *_variable_findings(config, environment or process_environment()),
         *_folder_findings(config),
@@ -176,6 +178,25 @@ def _console_findings(config: Config) -> Iterator[Finding]:
     if owner is not None:
         message = f"the console's admin_key is a key of tenant {owner!r}, which must not open it; make another one"
         yield config.source.finding(("console", "admin_key"), Code.SHARED_KEY, message)
+
+
+def _prometheus_findings(config: Config) -> Iterator[Finding]:
+    wanted = config.telemetry.prometheus
+    if not wanted.enabled:
+        return
+    place = ("telemetry", "prometheus")
+    if wanted.path in ("/healthz", "/readyz") or f"{wanted.path}/".startswith(_PROXYS_OWN):
+        message = (
+            f"telemetry.prometheus.path {wanted.path!r} is one of the proxy's own paths, or lies below one; choose another, like /metrics"
+        )
+        yield config.source.finding((*place, "path"), Code.NOT_ENFORCEABLE, message)
+    owner = next((name for name, tenant in config.tenants.items() if wanted.key in tenant.api_keys), None)
+    if wanted.key is not None and owner is not None:
+        message = f"telemetry.prometheus.key is a key of tenant {owner!r}, which must not see the others' numbers; make another one"
+        yield config.source.finding((*place, "key"), Code.SHARED_KEY, message)
+    if not _installed("prometheus_client"):
+        message = "telemetry.prometheus needs packages that are not installed; run: pip install 'guardrail[prometheus]'"
+        yield config.source.finding((*place, "enabled"), Code.MISSING_PACKAGE, message)
 
 
 def _package_findings(config: Config) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from guardrail.config.document import Source
 from guardrail.config.fields import Folder, Items, KeyHash, Name, Named, Section, TenantRef
 from guardrail.config.limits import LimitsConfig
 from guardrail.config.normalize import NormalizeConfig, NormalizeSetting
+from guardrail.config.prometheus import PrometheusConfig
 from guardrail.config.streaming import StreamConfig
 from guardrail.types import Stage
 
@@ -211,13 +212,14 @@ class CacheConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """How decisions appear in OpenTelemetry. Exporters are set with the OTEL_* variables."""
+    """How decisions appear in OpenTelemetry and for Prometheus. OTLP exporters are set with the OTEL_* variables."""
 
     semconv: Literal["v427", "guardian", "none"] = Field(
         default="v427", description="Which names guardrail spans carry; `none` adds none of them."
     )
     debug: bool = Field(default=False, description="A result event on the span for every policy, not only for those that fired or erred.")
     service_name: str = Field(default="guardrail", min_length=1, max_length=128, description="service.name of the resource.")
+    prometheus: PrometheusConfig = Field(default_factory=PrometheusConfig, description="Metrics for Prometheus to fetch.")
 
 
 class Config(Section):

@@ -9,7 +9,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
@@ -34,16 +34,15 @@ class Providers:
         self.closers.close()
 
 
-def build_providers(*, traces: bool, metrics: bool, service_name: str, version: str, worker: int = 0) -> Providers:
-    """Providers that export what is asked for over OTLP/HTTP; what is not asked for costs nothing.
+def build_providers(resource: Resource, *, traces: bool, metrics: bool, reader: MetricReader | None = None) -> Providers:
+    """Providers that export what is asked for over OTLP/HTTP; what is not asked for costs nothing. `reader` is given the metrics beside it.
 
     Pass `traces` and `metrics` True where the operator has set an endpoint (`OTEL_EXPORTER_OTLP_ENDPOINT` or the one of the
     signal). Endpoint, headers, timeout, compression, sampler, batching, export interval and resource attributes come from the
-    standard `OTEL_*` variables, which the SDK reads itself; `OTEL_SERVICE_NAME` wins over `service_name`.
+    standard `OTEL_*` variables, which the SDK reads itself.
     Where the sampler (`OTEL_TRACES_SAMPLER`) takes a share, the requests that were blocked or not judged are exported beside it.
-    `worker`: which of several processes of one proxy this is. The process-wide providers are left alone.
+    `resource` says who we are (`describe`). The process-wide providers are left alone.
     """
-    resource = describe(service_name, version, worker)
     closers = ExitStack()
     tracer_provider: TracerProvider = NoOpTracerProvider()
     meter_provider: MeterProvider = NoOpMeterProvider()
@@ -56,9 +55,11 @@ def build_providers(*, traces: bool, metrics: bool, service_name: str, version: 
         exporting.add_span_processor(batches)
         closers.callback(exporting.shutdown)
         tracer_provider = exporting
-    if metrics:
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-        measuring = SdkMeterProvider((reader,), resource=resource, shutdown_on_exit=False)
+    readers: list[MetricReader] = [PeriodicExportingMetricReader(OTLPMetricExporter())] if metrics else []
+    if reader is not None:
+        readers.append(reader)
+    if readers:
+        measuring = SdkMeterProvider(readers, resource=resource, shutdown_on_exit=False)
         closers.callback(measuring.shutdown)
         meter_provider = measuring
     return Providers(tracer_provider, meter_provider, closers)
@@ -67,6 +68,7 @@ def build_providers(*, traces: bool, metrics: bool, service_name: str, version: 
 def describe(service_name: str, version: str, worker: int = 0) -> Resource:
     """Who we are: the given name and version, overridden by `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
 
+    `worker`: which of several processes of one proxy this is.
     No two processes share `service.instance.id`: a collector would take their numbers for those of one.
     """
     ours: Mapping[str, str | int] = {

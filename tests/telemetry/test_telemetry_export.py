@@ -17,7 +17,7 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from guardrail.events import DecisionMade
 from guardrail.telemetry.metrics import Metrics
-from guardrail.telemetry.setup import build_providers
+from guardrail.telemetry.setup import build_providers, describe
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Stage
 
@@ -58,7 +58,7 @@ def test_a_span_and_a_metric_arrive_under_the_service_name_when_told_by_the_envi
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.server_port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=acme")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.name=edge")
-    providers = build_providers(traces=True, metrics=True, service_name="guardrail", version="0.1.0")
+    providers = build_providers(describe("guardrail", "0.1.0"), traces=True, metrics=True)
     with Tracing(providers.tracer_provider).guard(route, Stage.INPUT) as guard:
         guard.decided(decided())
     Metrics(providers.meter_provider).emit(DecisionMade(decided(), "r", "m", "chat", False, ()))
@@ -80,7 +80,7 @@ def test_a_span_and_a_metric_arrive_under_the_service_name_when_told_by_the_envi
 
 def test_nothing_is_exported_unless_asked_for(receiver, monkeypatch, route, decided):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.server_port}")
-    providers = build_providers(traces=False, metrics=False, service_name="guardrail", version="0.1.0")
+    providers = build_providers(describe("guardrail", "0.1.0"), traces=False, metrics=False)
     assert isinstance(providers.tracer_provider, NoOpTracerProvider)
     assert isinstance(providers.meter_provider, NoOpMeterProvider)
     with Tracing(providers.tracer_provider).guard(route, Stage.INPUT) as guard:
@@ -96,7 +96,7 @@ def test_an_absent_collector_does_not_hold_up_the_request_or_the_shutdown(monkey
         port = taken.getsockname()[1]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    providers = build_providers(traces=True, metrics=False, service_name="guardrail", version="0.1.0")
+    providers = build_providers(describe("guardrail", "0.1.0"), traces=True, metrics=False)
     began = time.monotonic()
     with Tracing(providers.tracer_provider).guard(route, Stage.INPUT) as guard:
         guard.decided(decided())

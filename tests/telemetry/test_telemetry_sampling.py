@@ -92,6 +92,6 @@ def test_what_waits_is_bounded_in_requests_and_in_spans(tracing, exporter, keepi
 def test_the_operators_sampler_is_widened_only_where_it_takes_a_share(monkeypatch, sampler, argument, wrapped):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
-    providers = setup.build_providers(traces=True, metrics=False, service_name="guardrail", version="0")
+    providers = setup.build_providers(setup.describe("guardrail", "0"), traces=True, metrics=False)
     assert isinstance(providers.tracer_provider.sampler, Recording) is wrapped
     providers.shutdown()

@@ -127,9 +127,9 @@ def test_only_policies_that_fired_or_erred_become_events_unless_debugging(spans,
         ]
         for span in spans.all
     )
-    assert quiet == [("harassment", 0.8), ("harassment", None), ("violence", None)]
-    assert verbose == [("harassment", 0.8), ("calm", 0.1), ("harassment", None), ("violence", None)]
-    assert "gen_ai.guardrail.result.value" not in spans.all[0].events[1].attributes
+    assert quiet == [("harassment", 0.8), ("harassment", 0.6), ("harassment", None), ("violence", None)]
+    assert verbose == [("harassment", 0.8), ("harassment", 0.6), ("calm", 0.1), ("harassment", None), ("violence", None)]
+    assert "gen_ai.guardrail.result.value" not in spans.all[0].events[2].attributes
 
 
 @pytest.mark.parametrize(
