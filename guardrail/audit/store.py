@@ -105,6 +105,21 @@ class AuditReader:
             found = [record_of_row(row) for row in connection.execute(query, (*values, min(limit, MOST_RECORDS)))]
             return [self._with_content(connection, record) for record in found] if content else found
 
+    def walk(self, filter: Filter | None = None, *, content: bool = False) -> Iterator[AuditRecord]:  # noqa: A002
+        """Every record that fits, oldest first, a page at a time: what is written meanwhile comes too, what is pruned does not."""
+        where, values = self._where(filter or Filter(), None)
+        query = f"SELECT place, {SELECTED} FROM records WHERE {where} AND place > ? ORDER BY place LIMIT 1000"  # noqa: S608
+        last = 0
+        while True:
+            with self.connection() as connection:
+                rows = connection.execute(query, (*values, last)).fetchall()
+                found = [record_of_row(row[1:]) for row in rows]
+                found = [self._with_content(connection, record) for record in found] if content else found
+            if not rows:
+                return
+            yield from found
+            last = rows[-1][0]
+
     def totals(self, since: float, until: float, step_s: float) -> list[Total]:
         """Counts for each step from `since` until `until`, those without a decision included."""
         steps = max(1, min(MOST_RECORDS, -(-int((until - since) * 1000) // max(1, int(step_s * 1000)))))

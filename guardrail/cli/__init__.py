@@ -21,6 +21,7 @@ COMMANDS = {
     "check": ("guardrail.cli.check:check", "Judge one text."),
     "routes": ("guardrail.cli.routes:routes", "Print which endpoints are guarded, and what is judged in each."),
     "policy": ("guardrail.cli.policy:policy", "Write, lint and test policies."),
+    "audit": ("guardrail.cli.audit:audit", "Look at recorded decisions, verify and replay them."),
     "config": ("guardrail.cli.config:config", "Check a configuration and print its schema."),
     "model": ("guardrail.cli.model:model", "Make and check the models of CoPE classifiers."),
     "train": ("guardrail.cli.train:train", "Train classifiers: the embedded one, and your own."),
@@ -41,6 +42,11 @@ TRAININGS = {
     "cope": ("guardrail.cli.train_cope:cope", "Fine-tune a causal language model into a CoPE."),
     "sweep": ("guardrail.cli.train_sweep:sweep", "Search over the settings of a trainer, with a leaderboard."),
     "adapter": ("guardrail.cli.train_adapter:adapter", "Train a multilabel adapter for the categories of your data."),
+}
+# Those below `audit` that need more than the store.
+AUDITS = {
+    "replay": ("guardrail.cli.audit_replay:replay", "Judge a recorded decision again, and print the difference."),
+    "export": ("guardrail.cli.audit_export:export", "Write decisions as JSON lines or Parquet."),
 }
 EMBEDDED_WEIGHTS = "guardrail.classifiers.embedded:open_weights"
 # Those below `bench` that load torch themselves, which the others have no use for.

@@ -1,0 +1,84 @@
+"""What is too old or too much goes, the chain still closes, and what went is said."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from audit_cases import KEYS, SPANNED, filled, record
+
+from guardrail.audit.ledger import Ledger, SegmentSize, connect
+from guardrail.audit.retention import DAY_S, Pruned, Retention, prune, used_bytes
+from guardrail.audit.store import AuditReader
+from guardrail.audit.verify import Anchor, Report, verify
+from guardrail.types import Part
+
+TEXT = "Meet me at the library."
+
+
+def daily(path: Path, days: int = 12, each: int = 2) -> Path:
+    """Records of so many days, each day's in a segment of its own, with their texts."""
+    parts = (Part("messages[0].content", TEXT),)
+    base = replace(record(SPANNED), content=parts)
+    made = [replace(base, id=f"d{day}-{number}", time=day * DAY_S + number) for day in range(days) for number in range(each)]
+    return filled(path, made, size=SegmentSize(seconds=3_600.0))
+
+
+def pruned(path: Path, retention: Retention, *, day: float) -> Pruned:
+    ledger = Ledger(connect(path, synchronous="off"), KEYS)
+    taken = prune(ledger, retention, now=day * DAY_S)
+    ledger.close()
+    return taken
+
+
+def report(path: Path, anchor: Anchor | None = None) -> Report:
+    found = verify(AuditReader(path, KEYS), KEYS.chains, anchor=anchor)
+    assert found.damage is None
+    return found
+
+
+def test_old_records_go_and_the_chain_closes(tmp_path: Path) -> None:
+    path = daily(tmp_path / "audit.db")
+    head = report(path).head.split(":")
+    assert pruned(path, Retention(days=5), day=12) == Pruned(7, 14, 14)
+    found = report(path, Anchor(int(head[0]), head[1]))
+    assert (found.records, found.pruned[0], found.pruned[-1]) == (10, (1, 2), (13, 14))
+    filled(path, [record(time=12 * DAY_S)])
+    assert report(path).records == 11
+    assert pruned(path, Retention(days=5), day=12) == Pruned()
+
+
+def test_old_texts_go_alone(tmp_path: Path) -> None:
+    path = daily(tmp_path / "audit.db")
+    assert pruned(path, Retention(content_days=5), day=12) == Pruned(0, 0, 14)
+    found = report(path)
+    assert (found.records, found.contents, found.content_dropped[-1]) == (24, 10, (13, 14))
+    reader = AuditReader(path, KEYS)
+    assert [record.content is None for record in reader.walk(content=True)] == [True] * 14 + [False] * 10
+
+
+def test_a_store_that_is_too_large_loses_its_oldest(tmp_path: Path) -> None:
+    path = daily(tmp_path / "audit.db", days=40, each=5)
+    ledger = Ledger(connect(path), KEYS)
+    bound = used_bytes(ledger) // 2
+    ledger.close()
+    taken = pruned(path, Retention(bytes=bound), day=40)
+    assert 0 < taken.segments < 39
+    assert report(path).pruned[0] == (1, 5)
+    ledger = Ledger(connect(path), KEYS)
+    assert used_bytes(ledger) <= bound
+    ledger.close()
+
+
+def test_an_open_segment_ages_too(tmp_path: Path) -> None:
+    path = daily(tmp_path / "audit.db", days=1)
+    assert pruned(path, Retention(days=5), day=3) == Pruned()
+    assert pruned(path, Retention(days=5), day=7) == Pruned(1, 2, 2)
+    assert report(path).pruned == [(1, 2)]
+
+
+def test_what_is_dropped_is_gone_from_the_disk(tmp_path: Path) -> None:
+    parts = (Part("messages[0].content", TEXT),)
+    keys = replace(KEYS, contents=())
+    path = filled(tmp_path / "audit.db", [replace(record(time=1.0), content=parts)], keys)
+    assert any(TEXT.encode() in each.read_bytes() for each in tmp_path.iterdir())
+    pruned(path, Retention(content_days=1), day=3)
+    assert not any(TEXT.encode() in each.read_bytes() for each in tmp_path.iterdir())
