@@ -131,6 +131,8 @@ def _announce(config: Config, host: str, url: str, workers: int) -> None:
     click.echo(f"Point your client at {url}/v1 (OPENAI_BASE_URL={url}/v1). Health: {url}/readyz.")
     if config.console is not None:
         click.echo(f"Console: {url}/console, for {'everyone who has the admin key' if config.console.public else 'this machine alone'}.")
+    if config.audit_path is not None:
+        click.echo(f"Decisions are kept in {config.audit_path}; `guardrail audit` reads them.")
     if workers > 1:
         click.echo(f"{workers} processes; each counts its own requests in flight, and allows its part of the tenants' limits.")
     if not config.tenants and not _is_loopback(host):
