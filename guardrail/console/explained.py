@@ -13,9 +13,10 @@ from guardrail.console.decisions import line
 from guardrail.console.page import Page, Visit
 from guardrail.console.room import Room
 from guardrail.errors import WireError
-from guardrail.types import Policy
+from guardrail.types import Part, Policy
 
 MOST_STAGES = 20  # of one request
+NEAR_S = 3_600.0  # its stages lie no further apart; a client may use the same id again
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,17 @@ class Told:
     flags: tuple[str, ...]
     span: tuple[int, int] | None
     classifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One judged part with its text in pieces (what, whether it is marked)."""
+
+    path: str
+    role: str
+    kind: str
+    readable: bool
+    pieces: tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,7 @@ async def explanation(room: Room, record: AuditRecord, replay: object = None) ->
         "verdicts": [told(room, record, each) for each in ranked],
         "exchange": [line(each) for each in exchange if each.id != record.id],
         "timings": timings,
+        "judged": [_marked(part, record) for part in record.content or ()],
         "trace": trace.replace(TRACE_ID, quote(record.trace_id, safe="")) if trace and record.trace_id else "",
         "replay": replay,
     }
@@ -94,11 +107,27 @@ async def explanation(room: Room, record: AuditRecord, replay: object = None) ->
     return Page("decision.html", f"Decision {record.id[:12]}", data, drawn, at="decisions")
 
 
+def _marked(part: Part, record: AuditRecord) -> Shown:
+    """A kept text in pieces, those that violating verdicts point at marked; not where they point at all of it, which says nothing."""
+    text = part.text or ""
+    own = [each for each in record.violations if (each.part, each.choice) == (part.path, part.choice)]
+    spans = sorted((each.span.start, each.span.end) for each in own if each.span is not None)
+    pieces: list[tuple[str, bool]] = []
+    done = 0
+    for start, end in spans:
+        if (start, end) != (0, len(text)) and done <= start < end <= len(text):
+            pieces += [(text[done:start], False), (text[start:end], True)]
+            done = end
+    pieces.append((text[done:], False))
+    return Shown(part.path, part.role, part.kind, part.text is not None, tuple(piece for piece in pieces if piece[0]))
+
+
 def _exchange(room: Room, record: AuditRecord) -> list[AuditRecord]:
     """All decisions of the same request, in order of time; blocks on the store."""
     if room.audit is None or not record.request_id:
         return [record]
-    found = room.audit.find(Filter(request_id=record.request_id, tenant=record.tenant), limit=MOST_STAGES)
+    near = Filter(request_id=record.request_id, tenant=record.tenant, since=record.time - NEAR_S, until=record.time + NEAR_S)
+    found = room.audit.find(near, limit=MOST_STAGES)
     return sorted(found, key=lambda each: (each.time, each.sequence)) or [record]
 
 
@@ -151,8 +180,8 @@ def _policy(room: Room, tenant: str, verdict: VerdictRecord) -> tuple[str, Polic
     sets = room.publisher.sets
     own = sets.for_tenant(tenant).get(verdict.policy)
     owner = tenant if own is not None and sets.base.get(verdict.policy) != own else ""
-    seen = (each.policy for each in room.history.of(owner, verdict.policy) if each.policy.digest == verdict.digest)
-    return owner, next(seen, own)
+    known = [*(each.policy for each in room.history.of(owner, verdict.policy)), *sets.candidates.values()]
+    return owner, next((each for each in known if (each.id, each.digest) == (verdict.policy, verdict.digest)), own)
 
 
 def _in_force(room: Room, tenant: str, verdict: VerdictRecord) -> bool:

@@ -27,19 +27,20 @@ _MARGIN_S = 1.0  # the newest record is not cut off by a clock that ticked meanw
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """How far the overview looks back, and in what steps, in seconds."""
+    """How far the overview looks back, in what steps, and for how long its counts are good enough; in seconds."""
 
     name: str
     words: str
     length_s: float
     step_s: float
+    good_s: float
 
 
 RANGES = (
-    Range("5m", "5 minutes", 300, 10),
-    Range("1h", "1 hour", 3_600, 60),
-    Range("24h", "24 hours", 86_400, 1_800),
-    Range("7d", "7 days", 604_800, 10_800),
+    Range("5m", "5 minutes", 300, 10, 0),
+    Range("1h", "1 hour", 3_600, 60, 2),
+    Range("24h", "24 hours", 86_400, 1_800, 60),
+    Range("7d", "7 days", 604_800, 10_800, 60),
 )
 
 
@@ -79,7 +80,7 @@ async def overview(room: Room, visit: Visit) -> Page:
         records = await asyncio.to_thread(room.audit.find, None, FEW)
         latest = [line(record) for record in records[:LATEST]]
         chosen = chosen or _reaching(records[-1].time if records else now, now, few=len(records) < FEW)
-        totals = await asyncio.to_thread(_totals, room.audit, chosen, now)
+        totals = await _totals(room, room.audit, chosen, now)
     chosen = chosen or RANGES[1]
     steps = [_step(total) for total in totals]
     data = {
@@ -103,9 +104,15 @@ def _reaching(oldest: float, now: float, *, few: bool) -> Range:
     return next((each for each in RANGES if few and now - oldest < each.length_s), RANGES[1])
 
 
-def _totals(audit: AuditReader, chosen: Range, now: float) -> Sequence[Total]:
-    until = (now + _MARGIN_S) // chosen.step_s * chosen.step_s + chosen.step_s
-    return audit.totals(until - chosen.length_s, until, chosen.step_s)
+async def _totals(room: Room, audit: AuditReader, chosen: Range, now: float) -> Sequence[Total]:
+    """The counts of a range; those of a long one are counted anew once in a while only, however many look at them."""
+    async with room.counting:
+        when, known = room.counted.get(chosen.name, (0.0, ()))
+        if not known or not 0 <= now - when < chosen.good_s:
+            until = (now + _MARGIN_S) // chosen.step_s * chosen.step_s + chosen.step_s
+            known = await asyncio.to_thread(audit.totals, until - chosen.length_s, until, chosen.step_s)
+            room.counted[chosen.name] = now, known
+        return known
 
 
 def _step(total: Total) -> Step:

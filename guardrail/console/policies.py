@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response
 
@@ -37,10 +38,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One policy of the list. `owner` is the tenant whose own it is; empty for everyone's."""
+    """One policy of the list. `owner` is the tenant whose own it is, `trial` the file of a version on trial; both empty for everyone's."""
 
     id: str
     owner: str
+    trial: str
     title: str
     version: str
     digest: str
@@ -64,19 +66,19 @@ async def policies(room: Room, visit: Visit) -> Page:
     """All policies in force."""
     del visit
     room.history.note()
-    entries = [_entry(room, owner, policy) for owner, policy in _owned(room)]
+    entries = [_entry(room, owned) for owned in _owned(room)]
     data = {"entries": entries, "generation": room.publisher.generation, "refused": room.publisher.refused}
     return Page("policies.html", "Policies", data, at="policies")
 
 
 async def policy(room: Room, visit: Visit) -> Page:
     """One policy."""
-    owner, found = _found(room, visit)
-    seen = room.history.of(owner, found.id)
+    owned = _found(room, visit)
+    owner, found = owned.tenant, owned.policy
+    seen = () if owned.trial else room.history.of(owner, found.id)
     old = _chosen(room, found, seen, visit.asked("against"))
     scores = await asyncio.to_thread(_scores, room, found)
     tried = room.tried.get(found)
-    digests = {each.policy.digest for each in seen}
     data = {
         "policy": {
             "id": found.id,
@@ -90,6 +92,8 @@ async def policy(room: Room, visit: Visit) -> Page:
             "body": found.body,
         },
         "owner": owner,
+        "trial": owned.trial,
+        "here": owned.query,
         "uses": list(_uses(room, found)),
         "findings": [_finding(finding) for finding in lint(found)],
         "cases": list(tried.cases if tried else untried(found)),
@@ -100,8 +104,7 @@ async def policy(room: Room, visit: Visit) -> Page:
             for each in seen
         ],
         "against": None if old is None else {"version": old.version, "digest": old.digest, "lines": difference(old, found)},
-        "overrides": owner != EVERYONE and found.id in room.publisher.sets.base,
-        "edited": len(digests) > 1,
+        "overrides": bool(owned.query) and found.id in room.publisher.sets.base,
         "scores": scores,
         "audited": room.audit is not None,
     }
@@ -113,36 +116,55 @@ async def policy(room: Room, visit: Visit) -> Page:
 
 async def run_tests(room: Room, visit: Visit) -> Response:
     """Run a policy's own tests, then show it again."""
-    owner, found = _found(room, visit)
-    if found.tests:
-        await try_tests(room, found, owner or room.table.tenants[0])
-    return RedirectResponse(visit.request.url.path.removesuffix("/test") + (f"?tenant={owner}" if owner else "") + "#tests", 303)
+    owned = _found(room, visit)
+    if owned.policy.tests:
+        await try_tests(room, owned.policy, owned.tenant or room.table.tenants[0])
+    return RedirectResponse(f"{visit.request.url.path.removesuffix('/test')}{owned.query}#tests", 303)
 
 
-def _owned(room: Room) -> Iterator[tuple[str, Policy]]:
-    """Everyone's policies, then those that a tenant has instead or beside."""
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A policy, and where it is in force: for one tenant, on trial, or (both empty) for everyone."""
+
+    policy: Policy
+    tenant: str = EVERYONE
+    trial: str = ""
+
+    @property
+    def query(self) -> str:
+        """What tells it from others of its id in an address."""
+        named = {name: value for name, value in (("tenant", self.tenant), ("trial", self.trial)) if value}
+        return f"?{urlencode(named)}" if named else ""
+
+
+def _owned(room: Room) -> Iterator[Owned]:
+    """Everyone's policies, then those that a tenant has instead or beside, then those on trial."""
     sets = room.publisher.sets
     for each in sets.base.values():
-        yield EVERYONE, each
+        yield Owned(each)
     for tenant, own in sets.tenants.items():
         for each in own.values():
             if sets.base.get(each.id) != each:
-                yield tenant, each
+                yield Owned(each, tenant)
+    for file, each in sets.candidates.items():
+        yield Owned(each, trial=file)
 
 
-def _found(room: Room, visit: Visit) -> tuple[str, Policy]:
+def _found(room: Room, visit: Visit) -> Owned:
     """The policy of the address. Raises WireError for one that is not in force."""
-    wanted, owner = visit.request.path_params["id"], visit.asked("tenant")
-    for tenant, each in _owned(room):
-        if (tenant, each.id) == (owner, wanted):
-            return tenant, each
+    wanted = visit.request.path_params["id"], visit.asked("tenant"), visit.asked("trial")
+    for owned in _owned(room):
+        if (owned.policy.id, owned.tenant, owned.trial) == wanted:
+            return owned
     raise WireError(404, "not_found", "There is no such policy in force.")
 
 
-def _entry(room: Room, owner: str, policy: Policy) -> Entry:
+def _entry(room: Room, owned: Owned) -> Entry:
+    policy = owned.policy
     return Entry(
         policy.id,
-        owner,
+        owned.tenant,
+        owned.trial,
         policy.title,
         policy.version,
         policy.digest,

@@ -1,11 +1,12 @@
 """What the pages look at: the running guard, the audit store if there is one, and what the console itself remembers."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from guardrail.asgi.publication import Publisher
 from guardrail.asgi.service import GuardService
-from guardrail.audit.store import AuditReader
+from guardrail.audit.store import AuditReader, Total
 from guardrail.config.console import ConsoleConfig
 from guardrail.console.history import PolicyHistory
 from guardrail.console.tried import Tried
@@ -23,6 +24,9 @@ class Room:
     audit: AuditReader | None
     history: PolicyHistory
     tried: dict[Policy, Tried] = field(default_factory=dict)
+    counted: dict[str, tuple[float, Sequence[Total]]] = field(default_factory=dict)
+    """The last counts of each range of the overview, and when they were made."""
+    counting: asyncio.Lock = field(default_factory=asyncio.Lock)
     judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """What the console has judged waits its turn here: one at a time, whatever is clicked, so that traffic hardly notices."""
 

@@ -9,9 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from console_cases import HERE, POLICIES, config, consoled
+from console_cases import FORM, HERE, KEY, POLICIES, config, consoled, here
 
+from guardrail.assembly import build_app
+from guardrail.config.tenants import hash_key
 from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Score, Span
 
@@ -269,6 +272,74 @@ async def test_versions_that_were_in_force_can_be_laid_side_by_side(tmp_path: Pa
         line = (await console.twin("decisions.json"))["lines"][0]
         verdict = (await console.twin(f"decisions/{line['id']}.json"))["verdicts"][0]
         assert (verdict["version"], verdict["current"]) == ("1.0.0", False)
+
+
+async def test_a_version_on_trial_stands_beside_the_one_in_force(tmp_path: Path) -> None:
+    trial = tmp_path / "trial.md"
+    written = (Path(POLICIES["folder"]) / "harassment.md").read_text()
+    trial.write_text(written.replace("version: 1.0.0", "version: 2.0.0").replace("you fool", "you clown"))
+    use = {"policies": [{"id": "harassment", "candidate": str(trial)}]}
+    settings = config(routes=[{"name": "default", "input": use, "output": {"policies": []}}])
+    async with consoled(settings, store=tmp_path / "audit.db") as console:
+        await console.ask(BAD)
+        entries = (await console.twin("policies.json"))["entries"]
+        assert [(entry["version"], entry["trial"]) for entry in entries] == [("1.0.0", ""), ("2.0.0", str(trial))]
+        assert "on trial" in await console.page("policies")
+        query = str(httpx.QueryParams(trial=str(trial)))
+        said = await console.twin(f"policies/harassment.json?{query}&against=base")
+        changed = [line["text"] for line in said["against"]["lines"] if line["kind"] == "added"]
+        assert changed[0] == "version: 2.0.0"
+        assert "the one in force" in await console.page(f"policies/harassment?{query}")
+        assert said["scores"]["records"] == 1
+        line = (await console.twin("decisions.json"))["lines"][0]
+        verdicts = (await console.twin(f"decisions/{line['id']}.json"))["verdicts"]
+        assert {(verdict["version"], verdict["mode"]) for verdict in verdicts} == {("1.0.0", "enforce"), ("2.0.0", "shadow")}
+
+
+async def test_what_violates_is_marked_in_a_kept_text(tmp_path: Path) -> None:
+    async with consoled(store=tmp_path / "audit.db", content="full", classifier=explaining()) as console:
+        await console.ask(BAD)
+        line = (await console.twin("decisions.json"))["lines"][0]
+        said = await console.twin(f"decisions/{line['id']}.json")
+        assert said["judged"][0]["pieces"] == [["some", True], ["thing forbidden", False]]
+        assert "<mark>some</mark>thing forbidden" in await console.page(f"decisions/{line['id']}")
+
+
+async def test_a_secret_shows_nowhere_where_no_text_is_kept(tmp_path: Path) -> None:
+    secret = "s3cret-canary-4711"
+    settings = config(tenants={"acme": {"api_keys": [hash_key(secret + "-key")]}})
+    async with consoled(settings, store=tmp_path / "audit.db") as console:
+        headers = {"authorization": f"Bearer {secret}-key", "x-note": secret, "user-agent": secret}
+        body = {"model": "embedded-echo", "messages": [{"role": "user", "content": secret}], "user": secret}
+        assert secret in (await console.client.post("/v1/chat/completions", json=body, headers=headers)).text
+        body["messages"] = [{"role": "user", "content": f"forbidden {secret}"}]
+        assert (await console.client.post("/v1/chat/completions", json=body, headers=headers)).status_code == 400
+        lines = (await console.twin("decisions.json"))["lines"]
+        assert len(lines) == 3
+        paths = ("overview", "decisions", "policies", "policies/harassment", "playground", "health")
+        for path in (*paths, *(f"decisions/{line['id']}" for line in lines)):
+            assert secret not in await console.page(path)
+            assert secret not in json.dumps(await console.twin(f"{path}.json"))
+
+
+async def test_a_configured_store_is_behind_the_pages_from_the_first_moment(tmp_path: Path) -> None:
+    settings = config(audit={"path": str(tmp_path / "audit.db"), "synchronous": "off"})
+    classifiers = {"embedded": ScriptedClassifier({"harassment": contains("forbidden")})}
+    app = build_app(settings, classifiers=classifiers)
+    async with app.router.lifespan_context(app), here(app) as client:
+        assert (await client.post("/console/login", data={"key": KEY}, headers=FORM)).status_code == 303
+        assert (await client.get("/console/overview")).status_code == 200
+        assert (await client.get("/console/decisions.json")).json()["lines"] == []
+        body = {"model": "embedded-chat", "messages": [{"role": "user", "content": BAD}]}
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 400
+        for _ in range(500):
+            lines = (await client.get("/console/decisions.json")).json()["lines"]
+            if lines:
+                break
+            await asyncio.sleep(0.02)
+        assert [line["word"] for line in lines] == ["block"]
+        queue = (await client.get("/console/health.json")).json()["queue"]
+        assert (queue["dropped"], queue["failing"]) == (0, "")
 
 
 async def test_a_tenants_own_policy_stands_beside_everyones(tmp_path: Path) -> None:
