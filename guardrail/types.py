@@ -56,7 +56,8 @@ class Part:
     """One text-bearing piece of an exchange.
 
     `path` names its place (`messages[2].content[0].text`), `kind` what it is (text, name, tool_arguments, tool_result, refusal,
-    reasoning, image, audio, file, tokens, unknown). `text` is None where there is something that cannot be read as text.
+    reasoning, image, audio, file, tokens, unknown; tool_server, url, container: what a provider fetches for the model). `text` is None
+    where there is something that cannot be read as text.
     `choice` is the answer's choice index, None for the request. `pieces` is what a joined text was joined of: the path of each, where
     it begins in `text`, and how many characters of its own beginning are not in it.
     """

@@ -14,6 +14,7 @@ _ENCRYPTED_KEYS = {  # by the type of the block that has it
     "web_search_result_location": "encrypted_index",
     "encrypted_code_execution_result": "encrypted_stdout",
 }
+_FETCHED = frozenset({"encrypted_content", "encrypted_stdout"})
 _TYPE = re.compile(r"[a-z0-9_]{1,64}")
 _SERVERS = ("web_search", "web_fetch", "code_execution", "bash_code_execution", "text_editor_code_execution", "tool_search", "advisor")
 _RESULTS = frozenset({"tool_result", "mcp_tool_result", *(f"{name}_tool_result" for name in _SERVERS)})
@@ -111,7 +112,7 @@ def _fields(parts: PartList, path: str, value: Mapping[str, object], depth: int)
     for key in sorted(OPAQUE_KEYS.keys() & value.keys()):
         if isinstance(value[key], list | Mapping):  # a string is marked with the rest
             parts.opaque(path, OPAQUE_KEYS[key])
-    for key in sorted(value.keys() - _sealed(value)):
+    for key in sorted(value.keys() - _unread(parts, path, value)):
         if isinstance(value[key], list | Mapping) and key not in _REFERENCES:
             add_result(parts, f"{path}.{key if key.isidentifier() and len(key) < 64 else '?'}", value[key], depth + 1)
         else:
@@ -142,8 +143,17 @@ def _document(parts: PartList, path: str, block: Mapping[str, object], depth: in
 
 def _rest(parts: PartList, path: str, block: Mapping[str, object], known: set[str]) -> None:
     """Every other field; what only the provider can read is none, as long as it looks like that."""
-    parts.rest(path, block, known | _sealed(block) | {"type"})
+    parts.rest(path, block, known | _unread(parts, path, block) | {"type"})
     parts.media(path, {key: value for key, value in block.items() if key not in known})
+
+
+def _unread(parts: PartList, path: str, block: Mapping[str, object]) -> set[str]:
+    """The field that only the provider can read; marked in a request, where the model reads what was once fetched for it."""
+    sealed = _sealed(block)
+    for key in sorted(sealed & _FETCHED):
+        if parts.choice is None and block.get(key):
+            parts.opaque(f"{path}.{key}", "url" if key == "encrypted_content" else "container")
+    return sealed
 
 
 def _sealed(block: Mapping[str, object]) -> set[str]:

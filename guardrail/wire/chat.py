@@ -13,6 +13,7 @@ from guardrail.wire.document import dump
 from guardrail.wire.history import chat_history
 from guardrail.wire.parts import MESSAGE_FIELDS, PartList, is_prose, is_tokens, strings
 from guardrail.wire.request import Request
+from guardrail.wire.tools import FETCHING, add_tools
 
 _SPELLED = ("content", "refusal", "tokens")
 _ALTERNATIVES = frozenset({"top_logprobs", "token_logprobs", "text_offset"})
@@ -63,7 +64,7 @@ _REQUEST_FIELDS = frozenset(
     ]
 )
 _TOKEN_FIELDS = frozenset({"prompt", "input", "input_ids", "prompt_ids", "prompt_token_ids"})
-_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | _TOKEN_FIELDS)
+_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | _TOKEN_FIELDS | FETCHING)
 _MESSAGE_NAMES = fields.by_case(MESSAGE_FIELDS)
 ANSWER_FIELDS = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"})
 """The top-level fields of an answer that stay when one of its choices was replaced."""
@@ -206,6 +207,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
         parts.rest("prediction", prediction, ("type", "content"))
     else:
         parts.unknown("prediction", prediction)
+    add_tools(parts, document)
     for key in sorted(_TOKEN_FIELDS & document.keys()):
         if not is_prose(document[key]):
             parts.opaque(key, "tokens")

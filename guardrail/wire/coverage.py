@@ -16,7 +16,10 @@ from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.messages import named_event
 
 PROBE = "quokka quokka"
-PARTS = ("text", "system", "name", "tool call", "tool result", "refusal", "reasoning", "image", "audio", "file", "token ids", "new field")
+PARTS = (
+    *("text", "system", "name", "tool call", "tool result", "refusal", "reasoning"),
+    *("image", "audio", "file", "hosted tool", "token ids", "new field"),
+)
 _CALL = json.dumps({"q": PROBE})
 _HEAD: Mapping[str, Mapping[str, object]] = {
     "/v1/chat/completions": {"id": "c", "object": "chat.completion", "created": 1, "model": "m"},
@@ -138,6 +141,7 @@ _FUNCTION = {"index": 0, "id": "t", "type": "function", "function": {"name": "f"
 _USE = {"type": "tool_use", "id": "t", "name": "f", "input": {"q": PROBE}}
 _THOUGHT = {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": PROBE}]}
 _CALLED = {"type": "function_call", "call_id": "c", "name": "f", "arguments": _CALL}
+_SERVER = {"type": "mcp", "server_label": "s", "server_url": "https://x.example"}
 _DATA = {"type": "base64", "media_type": "x/y", "data": "AAAA"}
 
 REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
@@ -152,6 +156,7 @@ REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "image": _chat(content=[{"type": "image_url", "image_url": {"url": "data:x"}}]),
         "audio": _chat(content=[{"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}]),
         "file": _chat(content=[{"type": "file", "file": {"file_id": "f"}}]),
+        "hosted tool": {**_chat(content="x"), "tools": [_SERVER]},
         "token ids": {**_chat(content="x"), "prompt_token_ids": [1, 2]},
         "new field": {**_chat(content="x"), "new": {"deep": [PROBE]}},
     },
@@ -176,6 +181,7 @@ REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "reasoning": _blocks({"type": "thinking", "thinking": PROBE, "signature": "AAAA"}),
         "image": _blocks({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": _DATA}]}),
         "file": _blocks({"type": "document", "source": _DATA}),
+        "hosted tool": {**_blocks({"type": "text", "text": "x"}), "mcp_servers": [_SERVER]},
         "new field": {**_blocks({"type": "text", "text": "x"}), "new": {"deep": [PROBE]}},
     },
     "/v1/responses": {
@@ -189,6 +195,7 @@ REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "image": _input({"role": "user", "content": [{"type": "input_image", "image_url": "data:x"}]}),
         "audio": _input({"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA"}}]}),
         "file": _input({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}),
+        "hosted tool": {"input": "x", "tools": [_SERVER]},
         "token ids": _input(1, 2),
         "new field": {"input": "x", "new": {"deep": [PROBE]}},
     },

@@ -17,6 +17,7 @@ from guardrail.wire.history import messages_history
 from guardrail.wire.parts import ROLES, PartList
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
 from guardrail.wire.request import Request
+from guardrail.wire.tools import FETCHING, add_tools
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -25,7 +26,7 @@ _REQUEST_FIELDS = frozenset(
         *("cache_control", "inference_geo", "user_profile_id", "workspace_id", "diagnostics"),
     ]
 )
-_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | {"container"})
+_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | FETCHING)
 _MESSAGE_FIELDS = frozenset({"role", "content"})
 _MESSAGE_NAMES = fields.by_case(_MESSAGE_FIELDS)
 ANSWER_FIELDS = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage", "context_management", "diagnostics"})
@@ -162,4 +163,5 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
         add_content(parts, f"{place}.content", message.get("content"))
         parts.rest(place, message, _MESSAGE_FIELDS)
     parts.role = "user"
+    add_tools(parts, document)
     parts.rest("body", document, _REQUEST_FIELDS)

@@ -20,6 +20,7 @@ from guardrail.wire.parts import PartList, is_tokens
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
 from guardrail.wire.request import Request
 from guardrail.wire.stored import FIELD, is_id
+from guardrail.wire.tools import FETCHING, add_tools
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -29,7 +30,7 @@ _REQUEST_FIELDS = frozenset(
         *("previous_response_id", "conversation", "context_management", "moderation", "prompt_cache_options"),
     ]
 )
-_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS)
+_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | FETCHING)
 ECHOED = frozenset(  # what an answer repeats of its request, and what describes it
     [
         *(
@@ -185,6 +186,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     if prompt is not None:
         parts.unknown("prompt.variables", prompt.get("variables") if isinstance(prompt, dict) else prompt)
         parts.opaque("prompt", "unknown")
+    add_tools(parts, document)
     parts.rest("body", document, _REQUEST_FIELDS)
 
 

@@ -129,7 +129,7 @@ class TestRequest:
             (
                 {"type": "web_search_tool_result", "tool_use_id": "x", "content": [
                     {"type": "web_search_result", "title": "T", "url": "http://u/ U", "encrypted_content": "EqgfCioIARgB3"}]},
-                ["T", "http://u/ U"],
+                [None, "T", "http://u/ U"],
             ),
             (
                 {"type": "web_fetch_tool_result", "tool_use_id": "x", "content": {"type": "web_fetch_result", "url": "U", "content": {

@@ -1,0 +1,94 @@
+"""Tools that the provider runs itself: what they fetch reaches the model without passing the guard, so a request that offers one is marked.
+
+Tools that the client runs are none of these: what they give back comes in a later request, where it is judged. The text of a tool's
+definition is not judged, see `guardrail.wire.chat`.
+"""
+
+import re
+from collections.abc import Mapping
+
+from guardrail.wire.parts import PartList
+
+_CLIENTS = re.compile(
+    r"function|custom|apply_patch|local_shell|image_generation|programmatic_tool_calling"
+    r"|tool_search(_tool)?(_(bm25|regex))?(_\d{8})?|computer(_use_preview|_toolset)?(_\d{8})?|(bash|text_editor|memory|browser_toolset)_\d{8}"
+)
+_KINDS = (
+    (re.compile(r"web_.*|url_context|x_search|browser_search|google_search.*"), "url"),
+    (re.compile(r"file_search|retrieval|collections_search"), "file"),
+    (re.compile(r"code_interpreter|code_execution(_\d{8})?|shell"), "container"),
+)
+_FIELDS: Mapping[str, str] = {
+    "web_search_options": "url",
+    "search_parameters": "url",
+    "web_search": "url",
+    "enable_search": "url",
+    "data_sources": "file",
+    "plugins": "tool_server",
+    "mcp_servers": "tool_server",
+    "container": "container",
+}
+FETCHING = frozenset(_FIELDS)
+"""Fields of a request that let the model read what is fetched for it."""
+_MAX_DEPTH = 4
+
+
+def add_tools(parts: PartList, document: Mapping[str, object]) -> None:
+    """Mark each tool of a request by which its model reads what the guard never sees: `tool_server`, `url`, `file`, `container`.
+
+    A tool of a type that is not known is one of them.
+    """
+    _add(parts, "tools", document.get("tools"), 0)
+    for name, kind in _FIELDS.items():
+        value = document.get(name)
+        if isinstance(value, list):
+            for number, _ in enumerate(value):
+                parts.opaque(f"{name}[{number}]", kind)
+        elif value is not None and value is not False and value != "":
+            parts.opaque(name, kind)
+
+
+def _add(parts: PartList, path: str, tools: object, depth: int) -> None:
+    if not isinstance(tools, list):
+        if tools is not None:
+            parts.opaque(path, "tool_server")
+        return
+    for number, tool in enumerate(tools):
+        place = f"{path}[{number}]"
+        kind = _kind(tool)
+        if kind is not None:
+            parts.opaque(place, kind)
+        elif isinstance(tool, Mapping) and tool.get("type") == "namespace":
+            if depth < _MAX_DEPTH:
+                _add(parts, f"{place}.tools", tool.get("tools"), depth + 1)
+            else:
+                parts.opaque(place, "tool_server")
+
+
+def _kind(tool: object) -> str | None:
+    """What a tool brings in that nobody judges; None for nothing."""
+    if not isinstance(tool, Mapping):
+        return "tool_server"
+    name = tool.get("type")
+    if name is None:  # an Anthropic tool of the client, or a Gemini-like one that is named by its key
+        return None if "name" in tool or "function" in tool else "tool_server"
+    if not isinstance(name, str):
+        return "tool_server"
+    if name == "namespace" or _CLIENTS.fullmatch(name):
+        return None
+    kind = next((kind for pattern, kind in _KINDS if pattern.fullmatch(name)), "tool_server")
+    return kind if kind != "container" or _has_files(tool) else None
+
+
+def _has_files(tool: Mapping[str, object]) -> bool:
+    """Whether a place to run code in may hold, or fetch, what the request does not. A new and empty one that reaches nothing does not."""
+    place = tool.get("container", tool.get("environment"))
+    if place is None:
+        return False
+    if not isinstance(place, Mapping):
+        return True
+    if place.get("type") == "local":
+        return False
+    network = place.get("network_policy")
+    reaches = network is not None and not (isinstance(network, Mapping) and network.get("type") == "disabled")
+    return place.get("type") not in ("auto", "container_auto") or bool(place.get("file_ids")) or bool(place.get("skills")) or reaches
