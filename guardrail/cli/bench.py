@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -13,8 +13,21 @@ from yarl import URL
 
 from guardrail.assembly import EMBEDDED_CLASSIFIER, open_classifier, resolve
 from guardrail.cli import BENCHES, LazyGroup
+from guardrail.cli.bench_observed import memory_sentences, observed_sentences
 from guardrail.cli.bench_report import Report, show, write
-from guardrail.cli.bench_servers import BARE, DIRECT, EMBEDDED, OFF, SCRIPTED, running
+from guardrail.cli.bench_servers import (
+    BARE,
+    COLLECTOR,
+    DIRECT,
+    EMBEDDED,
+    EMBEDDED_OBSERVED,
+    OFF,
+    SCRIPTED,
+    SCRIPTED_OBSERVED,
+    Around,
+    Running,
+    running,
+)
 from guardrail.errors import ModelFileError
 from guardrail.evaluation.latency import Case, Latency, measure
 from guardrail.evaluation.load import Burst, Requests, burst
@@ -73,6 +86,15 @@ def bench() -> None:
 @click.option(
     "--embedded/--no-embedded", default=True, help="Measure the embedded classifier too (default: yes, if its weights are there)."
 )
+@click.option(
+    "--observed", is_flag=True, help="Measure with audit store, OTLP and Prometheus on, beside the same without, instead of guarding off."
+)
+@click.option(
+    "--soak",
+    type=click.IntRange(0),
+    default=0,
+    help="With --observed: then send it this many requests with the scripted classifier, and tell its memory at tenths.",
+)
 @click.option("--min-ratio", type=click.FloatRange(0), help=f"Exit 1 if guarding off reaches less than this share of bare (aim: {BAR}).")
 @_as_json
 @_out
@@ -83,6 +105,8 @@ def proxy(
     connections: tuple[int, ...],
     stream: bool,
     embedded: bool,
+    observed: bool,
+    soak: int,
     min_ratio: float | None,
     as_json: bool,
     out: Path | None,
@@ -95,10 +119,15 @@ def proxy(
     machine = describe()
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
-        urls = _start(stack, notes, embedded=embedded)
-        loads = summarise(_rounds(urls, plan), Yardsticks(DIRECT, BARE))
-    notes += [_against_bar(loads, BAR if min_ratio is None else min_ratio), *_failed(loads)]
-    report = Report("proxy-stream" if stream else "proxy", "What the proxy costs", loads, plan.settings, machine, notes)
+        servers = _start(stack, notes, embedded=embedded, observed=observed)
+        bursts = _rounds({name: server.url for name, server in servers.items()}, plan)
+        loads = summarise(bursts, Yardsticks(DIRECT, BARE))
+        if observed:
+            notes += observed_sentences(bursts, plan.connections)
+            notes += memory_sentences(servers[SCRIPTED_OBSERVED], soak) if soak else []
+    notes += [*([] if observed else [_against_bar(loads, BAR if min_ratio is None else min_ratio)]), *_failed(loads)]
+    kind = ("proxy-observed" if observed else "proxy") + ("-stream" if stream else "")
+    report = Report(kind, "What the proxy costs", loads, plan.settings, machine, notes)
     _deliver(report, out, as_json=as_json)
     if not passes(loads, min_ratio):
         raise click.exceptions.Exit(1)
@@ -152,15 +181,20 @@ async def _latencies(wanted: str, cases: Sequence[Case], seconds: float, threads
         return opened.id, [await measure(opened, case, seconds=seconds, threads=threads, reference=reference) for case in cases]
 
 
-def _start(stack: contextlib.ExitStack, notes: list[str], *, embedded: bool) -> dict[str, str]:
+def _start(stack: contextlib.ExitStack, notes: list[str], *, embedded: bool, observed: bool) -> dict[str, Running]:
     """The servers that can be measured, by name."""
     upstream = stack.enter_context(running(DIRECT))
-    names = [BARE, OFF, SCRIPTED]
+    names = [BARE, SCRIPTED, SCRIPTED_OBSERVED] if observed else [BARE, OFF, SCRIPTED]
     if embedded and (missing := asyncio.run(_missing_weights())):
         notes.append(f"The embedded classifier was not measured: {missing}")
     elif embedded:
-        names.append(EMBEDDED)
-    return {DIRECT: upstream} | {name: stack.enter_context(running(name, upstream)) for name in names}
+        names += [EMBEDDED, EMBEDDED_OBSERVED] if observed else [EMBEDDED]
+    around = Around(upstream.url)
+    watched = replace(around, collector=stack.enter_context(running(COLLECTOR)).url if observed else "")
+    found = {
+        name: stack.enter_context(running(name, watched if name in (SCRIPTED_OBSERVED, EMBEDDED_OBSERVED) else around)) for name in names
+    }
+    return {DIRECT: upstream} | found
 
 
 async def _missing_weights() -> str | None:

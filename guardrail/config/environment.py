@@ -39,6 +39,11 @@ def process_environment() -> Environment:
     return Environment(MappingProxyType(dict(os.environ)))
 
 
+def export_to(collector: str) -> None:
+    """Set OTEL_EXPORTER_OTLP_ENDPOINT for this process, before its app is made."""
+    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector
+
+
 def keep_litellm_offline() -> None:
     """Set LITELLM_LOCAL_MODEL_COST_MAP before litellm is imported: without it the import fetches a price list from the network."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

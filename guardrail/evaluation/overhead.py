@@ -41,6 +41,25 @@ def summarise(rounds: Mapping[tuple[str, int], Sequence[Burst]], against: Yardst
     return [_load(server, connections, rounds, against) for server, connections in rounds]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One server beside another under the same load: `rate`, its requests a second over the other's, taken within each round and then
+    the median; `p99`, its 99th percentile over the other's, both over all rounds."""
+
+    server: str
+    connections: int
+    rate: float
+    p99: float
+
+
+def change(rounds: Mapping[tuple[str, int], Sequence[Burst]], server: str, beside: str, connections: int) -> Change:
+    """What `server` is to `beside` at this many connections."""
+    mine, other = rounds[server, connections], rounds[beside, connections]
+    rates = [own.per_second / their.per_second for own, their in zip(mine, other, strict=True) if their.per_second]
+    p99 = quantile(_milliseconds(mine), 0.99) / quantile(_milliseconds(other), 0.99)
+    return Change(server, connections, statistics.median(rates) if rates else math.nan, p99)
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of them do not exceed; NaN of none."""
     if not values:

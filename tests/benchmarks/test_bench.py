@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from guardrail.cli.bench import passes
-from guardrail.cli.bench_servers import BARE, DIRECT, OFF, SCRIPTED
+from guardrail.cli.bench_servers import BARE, DIRECT, OFF, SCRIPTED, SCRIPTED_OBSERVED
 from guardrail.cli.listen import bind, listening
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.evaluation.latency import Case, measure, text_of
 from guardrail.evaluation.load import Burst, Requests, burst
-from guardrail.evaluation.overhead import Load, Yardsticks, quantile, summarise
+from guardrail.evaluation.overhead import Change, Load, Yardsticks, change, quantile, summarise
 from guardrail.testing import ScriptedClassifier, policy
 from guardrail.upstream.embedded import EmbeddedUpstream
 
@@ -164,3 +164,26 @@ def test_texts_to_measure_with_have_the_tokens_they_say():
         pytest.skip("the weights are not in this copy")
     tokens = weights.load(shipped).tokens
     assert {len(tokens.windows(text_of(128, number))[0].ids) for number in range(20)} == {128}
+
+
+def test_watching_is_measured_beside_the_same_without_and_its_memory_is_told_at_tenths():
+    arguments = ("--seconds", "0.1", "--rounds", "1", "--connections", "2", "--no-embedded", "--observed", "--soak", "20")
+    run = bench("proxy", *arguments, "--json")
+
+    assert run.returncode == 0, run.stderr
+    printed = json.loads(run.stdout)
+    assert printed["kind"] == "proxy-observed"
+    assert [row["server"] for row in printed["rows"]] == [DIRECT, BARE, SCRIPTED, SCRIPTED_OBSERVED]
+    assert all(row["requests"] > 0 and row["failures"] == 0 for row in printed["rows"])
+    ratios, memory = printed["notes"]
+    assert ratios.startswith(f"{SCRIPTED_OBSERVED} / {SCRIPTED}: requests/s ")
+    assert memory.count(",") >= 10
+    assert "(0 failed)" in memory
+
+
+def test_a_change_is_a_median_over_rounds_for_rates_and_one_quantile_over_all_for_latencies():
+    rounds = {
+        ("watched", 1): [Burst((0.002,) * 8, 0, 1.0), Burst((0.004,) * 2, 0, 1.0)],
+        ("plain", 1): [Burst((0.001,) * 10, 0, 1.0), Burst((0.002,) * 10, 0, 1.0)],
+    }
+    assert change(rounds, "watched", "plain", 1) == Change("watched", 1, rate=0.5, p99=2.0)
