@@ -212,6 +212,8 @@ class Gate:
             self.span.answered(self._status(), live.usage, live.finish_reasons, **said_of(live.head))
         self._exchange.decisions.append(decision)
         self._exchange.held(live.most_held)
+        if decision.action < Action.REDACT:
+            self._hand_out(live.head)
         await self._outlet.write(b"")
 
     async def _unjudged(self) -> None:

@@ -123,6 +123,8 @@ class _CheckResponder(GuardResponder):
             return route
         try:
             return await self._service.narrowed(route, inquiry.stage, inquiry.policies, tenant=tenant)
+        except WireError:
+            raise
         except ClassifierError:
             raise WireError(503, "guardrail_unavailable", "The content could not be checked.") from None
         except GuardrailError:

@@ -228,7 +228,7 @@ class GuardService:
         or not have ready within the route's deadline.
         """
         known = self._publisher.sets.for_tenant(tenant) if self._publisher is not None else {}
-        checks = tuple([await self._check(route, stage, _named(wanted, known)) for wanted in policies])
+        checks = tuple([await self._check(route, stage, _named(wanted, known), tenant) for wanted in policies])
         return replace(route, input=checks, output=checks)
 
     def target(self, route: Route, asked: Request, operation: str) -> Target | None:
@@ -270,13 +270,13 @@ class GuardService:
             )
         return found
 
-    async def _check(self, route: Route, stage: Stage, policy: Policy) -> Check:
+    async def _check(self, route: Route, stage: Stage, policy: Policy, tenant: str) -> Check:
         """The route's own check of a policy, or one with the policy's own threshold."""
         for check in route.checks(stage):
             if check.policy is policy:
                 return check
         for name in {route.classifier, route.escalation.classifier if route.escalation else route.classifier}:
-            await self._ad_hoc.prepare(name, policy, within_s=route.deadline_s)
+            await self._ad_hoc.prepare(name, policy, tenant=tenant, within_s=route.deadline_s)
         return Check(policy, policy.threshold)
 
     def _published(self, classifier: str) -> tuple[Sequence[Policy], int]:

@@ -7,9 +7,14 @@ from typing import Any
 import httpx
 from asgi_cases import BAD, config, proxied
 
+from guardrail.asgi.ad_hoc import MOST_REMEMBERED, MOST_WAITING
+from guardrail.config.tenants import hash_key
 from guardrail.errors import ClassifierError
 from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Policy
+
+KEYS = {name: f"a-long-key-of-{name}" for name in ("loud", "quiet")}
+TENANTS = {name: {"api_keys": [hash_key(key)]} for name, key in KEYS.items()}
 
 
 class Slow(ScriptedClassifier):
@@ -20,11 +25,13 @@ class Slow(ScriptedClassifier):
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked: list[bool] = []
+        self.named: list[list[str]] = []
         self.busy = self.most = 0
         self.failure: Exception | None = None
 
     async def prepare(self, policies: Sequence[Policy]) -> None:
         self.asked.append("harassment" in [policy.id for policy in policies])
+        self.named.append([policy.body for policy in policies])
         self.busy += 1
         self.most = max(self.most, self.busy)
         try:
@@ -36,8 +43,10 @@ class Slow(ScriptedClassifier):
             self.busy -= 1
 
 
-async def label(proxy: Any, criteria: str) -> httpx.Response:
-    response: httpx.Response = await proxy.client.post("/v1/label", json={"content_text": "x", "criteria_text": criteria})
+async def label(proxy: Any, criteria: str, tenant: str | None = None) -> httpx.Response:
+    headers = {"authorization": f"Bearer {KEYS[tenant]}"} if tenant else {}
+    body = {"content_text": "x", "criteria_text": criteria}
+    response: httpx.Response = await proxy.client.post("/v1/label", json=body, headers=headers)
     return response
 
 
@@ -82,3 +91,57 @@ async def test_a_guard_that_ends_waits_for_no_criteria() -> None:
         slow.gate.clear()
         assert (await label(proxy, "Mentions of rivers.")).status_code == 503
     assert slow.busy == 0
+
+
+async def test_one_tenant_never_takes_the_place_of_another_ones_few() -> None:
+    slow = Slow({"*": contains("forbidden")})
+    async with proxied(config(tenants=TENANTS), classifier=slow) as proxy:
+        await label(proxy, "Mentions of quiet rivers.", "quiet")
+        for number in range(MOST_REMEMBERED + 8):
+            assert (await label(proxy, f"Mentions of the number {number}.", "loud")).status_code == 200
+        before = len(slow.asked)
+        assert (await label(proxy, "Mentions of quiet rivers.", "quiet")).status_code == 200
+        assert len(slow.asked) == before  # it is ready still, because it was named whenever another one was prepared
+        assert any("quiet rivers" in body for body in slow.named[-1])
+        assert len(slow.named[-1]) <= MOST_REMEMBERED + 1
+        await label(proxy, "Mentions of the number 0.", "loud")
+        assert len(slow.asked) == before + 1
+
+
+async def test_tenants_wait_in_turns_and_only_so_many_questions_of_one_wait() -> None:
+    slow = Slow({"*": contains("forbidden")})
+    async with proxied(config({"deadline_ms": 30_000}, tenants=TENANTS), classifier=slow) as proxy:
+        slow.gate.clear()
+        order: list[str] = []
+
+        async def ask(criteria: str, tenant: str) -> int:
+            status = (await label(proxy, criteria, tenant)).status_code
+            order.append(tenant)
+            return status
+
+        loud = [asyncio.create_task(ask(f"Mentions of the number {number}.", "loud")) for number in range(MOST_WAITING + 3)]
+        while not any(task.done() for task in loud):  # one is being prepared, MOST_WAITING wait, two are refused
+            await asyncio.sleep(0.01)
+        while sum(task.done() for task in loud) < 2:
+            await asyncio.sleep(0.01)
+        quiet = asyncio.create_task(ask("Mentions of quiet rivers.", "quiet"))
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        refused = [task.result() for task in loud if task.done()]
+        assert refused == [429, 429]
+        slow.gate.set()
+        told = await asyncio.gather(*loud, quiet)
+    assert sorted(told) == [200] * (MOST_WAITING + 2) + [429] * 2
+    assert order.index("quiet") - order.index("loud") < 8
+
+
+async def test_too_many_waiting_is_told_with_a_time_to_come_back() -> None:
+    slow = Slow({"*": contains("forbidden")})
+    async with proxied(config({"deadline_ms": 500}), classifier=slow) as proxy:
+        slow.gate.clear()
+        told = await asyncio.gather(*(label(proxy, f"Mentions of the number {number}.") for number in range(MOST_WAITING + 2)))
+        refused = [response for response in told if response.status_code == 429]
+        assert [(response.headers["retry-after"], response.json()["error"]["code"]) for response in refused] == [("1", "too_many_policies")]
+        assert {response.status_code for response in told} == {429, 503}
+        slow.gate.set()
+        assert (await label(proxy, "Mentions of rivers.")).status_code == 200  # those who left hold nobody up

@@ -169,11 +169,13 @@ async def test_the_models_own_hidden_reasoning_in_a_stored_turn_is_no_reason_to_
 TENANTS = {name: {"api_keys": [hash_key(f"key-of-{name}-long-enough")]} for name in ("acme", "orbit")}
 
 
-@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("mode", ["whole", "hold", "window"])
 @pytest.mark.parametrize("output", [["harassment"], []])
-async def test_an_answer_is_continued_by_the_tenant_it_was_given_to_alone(streams: bool, output: list[str]) -> None:
+async def test_an_answer_is_continued_by_the_tenant_it_was_given_to_alone(mode: str, output: list[str]) -> None:
+    streams = mode != "whole"
     upstream = Storing({"resp_1": ([message("first")], [message("told", "assistant")], None)}, streams=streams)
-    settings = config({**RESOLVE, "output": {"policies": output}}, upstreams=UPSTREAMS, tenants=TENANTS)
+    route = {**RESOLVE, "output": {"policies": output}, "stream": {"mode": "window" if mode == "window" else "hold"}}
+    settings = config(route, upstreams=UPSTREAMS, tenants=TENANTS)
     async with proxied(settings, upstream=upstream) as proxy:
         acme, orbit = (f"key-of-{name}-long-enough" for name in ("acme", "orbit"))
         assert (await ask(proxy, "resp_1", acme)).status_code == 400
