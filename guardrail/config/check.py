@@ -174,6 +174,9 @@ def _limit_findings(config: Config) -> Iterator[Finding]:
 
 def _console_findings(config: Config) -> Iterator[Finding]:
     console = config.console
+    if console is not None and config.audit is None:
+        message = "the console shows no decisions, because none are kept; add an audit store: audit: {path: audit.db}"
+        yield config.source.finding(("console",), Code.NO_STORE, message, warning=True)
     owner = next((name for name, tenant in config.tenants.items() if console and console.admin_key in tenant.api_keys), None)
     if owner is not None:
         message = f"the console's admin_key is a key of tenant {owner!r}, which must not open it; make another one"

@@ -40,3 +40,4 @@ class Code(StrEnum):
     MISSING_VARIABLE = "C041"
     MISSING_FOLDER = "C042"
     UNWRITABLE = "C043"
+    NO_STORE = "C044"  # the console has nothing to show

@@ -39,3 +39,9 @@ def test_a_tenants_key_must_not_be_the_admin_key() -> None:
     config = loads(f"tenants:\n  acme: {{api_keys: ['{HASH}']}}\nconsole:\n  admin_key: '{HASH}'\n")
     found = [str(finding) for finding in check(config) if finding.severity == "error"]
     assert found == ["<text>:4: C033 the console's admin_key is a key of tenant 'acme', which must not open it; make another one"]
+
+
+def test_a_console_without_a_store_is_told_that_it_has_nothing_to_show() -> None:
+    found = check(loads(f"console: {{admin_key: '{HASH}'}}"))
+    assert [(finding.code, finding.severity) for finding in found] == [("C044", "warning")]
+    assert check(loads(f"audit: {{}}\nconsole: {{admin_key: '{HASH}'}}")) == []
