@@ -11,15 +11,17 @@ from types import MappingProxyType
 from typing import Any
 
 from guardrail.breaker import Breaker
+from guardrail.context import opening, shown, within
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
-from guardrail.events import CacheUsed, ClassifierAsked, DecisionMade, EventFanout
+from guardrail.events import ClassifierAsked, DecisionMade, EventFanout
 from guardrail.interfaces import Classifier, Recorder, SupportsSessions
 from guardrail.normalize import Readings
 from guardrail.questions import Questions, readings_of
+from guardrail.recall import recalled
 from guardrail.types import Action, ClassifyRequest, Decision, Mode, Outcome, Part, ReadingLimits, Route, Score, Stage, Verdict
-from guardrail.verdict_cache import Key, VerdictCache
+from guardrail.verdict_cache import VerdictCache
 from guardrail.windows import Partial, windowed
 
 logger = logging.getLogger("guardrail")
@@ -187,7 +189,7 @@ class Guard:
         if not parts or not checks:
             return ()
         known = await _read({part.text or "": None for part in parts}, route.normalize, deadline=deadline)
-        questions = Questions(checks, turn.stage, turn.tenant, raw=raw)
+        questions = Questions(checks, turn.stage, turn.tenant, raw=raw, said=turn.context)
         async for part in _paced(parts, len(checks)):
             if (readings := known.get(part.text or "")) is not None:
                 questions.add(readings)
@@ -228,9 +230,18 @@ class Guard:
         classifier = self._classifiers.get(ask.classifier)
         if classifier is None:
             return _failed(ask, ClassifierError("crash", f"classifier {ask.classifier!r} is not running"))
+
+        async def put(rest: Ask) -> list[Answer]:
+            asked = tuple(map(shown, rest.requests))
+            told = await self.answered(rest, classifier.classify(asked, deadline=deadline), deadline=deadline)
+            before = [len(opening(request.context)) for request in rest.requests]
+            return [within(answer, at) if isinstance(answer, Score) else answer for answer, at in zip(told, before, strict=True)]
+
         if self._cache is None:
-            return await self.answered(ask, classifier.classify(ask.requests, deadline=deadline), deadline=deadline)
-        return await self._recalled(ask, classifier, self._cache, deadline=deadline)
+            return await put(ask)
+        answers, used = await recalled(ask, classifier.id, self._cache, put)
+        self._events.emit(used)
+        return answers
 
     async def answered(self, ask: Ask, call: Coroutine[Any, Any, list[Answer]], *, deadline: float) -> list[Answer]:
         """One answer a request of what a call to a classifier comes to before the deadline; without the call while its breaker is open."""
@@ -250,28 +261,6 @@ class Guard:
                 breaker.end(ticket, worked)
         self._events.emit(ClassifierAsked(ask.classifier, len(ask.requests), time.monotonic() - began))
         return answers
-
-    async def _recalled(self, ask: Ask, classifier: Classifier, cache: VerdictCache, *, deadline: float) -> list[Answer]:
-        """As `_ask`, except that scores which were given already are not asked for. Errors are never remembered."""
-        keys: list[Key] = []
-        found: list[Answer | None] = []
-        for start in range(0, len(ask.requests), _TURN):
-            if start:
-                await asyncio.sleep(0)
-            some = cache.keys(ask.requests[start : start + _TURN], ask.classifier, classifier.id)
-            keys += some
-            found += [cache.get(key, time.monotonic()) for key in some]
-        missing = [place for place, score in enumerate(found) if score is None]
-        evictions = 0
-        if missing:
-            rest = Ask(ask.classifier, tuple(ask.requests[place] for place in missing))
-            told = await self.answered(rest, classifier.classify(rest.requests, deadline=deadline), deadline=deadline)
-            for place, answer in zip(missing, told, strict=True):
-                found[place] = answer
-                if isinstance(answer, Score):
-                    evictions += cache.put(keys[place], answer, time.monotonic())
-        self._events.emit(CacheUsed(len(keys) - len(missing), len(missing), evictions))
-        return [answer for answer in found if answer is not None]
 
 
 class _NoRecords:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from guardrail.context import context_for, opening, within
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
 from guardrail.guard import Guard, Turn, cleaned
@@ -16,8 +17,13 @@ from guardrail.window import Ruling, StreamPart, Window, ruling
 
 @dataclass(slots=True)
 class _Growing:
-    """A part's session: how much of which version of the text it has. One window at a time."""
+    """A part's session under some of the policies: how much of which version of the text it has. One window at a time.
 
+    `opening` is what it reads before the text: the prompt, for policies that judge an answer with it.
+    """
+
+    policies: tuple[Policy, ...]
+    opening: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     session: Session | None = None
     has: int = 0
@@ -37,8 +43,11 @@ class AnswerJudge:
         self.kinds = dict(kinds or {})
         self._classifier = guard.growing(turn.route)
         checks = turn.route.checks(turn.stage)
-        self._policies: Sequence[Policy] = tuple({check.policy.digest: check.policy for check in checks}.values())
-        self._growing: dict[StreamPart, _Growing] = {}
+        self._groups: dict[str, tuple[Policy, ...]] = {}
+        for policy in {check.policy.digest: check.policy for check in checks}.values():
+            beginning = opening(context_for(policy, turn.stage, turn.context))
+            self._groups[beginning] = (*self._groups.get(beginning, ()), policy)
+        self._growing: dict[tuple[StreamPart, str], _Growing] = {}
         self._parts: dict[str, Part] = {}
         self._verdicts: dict[str, tuple[Verdict, ...]] = {}
         self._numbers: dict[str, int] = {}
@@ -119,33 +128,44 @@ class AnswerJudge:
         text = part.text or ""
         if not text.strip():
             return ()  # there is nothing to judge, as in a part of a whole answer
-        growing = self._growing.setdefault(window.part, _Growing())
+        groups = [
+            self._growing.setdefault((window.part, beginning), _Growing(policies, beginning))
+            for beginning, policies in self._groups.items()
+        ]
+        answered = await asyncio.gather(*(self._caught_up(classifier, growing, window, text) for growing in groups))
+        name = self._turn.route.classifier
+        by_digest = {
+            policy.digest: answer
+            for growing, answers in zip(groups, answered, strict=True)
+            for policy, answer in zip(growing.policies, answers, strict=True)
+        }
+        checks = self._turn.route.checks(self._turn.stage)
+        return tuple(verdict_of(part, check, by_digest[check.policy.digest], name) for check in checks)
+
+    async def _caught_up(self, classifier: SupportsSessions, growing: _Growing, window: Window, text: str) -> list[Answer]:
         async with growing.lock:
             if growing.session is None or growing.version != window.version or growing.has > window.end:
                 await self._restart(classifier, growing, window.version)
-            answers = await self._answers(growing, text)
-        name = self._turn.route.classifier
-        by_digest = {policy.digest: answer for policy, answer in zip(self._policies, answers, strict=True)}
-        checks = self._turn.route.checks(self._turn.stage)
-        return tuple(verdict_of(part, check, by_digest[check.policy.digest], name) for check in checks)
+            return await self._answers(growing, text)
 
     async def _restart(self, classifier: SupportsSessions, growing: _Growing, version: int) -> None:
         if growing.session is not None:
             await growing.session.aclose()
-        growing.session, growing.has, growing.version = classifier.session(self._policies, tenant=self._turn.tenant), 0, version
+        growing.session, growing.has, growing.version = classifier.session(growing.policies, tenant=self._turn.tenant), 0, version
 
     async def _answers(self, growing: _Growing, text: str) -> list[Answer]:
         deadline = time.monotonic() + self._turn.route.deadline_s
-        requests = tuple(ClassifyRequest(policy, text, stage=self._turn.stage, tenant=self._turn.tenant) for policy in self._policies)
+        requests = tuple(ClassifyRequest(policy, text, stage=self._turn.stage, tenant=self._turn.tenant) for policy in growing.policies)
         session = growing.session
         assert session is not None
-        call = _checked(session, text[growing.has :], deadline)
+        said = text[growing.has :] if growing.has else growing.opening + text
+        call = _checked(session, said, deadline)
         growing.has = len(text)
         answers = await self._guard.answered(Ask(self._turn.route.classifier, requests), call, deadline=deadline)
         if not all(isinstance(answer, Score) for answer in answers):
             await session.aclose()  # what it has read is not known: the next window begins anew, with all of the text
             growing.session = None
-        return answers
+        return [within(answer, len(growing.opening)) if isinstance(answer, Score) else answer for answer in answers]
 
 
 async def _checked(session: Session, text: str, deadline: float) -> list[Answer]:

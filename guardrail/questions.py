@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from guardrail.context import context_for
 from guardrail.conversation import located
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer
@@ -28,9 +29,12 @@ def readings_of(texts: Iterable[str], limits: ReadingLimits | None, *, deadline:
 
 
 class Questions:
-    """The rows of one classify call; equal questions are one. `raw` False leaves the raw texts out: others have judged them."""
+    """The rows of one classify call; equal questions are one. `raw` False leaves the raw texts out: others have judged them.
 
-    def __init__(self, checks: Sequence[Check], stage: Stage, tenant: str, *, raw: bool = True) -> None:
+    `said` is what the user said last, for policies that judge an answer with it.
+    """
+
+    def __init__(self, checks: Sequence[Check], stage: Stage, tenant: str, *, raw: bool = True, said: str | None = None) -> None:
         self.requests: list[ClassifyRequest] = []
         self._checks = checks
         self._stage = stage
@@ -38,7 +42,7 @@ class Questions:
         self._first = 0 if raw else 1
         self._rows: dict[str, int] = {}
         policies: dict[str, Policy] = {check.policy.digest: check.policy for check in checks}
-        self._policies = tuple(policies.values())
+        self._policies = tuple((policy, context_for(policy, stage, said)) for policy in policies.values())
         self._columns: Mapping[str, int] = {digest: column for column, digest in enumerate(policies)}
 
     def add(self, known: Readings) -> None:
@@ -46,7 +50,7 @@ class Questions:
         for reading in self._asked(known):
             if self._rows.setdefault(reading.text, len(self.requests)) == len(self.requests):
                 self.requests += [
-                    ClassifyRequest(policy, reading.text, stage=self._stage, tenant=self._tenant) for policy in self._policies
+                    ClassifyRequest(policy, reading.text, context, self._stage, self._tenant) for policy, context in self._policies
                 ]
 
     def verdicts(self, part: Part, known: Readings | None, answers: Sequence[Answer | Partial], classifier: str) -> list[Verdict]:

@@ -116,6 +116,8 @@ class RecordingSink:
 def policy(id: str = "violence", **changes: Any) -> Policy:  # noqa: A002
     """A small valid policy; `changes` are fields of `Policy` to set otherwise. The digest follows the body."""
     body = str(changes.pop("body", f"# Policy\n## Definition of Labels\n### (X): {id}\n#### Includes\n- **{id}**: Content with {id}.\n"))
+    judge_with: Any = changes.pop("judge_with", "nothing")
+    judged = body if judge_with == "nothing" else f"{body}\0{judge_with}"
     made = Policy(
         id=id,
         version="1.0.0",
@@ -129,7 +131,8 @@ def policy(id: str = "violence", **changes: Any) -> Policy:  # noqa: A002
         interpretation="",
         labels=(Label("X", id, (Criterion(id, f"Content with {id}.", 5),), (), 3),),
         body=body,
-        digest="sha256:" + hashlib.sha256(body.encode()).hexdigest(),
+        digest="sha256:" + hashlib.sha256(judged.encode()).hexdigest(),
+        judge_with=judge_with,
     )
     return replace(made, **changes)
 

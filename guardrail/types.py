@@ -116,7 +116,8 @@ class Policy:
     """A parsed policy file.
 
     `body` is exactly what reaches a model that reads the whole policy (no front matter, tests or changes) and `digest` is
-    `sha256:` over it, so that equal digests mean equal judgement. `lines` maps front-matter keys and sections to their lines.
+    `sha256:` over it and over what it is judged with, so that equal digests mean equal judgement. `judge_with`: `prompt` judges an
+    answer together with what the user said last. `lines` maps front-matter keys and sections to their lines.
     """
 
     id: str
@@ -135,6 +136,7 @@ class Policy:
     tests: tuple[PolicyTest, ...] = ()
     changes: tuple[Change, ...] = ()
     path: str = "<text>"
+    judge_with: Literal["nothing", "prompt"] = "nothing"
     lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), compare=False, hash=False)
 
 

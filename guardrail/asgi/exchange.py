@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from guardrail.asgi.mender import Mender
 from guardrail.asgi.streamed import StreamedAnswer, Ways
 from guardrail.asgi.traced_judge import TracedJudge
-from guardrail.conversation import scoped
+from guardrail.context import asks
+from guardrail.conversation import last_said, scoped
 from guardrail.errors import UpstreamError
 from guardrail.events import AnswerHeld, EventFanout, UpstreamFailed
 from guardrail.guard import Guard, Origin, Turn
@@ -102,7 +103,8 @@ class Exchange:
 
     def _turn(self, stage: Stage) -> Turn:
         origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
-        return Turn(self.route, stage, self.tenant, origin, time.monotonic())
+        said = last_said(self.asked, self.request.history) if stage is Stage.OUTPUT and asks(self.route) else None
+        return Turn(self.route, stage, self.tenant, origin, time.monotonic(), context=said)
 
     def streamed(self, ways: Ways, wire: Release) -> StreamedAnswer:
         """The way of an answer that is let out while it is judged."""

@@ -17,6 +17,7 @@ from guardrail.asgi.paths import local_path
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.stored import refused
 from guardrail.asgi.tenant import caller
+from guardrail.context import asks
 from guardrail.errors import GuardrailError, UpstreamError, WireError
 from guardrail.events import RequestRefused
 from guardrail.telemetry.tracing import RequestSpan
@@ -147,7 +148,7 @@ class GuardResponder:
         moderation = dialect.moderation.read(request.document) if dialect.moderation is not None else None
         if moderation is not None:
             route, body = moderation.widened(route), without_moderation(request.document)
-        if route.input or service.quotas.reads(self._tenant):
+        if route.input or asks(route) or service.quotas.reads(self._tenant):
             service.quotas.read(self._tenant, request.parts)  # what cannot be taken apart is refused before anything is called
         if self._span is not None:
             self._span.routed(route, self._tenant, self._request_id)

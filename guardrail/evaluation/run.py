@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guardrail.context import context_for, shown
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.evaluation.dataset import DataSet, Item
 from guardrail.evaluation.machine import describe
@@ -130,7 +131,9 @@ def _missing(item: Item, policies: Sequence[Policy], known: set[Key]) -> tuple[P
 
 
 async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) -> list[Prediction]:
-    requests = [ClassifyRequest(policy, item.text, item.context, item.stage) for item, policy in asked]
+    requests = [
+        shown(ClassifyRequest(policy, item.text, context_for(policy, item.stage, item.context), item.stage)) for item, policy in asked
+    ]
     at, began = time.time(), time.perf_counter()
     answers: Sequence[Score | ClassifierError]
     try:

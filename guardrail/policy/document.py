@@ -1,7 +1,8 @@
 """A policy file becomes a `Policy`, or a list of findings; nothing else.
 
 What reaches a model is the prose alone: the text between the front matter and `## Tests` or `## Changes`, with line ends unified
-and trailing whitespace removed. The digest is over exactly those bytes.
+and trailing whitespace removed. The digest is over exactly those bytes, and over
+`judge_with` where it is set.
 """
 
 import hashlib
@@ -95,9 +96,12 @@ def read_text(path: Path) -> str:
     raise PolicyError(report.findings)
 
 
-def digest(body: str) -> str:
-    """`sha256:` and the hex digest of the body's UTF-8 bytes."""
-    return "sha256:" + hashlib.sha256(body.encode()).hexdigest()
+def digest(body: str, judge_with: str = "nothing") -> str:
+    """`sha256:` and the hex digest of the body's UTF-8 bytes, and of what it is judged with unless that is nothing."""
+    found = hashlib.sha256(body.encode())
+    if judge_with != "nothing":  # of two digests, which no text spells: no other body has the same
+        found = hashlib.sha256(found.digest() + hashlib.sha256(f"judge_with: {judge_with}".encode()).digest())
+    return f"sha256:{found.hexdigest()}"
 
 
 def _check_size(text: str, limit: int, report: Report) -> None:
@@ -175,7 +179,8 @@ def _policy(front: FrontMatter, parts: _Parts, labels: tuple[Label, ...], path: 
         interpretation=said.interpretation,
         labels=labels,
         body=parts.body,
-        digest=digest(parts.body),
+        digest=digest(parts.body, front.judge_with),
+        judge_with=front.judge_with,
         tests=parts.tests,
         changes=parts.changes,
         path=path,

@@ -73,6 +73,7 @@ _ADVICE = (
     ("L026", "no `# Policy` heading", "start the prose with `# Policy`"),
     ("L027", "the body is longer than 100 lines", "shorten it: detail helps up to about 80 lines and hurts beyond"),
     ("L028", "a test text that stands in the policy itself", "use another text: the model has read this one"),
+    ("L029", "answers are judged with the prompt, and none are judged", "leave judge_with out, or apply the policy to answers"),
 )
 _SEVERE_ADVICE = frozenset({"L022", "L023"})
 

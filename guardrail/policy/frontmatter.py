@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import yaml
 
@@ -10,7 +11,7 @@ from guardrail.policy.findings import Report
 from guardrail.policy.nodes import Block, compose, entries, scalar
 from guardrail.types import Stage
 
-KEYS = ("id", "version", "title", "label", "threshold", "applies_to", "language")
+KEYS = ("id", "version", "title", "label", "threshold", "applies_to", "language", "judge_with")
 REQUIRED = ("id", "version", "title")
 
 ID = re.compile(r"[a-z][a-z0-9_]{1,63}")
@@ -38,6 +39,7 @@ class FrontMatter:
     threshold: float
     applies_to: frozenset[Stage]
     language: str
+    judge_with: Literal["nothing", "prompt"] = "nothing"
 
 
 def read(block: Block, report: Report) -> tuple[FrontMatter, dict[str, int]]:
@@ -57,6 +59,7 @@ def read(block: Block, report: Report) -> tuple[FrontMatter, dict[str, int]]:
         threshold=reader.threshold(),
         applies_to=reader.stages(),
         language=reader.text("language", "en"),
+        judge_with=reader.judge_with(),
     )
     return values, {key: block.line(node) for key, node in found.items()}
 
@@ -89,6 +92,13 @@ class _Reader:
             self._complain(node, "`threshold` must be a number over 0 and up to 1, like `0.5`")
             return 0.5
         return number
+
+    def judge_with(self) -> Literal["nothing", "prompt"]:
+        node = self._found.get("judge_with")
+        value = None if node is None else scalar(node)
+        if node is not None and value not in ("nothing", "prompt"):
+            self._complain(node, "`judge_with` must be `prompt` (an answer is judged with what the user said last) or `nothing`")
+        return "prompt" if value == "prompt" else "nothing"
 
     def stages(self) -> frozenset[Stage]:
         node = self._found.get("applies_to")

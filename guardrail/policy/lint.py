@@ -11,7 +11,7 @@ from guardrail.policy.findings import Report
 from guardrail.policy.outline import plain, scan
 from guardrail.policy.outline import sections as outline_sections
 from guardrail.policy.prompt import header_lookalikes
-from guardrail.types import Criterion, Label, Policy
+from guardrail.types import Criterion, Label, Policy, Stage
 
 CHARS_PER_TOKEN = 4  # English prose under the tokenizers in use; an estimate on purpose, no tokenizer is loaded for it
 MAX_TOKENS = 4_000
@@ -151,6 +151,8 @@ def settings(policy: Policy) -> Iterator[Hit]:
         yield policy.lines.get("version", 0), "L018", f"version {policy.version} is not in Changes"
     if not 0.05 <= policy.threshold <= 0.95:
         yield policy.lines.get("threshold", 0), "L019", f"threshold {policy.threshold:g} lets the policy flag nearly all or nothing"
+    if policy.judge_with == "prompt" and Stage.OUTPUT not in policy.applies_to:
+        yield policy.lines.get("judge_with", 0), "L029", "judge_with: prompt is for answers, and the policy applies to prompts alone"
 
 
 def placeholders(policy: Policy) -> Iterator[Hit]:

@@ -35,6 +35,7 @@ def dump(policy: Policy) -> str:
         f"threshold: {policy.threshold!r}",
         f"applies_to: [{', '.join(sorted(stage.value for stage in policy.applies_to))}]",
         f"language: {_quoted(policy.language)}",
+        *([f"judge_with: {policy.judge_with}"] if policy.judge_with != "nothing" else []),
     ]
     return "\n".join(["---", *front, "---", *_prose(policy), *_tests(policy), *_changes(policy)]) + "\n"
 

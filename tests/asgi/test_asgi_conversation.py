@@ -1,10 +1,11 @@
 """Conversations through the proxy: what is judged of them, what it costs, and what happens to a turn that was blocked before."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi_cases import BAD, CHAT, Answering, completion, config, proxied
+from asgi_cases import BAD, CHAT, EVENTS, POLICIES, Answering, completion, config, proxied, stream
 
 from guardrail.events import DecisionMade
 from guardrail.testing import ScriptedClassifier, contains
@@ -227,3 +228,26 @@ async def test_without_a_cache_every_turn_is_asked_again() -> None:
         for _ in range(2):
             await proxy.client.post(CHAT, json=body(CHAT, turns))
     assert len(classifier.requests) == 2 * 5
+
+
+@pytest.mark.parametrize("mode", ["hold", "window"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("checks_input", [False, True])
+async def test_answers_are_judged_with_the_prompt_where_the_policy_asks(
+    tmp_path: Path, mode: str, streamed: bool, checks_input: bool
+) -> None:
+    shipped = (Path(POLICIES["folder"]) / "harassment.md").read_text(encoding="utf-8")
+    (tmp_path / "harassment.md").write_text(shipped.replace("\n---\n", "\njudge_with: prompt\n---\n", 1), encoding="utf-8")
+    settings = config(
+        {"path": CHAT, "stream": {"mode": mode}, "input": {"policies": ["harassment"] if checks_input else []}},
+        policies={"folder": str(tmp_path), "shipped": False},
+    )
+    upstream = Answering(stream("take ", "two"), headers=EVENTS) if streamed else Answering([completion("take two")])
+    turns = [user("earlier"), assistant("yes"), user([{"type": "text", "text": "how many "}, {"type": "text", "text": "pills?"}])]
+    classifier = ScriptedClassifier({"*": lambda text: 0.97 if "pills?" in text and "take two" in text else 0.02})
+    async with proxied(settings, upstream=upstream, classifier=classifier) as proxy:
+        answer = await proxy.client.post(CHAT, json=body(CHAT, turns, stream=streamed))
+        assert "content_filter" in answer.text
+        assert "[user]: how many pills?\n\n[assistant]: take two" in {request.text for request in classifier.requests}
+        (found,) = proxy.sink.of(DecisionMade)[-1].decision.violations
+        assert found.part == "choices[0].message.content"

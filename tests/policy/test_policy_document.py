@@ -185,6 +185,7 @@ def test_settings_have_defaults() -> None:
         ("applies_to: [input, output]", "applies_to: [input, both]", [(7, "P009")]),
         ("applies_to: [input, output]", "applies_to: []", [(7, "P009")]),
         ("language: en", "language: !!python/object/apply:os.getcwd []", [(8, "P009")]),
+        ("language: en", "judge_with: answer", [(8, "P009")]),
         ("label: UC", "label: HS", [(5, "P013")]),
         ("  expect: 1\n", "  expect: 2\n", [(43, "P015")]),
         ("  expect: 1\n", "  expect: 1\n  expect: 0\n", [(44, "P007")]),
@@ -265,3 +266,12 @@ def test_prose_in_the_full_format_is_read_like_a_file(document: str) -> None:
 def test_prose_that_cannot_be_used_is_refused(text: str, code: str) -> None:
     with pytest.raises(PolicyError, match=code):
         parse_prose(text)
+
+
+def test_judged_with_the_prompt_is_another_judgement_of_the_same_text(document: str) -> None:
+    plain, named, other = (
+        parse(document.replace("language: en", f"language: en{more}")) for more in ("", "\njudge_with: nothing", "\njudge_with: prompt")
+    )
+    assert (plain.judge_with, other.judge_with) == ("nothing", "prompt")
+    assert plain.body == other.body
+    assert plain.digest == named.digest != other.digest

@@ -69,6 +69,7 @@ POLICIES = st.builds(
     labels=LABELS.map(lambda label: (label,)),
     body=st.just(""),
     digest=st.just(""),
+    judge_with=st.sampled_from(("nothing", "prompt")),
     tests=st.lists(TESTS, max_size=4).map(tuple),
     changes=st.lists(CHANGES, max_size=3).map(tuple),
 )
