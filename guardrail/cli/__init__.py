@@ -37,6 +37,11 @@ EVALUATIONS = {
     "obfuscate": ("guardrail.cli.evaluate_obfuscate:obfuscate", "Measure what is still found of disguised texts."),
     "calibrate": ("guardrail.cli.evaluate_calibrate:calibrate_run", "Make scores say what they mean, from a run."),
 }
+# Those below `policy` that measure, which the others do without.
+POLICIES = {
+    "compare": ("guardrail.cli.policy_compare:compare", "Compare two versions of a policy over texts."),
+    "promote": ("guardrail.cli.policy_promote:promote", "Put a version on trial into force, within bounds."),
+}
 # Those below `train` whose extra the others do without.
 TRAININGS = {
     "cope": ("guardrail.cli.train_cope:cope", "Fine-tune a causal language model into a CoPE."),

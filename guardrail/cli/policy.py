@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from guardrail.assembly import open_classifier
+from guardrail.cli import POLICIES, LazyGroup
 from guardrail.config.load import load
 from guardrail.errors import Finding, PolicyError
 from guardrail.policy import document, findings, frontmatter, prompt, writer
@@ -28,7 +29,7 @@ _folder = click.option(
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
-@click.group()
+@click.group(cls=LazyGroup, table=POLICIES)
 def policy() -> None:
     """Write, check, try and look at policies."""
 

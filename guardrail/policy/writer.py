@@ -64,6 +64,40 @@ def with_threshold(text: str, threshold: float) -> str:
     return changed
 
 
+def with_change(text: str, version: str, day: str, change: str) -> str:
+    """The text of a policy file under another version, told as the newest entry of its `## Changes`, and everything else to the byte.
+
+    `day` is like 2026-01-31, `change` one line. Raises PolicyError for a text that is no policy file, writes its version in an odd way, or
+    would say something else afterwards.
+    """
+    before = parse(text)
+    lines = _LINES.findall(text)
+    end = lines[0][len(lines[0].rstrip("\r\n")) :]
+    place, heading = before.lines["version"], before.lines.get("Changes")
+    if found := re.fullmatch(r"version:\s*\S+(\s+#.*)?\s*", lines[place - 1]):
+        lines[place - 1] = f"version: {version}" + (found[1] or "").rstrip("\r\n") + end
+    entry = f"- {version} ({day}): {change}{end}"
+    if before.changes:
+        lines.insert(before.changes[0].line - 1, entry)
+    elif heading is not None:
+        lines[heading - 1] = lines[heading - 1].rstrip("\r\n") + end
+        lines.insert(heading, end + entry)
+    else:
+        lines[-1] = lines[-1].rstrip("\r\n") + end
+        lines += [end, f"## Changes{end}", end, entry]
+    changed = "".join(lines)
+    after = parse(changed)
+    newest = after.changes[:1]
+    told = [(each.version, each.date, each.text) for each in newest] == [(version, day, change)]
+    if not told or len(after.changes) != len(before.changes) + 1 or (after.version, after.digest) != (version, before.digest):
+        report = Report(before.path)
+        report.add(
+            place, "P016", f"the change to {version} cannot be written; put `version` on a line of its own, and the change on one line"
+        )
+        raise PolicyError(report.findings)
+    return changed
+
+
 def skeleton(policy_id: str) -> str:
     """A new policy file with every section, to be filled in where it says TODO."""
     cases = "\n".join(

@@ -1,0 +1,177 @@
+"""Two versions of a policy over the same texts: whose verdict changes, how often, and whether that is within bounds."""
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass
+
+from guardrail.evaluation.agreement import Kappa, kappa
+from guardrail.evaluation.run import ANY, AREAS
+from guardrail.evaluation.steer import Rate
+from guardrail.guard import Guard, Origin, Turn
+from guardrail.interfaces import Classifier
+from guardrail.types import Check, Fallback, Mode, Part, Policy, Route, Stage, Verdict
+
+BATCH = 16
+PATIENCE_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A text, where it came from, and what people say of it under this policy (1 violates, 0 does not, None: nobody says)."""
+
+    id: str
+    text: str
+    stage: Stage = Stage.INPUT
+    area: str = ""
+    label: int | None = None
+
+    def label_under(self, policy: str) -> int | None:
+        """The label, where it speaks of this policy: a harmless text is harmless under each."""
+        wanted = AREAS.get(self.area, self.area)
+        return self.label if wanted == policy or (wanted == ANY and self.label == 0) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One text under both versions: scores (the highest of its readings), and verdicts, None where one could not be judged."""
+
+    asked: Asked
+    old_score: float | None
+    new_score: float | None
+    old: bool | None
+    new: bool | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether both judged it."""
+        return self.old is not None and self.new is not None
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the verdict changes."""
+        return self.complete and self.old != self.new
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyComparison:
+    """What one classifier says. `released`: flagged by the old version alone, `caught`: by the new one alone."""
+
+    classifier: str
+    old: Policy
+    new: Policy
+    judged: tuple[Judged, ...]
+
+    @property
+    def complete(self) -> tuple[Judged, ...]:
+        """The texts that both versions judged."""
+        return tuple(each for each in self.judged if each.complete)
+
+    @property
+    def unjudged(self) -> int:
+        """How many texts at least one version could not judge. They count as changed where a bound is set, and in no rate."""
+        return len(self.judged) - len(self.complete)
+
+    @property
+    def flagged(self) -> tuple[Rate, Rate]:
+        """What each version flags."""
+        return Rate.of_flags(bool(each.old) for each in self.complete), Rate.of_flags(bool(each.new) for each in self.complete)
+
+    @property
+    def released(self) -> Rate:
+        """Flagged before, and no more."""
+        return Rate.of_flags(bool(each.old and not each.new) for each in self.complete)
+
+    @property
+    def caught(self) -> Rate:
+        """Not flagged before, and now."""
+        return Rate.of_flags(bool(each.new and not each.old) for each in self.complete)
+
+    @property
+    def flips(self) -> Rate:
+        """Both together."""
+        return Rate.of_flags(each.flipped for each in self.complete)
+
+    @property
+    def right(self) -> tuple[Rate, Rate] | None:
+        """How many labelled texts each version judges as people do; None without labels."""
+        known = [(each, label) for each in self.complete if (label := each.asked.label_under(self.new.id)) is not None]
+        if not known:
+            return None
+        return Rate.of_flags(each.old == bool(label) for each, label in known), Rate.of_flags(
+            each.new == bool(label) for each, label in known
+        )
+
+    @property
+    def agreement(self) -> Kappa | None:
+        """Cohen's kappa of the two versions; None where nothing was flagged by either, or nothing judged."""
+        found = self.complete
+        if not any(each.old or each.new for each in found):
+            return None
+        return kappa([bool(each.old) for each in found], [bool(each.new) for each in found])
+
+    @property
+    def changed(self) -> tuple[Judged, ...]:
+        """The texts whose verdict changes, the largest change of the score first."""
+        return tuple(
+            sorted((each for each in self.judged if each.flipped), key=lambda each: -abs((each.new_score or 0) - (each.old_score or 0)))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a change of a policy may change. `agreement`: Cohen's kappa at least; None is no bound."""
+
+    texts: int = 100
+    flips: float = 0.05
+    agreement: float | None = None
+
+    def exceeded(self, found: PolicyComparison) -> list[str]:
+        """Each bound that a comparison does not keep, as a sentence. A text that could not be judged counts as changed."""
+        said = []
+        count, name = len(found.complete), found.classifier
+        if count < self.texts:
+            said.append(
+                f"{name}: {count} texts were judged by both versions, at least {self.texts} are needed; give more with --data or --audit"
+            )
+        changed = found.flips.hits + found.unjudged
+        if found.judged and changed / len(found.judged) > self.flips:
+            could = f" ({found.unjudged} of them could not be judged)" if found.unjudged else ""
+            said.append(f"{name}: {changed} of {len(found.judged)} verdicts change{could}, {self.flips:.1%} may")
+        if self.agreement is not None:
+            agreed = found.agreement
+            if agreed is None:
+                said.append(f"{name}: neither version flags a text, so that their agreement cannot be told; give texts that violate")
+            elif agreed.value < self.agreement:
+                said.append(f"{name}: the versions agree by a kappa of {agreed.value:.3f}, at least {self.agreement:g} is needed")
+        return said
+
+
+async def compared(old: Policy, new: Policy, texts: Sequence[Asked], classifier: Classifier) -> AsyncGenerator[Judged, None]:
+    """Judge each text under both versions as the guard would: disguises undone, long texts in windows. Raises ClassifierError for a
+    version that the classifier cannot serve."""
+    await classifier.prepare((old, new) if old.digest != new.digest else (new,))
+    guard = Guard({"it": classifier})
+    checks = (Check(old, old.threshold), Check(new, new.threshold, mode=Mode.SHADOW))
+    route = Route("compare", "/", "*", "*", "", "it", checks, checks, on_error=Fallback.BLOCK, deadline_s=PATIENCE_S)
+    for stage in Stage:
+        of_stage = [text for text in texts if text.stage is stage]
+        for first in range(0, len(of_stage), BATCH):
+            some = of_stage[first : first + BATCH]
+            parts = [Part(str(place), each.text) for place, each in enumerate(some)]
+            verdicts = await guard.judge(parts, Turn(route, stage, "*", Origin(), time.monotonic()))
+            for place, each in enumerate(some):
+                yield _judged(each, [verdict for verdict in verdicts if verdict.part == str(place)])
+
+
+def _judged(asked: Asked, verdicts: Iterable[Verdict]) -> Judged:
+    found = list(verdicts)
+    (old_score, old), (new_score, new) = (_said([each for each in found if each.mode is mode]) for mode in (Mode.ENFORCE, Mode.SHADOW))
+    return Judged(asked, old_score, new_score, old, new)
+
+
+def _said(verdicts: Sequence[Verdict]) -> tuple[float | None, bool | None]:
+    """The highest score and the verdict; a text without a word is judged harmless, as the guard does."""
+    score = max((each.score for each in verdicts if each.score is not None), default=None)
+    if any(each.violation for each in verdicts):
+        return score, True
+    return score, None if any(each.error is not None for each in verdicts) else False
