@@ -172,6 +172,11 @@ async def test_a_text_shows_only_where_it_was_kept_and_is_judged_again_there(tmp
         changed = await console.send(f"decisions/{line['id']}/replay")
         assert "Then block; now pass." in changed.text
         assert "does not violate now" in changed.text
+        classifier.fault = RuntimeError("down")
+        failed = await console.send(f"decisions/{line['id']}/replay")
+        assert "Then block; now block, unjudged." in failed.text
+        assert "could not be judged now" in failed.text
+        assert "does not violate now" not in failed.text
         assert len(console.sink.events) == before  # nobody is told, nothing is recorded
 
 
