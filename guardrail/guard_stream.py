@@ -34,7 +34,7 @@ class AnswerJudge:
     """Judges one answer while it comes. `kinds` names the kind of part (text, reasoning, …) by its path; it may grow.
 
     No event is emitted before `conclude`, which makes one decision of the last verdicts on each part, as if the answer had been judged
-    whole: those on all of it, or those that blocked it. Close it; sessions hold memory.
+    whole: those on all of it, or those that blocked it, or that something was taken out for. Close it; sessions hold memory.
     """
 
     def __init__(self, guard: Guard, turn: Turn, kinds: Mapping[str, str] | None = None) -> None:
@@ -52,6 +52,7 @@ class AnswerJudge:
         self._verdicts: dict[str, tuple[Verdict, ...]] = {}
         self._numbers: dict[str, int] = {}
         self._ended: set[str] = set()
+        self._redacting: dict[tuple[str, str], Verdict] = {}
         self._recordable = False
 
     @property
@@ -81,7 +82,10 @@ class AnswerJudge:
 
     def conclude(self, others: Sequence[Part] = ()) -> Decision:
         """The one decision on the answer, which is emitted. `others` are parts that could not be read, and are no window."""
-        verdicts = tuple(verdict for found in self._verdicts.values() for verdict in found)
+        last = (verdict for found in self._verdicts.values() for verdict in found)
+        verdicts = tuple(
+            self._redacting.get((verdict.part, verdict.policy_digest), verdict) if not verdict.violation else verdict for verdict in last
+        )
         return self._guard.conclude((*self._parts.values(), *others), verdicts, self._turn)
 
     async def recorded(self, decision: Decision) -> Decision:
@@ -115,6 +119,9 @@ class AnswerJudge:
         blocks = ruled.action is Action.BLOCK
         if path not in self._ended and (blocks or window.number >= self._numbers.get(path, -1)):
             self._numbers[path], self._parts[path], self._verdicts[path] = window.number, part, verdicts
+        if ruled.action is Action.REDACT:
+            found = (verdict for verdict in verdicts if verdict.violation and verdict.action is Action.REDACT)
+            self._redacting |= {(path, verdict.policy_digest): verdict for verdict in found}
         if blocks:
             self._ended.add(path)  # a window behind it that passes later is no answer to it
         return ruled

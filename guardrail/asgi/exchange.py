@@ -1,20 +1,24 @@
 """One request under the route that was pinned for it, and what has been decided about it so far."""
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from guardrail.asgi.mender import Mender
-from guardrail.asgi.streamed import StreamedAnswer, Ways
+from guardrail.asgi.redaction import Redacted, redact
+from guardrail.asgi.streamed import StreamedAnswer, Ways, redacts
 from guardrail.asgi.traced_judge import TracedJudge
 from guardrail.context import asks
 from guardrail.conversation import last_said, scoped
-from guardrail.errors import UpstreamError
+from guardrail.errors import UpstreamError, WireError
 from guardrail.events import AnswerHeld, EventFanout, UpstreamFailed
 from guardrail.guard import Guard, Origin, Turn
 from guardrail.guard_stream import AnswerJudge
+from guardrail.placeholder import Placeholders, conversation_key
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Action, Decision, Part, Route, Stage
+from guardrail.wire.answer import Answer
 from guardrail.wire.dialect import Dialect
 from guardrail.wire.document import dump
 from guardrail.wire.moderated import Moderation, without_moderation
@@ -33,6 +37,8 @@ class Judgement:
     guard: Guard
     events: EventFanout
     tracing: Tracing | None = None
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """What placeholders are made with."""
 
     async def judge(self, parts: Sequence[Part], turn: Turn) -> Decision:
         """The decision of one stage, in a span of its own where spans are collected."""
@@ -108,13 +114,34 @@ class Exchange:
 
     def streamed(self, ways: Ways, wire: Release) -> StreamedAnswer:
         """The way of an answer that is let out while it is judged."""
+        placeholder = self._placeholders() if redacts(self.route) else None
+        ways = replace(ways, choices=self.request.choices, unscannable=self.route.unscannable, placeholder=placeholder)
+        return StreamedAnswer(self.route.streaming, self._judge(), wire, ways)
+
+    async def redacted(self, answer: Answer) -> Redacted:
+        """What is left of a whole answer. Raises UnjudgedError."""
+        judge = self._judge()
+        try:
+            left = await redact(answer, judge, self._placeholders(), unscannable=self.route.unscannable)
+        finally:
+            await judge.aclose()
+        self.decisions.append(left.decision)
+        return left
+
+    def _judge(self) -> AnswerJudge:
         turn = self._turn(Stage.OUTPUT)
-        ways = replace(ways, choices=self.request.choices, unscannable=self.route.unscannable)
         guard, tracing = self.judgement.guard, self.judgement.tracing
-        judge = AnswerJudge(guard, turn)
-        if tracing is not None:
-            judge = TracedJudge(guard, turn, tracing.guard(self.route, Stage.OUTPUT, growing=True))
-        return StreamedAnswer(self.route.streaming, judge, wire, ways)
+        if tracing is None:
+            return AnswerJudge(guard, turn)
+        return TracedJudge(guard, turn, tracing.guard(self.route, Stage.OUTPUT, growing=True))
+
+    def _placeholders(self) -> Placeholders:
+        """A conversation is known by its tenant and how it began."""
+        try:
+            began = next((part.text for part in self.request.parts if part.text is not None and part.role == "user"), "")
+        except WireError:  # nothing in the request is judged, so that it was not taken apart before
+            began = ""
+        return Placeholders(conversation_key(self.judgement.secret, self.tenant, began))
 
     def held(self, characters: int) -> None:
         """Tell the observers how much of a streamed answer waited for its verdict at most."""

@@ -5,16 +5,16 @@ import time
 from collections.abc import Mapping
 
 from guardrail.asgi.exchange import Exchange
-from guardrail.asgi.hold import EVENT_STREAM, Bystander, holder
+from guardrail.asgi.hold import EVENT_STREAM, Bystander, WholeAnswer, holder
 from guardrail.asgi.intake import ClientGoneError
 from guardrail.asgi.messages import Message, RawHeaders, header, raw_headers
 from guardrail.asgi.outlet import Outlet, foreign
-from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways, streams_live
+from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways, redacts, streams_live
 from guardrail.asgi.upstream_error import MAX_BYTES, error_reply
 from guardrail.errors import UpstreamError
 from guardrail.telemetry.tracing import UpstreamSpan, said_of
 from guardrail.types import Action, Decision, Mode, Stage
-from guardrail.wire.dialect import Collector, error_event
+from guardrail.wire.dialect import Collector
 from guardrail.wire.refusal import blocked_choices, unavailable, upstream_failure
 
 NOTICE = "This answer was withheld by content policy."
@@ -225,7 +225,7 @@ class Gate:
         if self._outlet.status is None:
             await self._outlet.reply(unavailable(decision), self._exchange.headers())
         else:
-            await self._outlet.write(error_event(unavailable(decision)))
+            await self._outlet.write(self._exchange.dialect.error_event(unavailable(decision)))
 
     async def _write(self, content: bytes) -> None:
         if self._outlet.status is None:
@@ -244,6 +244,9 @@ class Gate:
         await self._permitted()
         parts = held.parts()
         self._exchange.held(sum(len(part.text or "") for part in parts))
+        if isinstance(held, WholeAnswer) and redacts(self._exchange.route):
+            await self._redact(held)
+            return
         decision = await self._exchange.judge(Stage.OUTPUT, parts)
         if decision is not None and decision.action >= Action.REDACT:
             await self._withhold(held, decision)
@@ -267,6 +270,21 @@ class Gate:
     def _streams_live(self, headers: RawHeaders) -> bool:
         """What moderation found stands at the end of an answer, so one that is to tell it is judged whole."""
         return self._exchange.moderation is None and streams_live(self._exchange.route, headers)
+
+    async def _redact(self, held: WholeAnswer) -> None:
+        """Let out what is left of a whole answer once what violates is taken out of it."""
+        answer, dialect = held.answer, self._exchange.dialect
+        try:
+            left = await self._exchange.redacted(answer)
+        except UnjudgedError:
+            await self._unjudged()
+            return
+        if left.document is answer.document and not left.blocked:
+            self._hand_out(held.head)
+            await self._release(held.release())
+            return
+        content = dialect.replace_blocked(dialect.read_answer(left.document), left.blocked, NOTICE)
+        await self._release((content,))
 
     async def _release(self, pieces: tuple[bytes, ...]) -> None:
         pieces = self._exchange.told(pieces, streamed=self._streams())

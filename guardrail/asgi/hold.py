@@ -30,17 +30,17 @@ class WholeAnswer:
     @property
     def usage(self) -> Mapping[str, object] | None:
         """See `Collector`."""
-        return self._parsed.usage
+        return self.answer.usage
 
     @property
     def finish_reasons(self) -> Mapping[int, str | None]:
         """See `Collector`."""
-        return self._parsed.finish_reasons
+        return self.answer.finish_reasons
 
     @property
     def head(self) -> Mapping[str, object]:
         """See `Collector`."""
-        return self._parsed.document
+        return self.answer.document
 
     def receive(self, chunk: bytes) -> None:
         """See `Collector`."""
@@ -56,7 +56,7 @@ class WholeAnswer:
 
     def parts(self) -> tuple[Part, ...]:
         """See `Collector`."""
-        return self._parsed.parts
+        return self.answer.parts
 
     def release(self) -> tuple[bytes, ...]:
         """See `Collector`."""
@@ -64,10 +64,11 @@ class WholeAnswer:
 
     def replaced(self, blocked: Mapping[int, FilterResults], notice: str | None) -> tuple[bytes, ...]:
         """See `Collector`."""
-        return (self._dialect.replace_blocked(self._parsed, blocked, notice),)
+        return (self._dialect.replace_blocked(self.answer, blocked, notice),)
 
     @property
-    def _parsed(self) -> Answer:
+    def answer(self) -> Answer:
+        """The answer, once it is finished."""
         if self._answer is None:
             raise RuntimeError("the answer is not finished")
         return self._answer

@@ -16,10 +16,17 @@ from guardrail.wire.release import Release, Said
 
 
 def streams_live(route: Route, headers: RawHeaders) -> bool:
-    """Whether an answer with these (lower-case) headers is a stream that the route lets out while it is judged. Else it is held."""
+    """Whether an answer with these (lower-case) headers is a stream that the route lets out while it is judged, or takes
+    something out of. Else it is held."""
     media = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
     plain = (header(headers, b"content-encoding") or b"identity").lower() == b"identity"
-    return route.streaming.mode is not StreamMode.HOLD and media == EVENT_STREAM and plain
+    taken_apart = route.streaming.mode is not StreamMode.HOLD or redacts(route)
+    return taken_apart and media == EVENT_STREAM and plain
+
+
+def redacts(route: Route) -> bool:
+    """Whether a route may take something out of an answer."""
+    return any(check.action is Action.REDACT and check.mode is Mode.ENFORCE for check in route.output)
 
 
 _PAUSE = 65_536
@@ -34,13 +41,15 @@ class UnjudgedError(Exception):
 class Ways:
     """How an answer goes out: `write` takes bytes for the client, `notice` is said in place of an answer that is blocked from its start.
 
-    `choices` is how many the request asked for; `unscannable` says what a part that cannot be read leads to.
+    `choices` is how many the request asked for; `unscannable` says what a part that cannot be read leads to; `placeholder` makes what
+    stands for what is taken out.
     """
 
     write: Callable[[bytes], Awaitable[None]]
     notice: str | None
     choices: int = 1
     unscannable: Fallback = Fallback.BLOCK
+    placeholder: Callable[[str], str] | None = None
 
 
 class StreamedAnswer:
@@ -55,7 +64,8 @@ class StreamedAnswer:
         self._mode = streaming.mode
         # What `wire` takes bounds what there is: a character has a byte at least, and a text may be judged in several joinings.
         growth = 0.0 if judge.resident else Bounds().growth
-        self._flow = AnswerFlow(streaming, Bounds(withheld=4 * wire.max_bytes, longest=4 * wire.max_bytes, growth=growth))
+        bounds = Bounds(withheld=4 * wire.max_bytes, longest=4 * wire.max_bytes, growth=growth)
+        self._flow = AnswerFlow(streaming, bounds, placeholder=ways.placeholder)
         self._judge = judge
         self._wire = wire
         self._ways = ways
@@ -195,7 +205,7 @@ class StreamedAnswer:
             self._blocked.add(choice)
             texts = [part for part, kind in self._said.items() if part.choice == choice and kind == "text"]
             released = sum(self._flow.released(part) for part in texts)
-            results = _results(self._judge.violations(choice))
+            results = results_of(self._judge.violations(choice))
             await self._ways.write(self._wire.refused(choice, results, self._ways.notice, released_chars=released))
         if step.blocked and self._all_blocked:
             self._halt()
@@ -209,8 +219,8 @@ class StreamedAnswer:
 
     async def _judged(self, windows: Sequence[Window]) -> None:
         for window, ruled in zip(windows, await self._judge.judge(windows), strict=True):
-            if ruled.action is Action.REDACT:  # log probabilities spell the text once more: it cannot be taken out of a chunk alone
-                ruled = Ruling(Action.BLOCK)
+            if ruled.action is Action.REDACT:
+                self._wire.redacted(window.part.choice)
             async with self._turn:
                 await self._follow(self._flow.settle(window, ruled))
 
@@ -234,7 +244,7 @@ class StreamedAnswer:
             raise self._failure
 
 
-def _results(violations: Sequence[Verdict]) -> FilterResults:
+def results_of(violations: Sequence[Verdict]) -> FilterResults:
     """Only what was enforced may show, the strongest verdict of each policy."""
     found: dict[str, dict[str, object]] = {}
     for verdict in violations:

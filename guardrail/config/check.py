@@ -33,6 +33,7 @@ def check(config: Config, policies: PolicySource | None = None, *, environment: 
         *name_findings(config),
         *escalation_findings(config),
         *_route_findings(config),
+        *_redact_findings(config),
         *_disguise_findings(config),
         *_conversation_findings(config),
         *_tenant_findings(config),
@@ -116,6 +117,27 @@ def _conversation_findings(config: Config) -> Iterator[Finding]:
                 "answer that no model gave, too; scope: all closes the gap, and an unchanged history costs nothing (`cache`)"
             )
             yield config.source.finding((*loc, "scope"), Code.HISTORY_UNJUDGED, message, warning=True)
+
+
+def _redact_findings(config: Config) -> Iterator[Finding]:
+    """Where nothing can be taken out: of prompts, of what is out before it is judged, of vectors."""
+    for index, route in enumerate(config.routes):
+        for stage in Stage:
+            section = route.stage(stage)
+            for place, use in enumerate(() if section.policies == "all" else section.policies):
+                if use.action != "redact":
+                    continue
+                if stage is Stage.INPUT:
+                    why = "prompts are never rewritten; use block, or annotate"
+                elif route.stream.mode == "watch":
+                    why = "what stream.mode watch lets out before it is judged cannot be redacted; use window, overlap or hold, or block"
+                elif not set(route.paths) & set(STREAMED_PATHS):
+                    why = f"the answers of {route.path} hold no text; use block, or annotate"
+                else:
+                    continue
+                loc = ("routes", index, stage.value, "policies", place, "action")
+                message = f"route {route.name!r}, {stage.value}: policy {use.id!r} cannot be redacted: {why}"
+                yield config.source.finding(loc, Code.NOT_ENFORCEABLE, message)
 
 
 def _modes(config: Config, index: int) -> set[str]:

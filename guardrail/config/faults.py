@@ -62,7 +62,6 @@ _PATTERNS = MappingProxyType(
 )
 _NAME_RULE = "is not a name: letters, digits and . _ - only, the first a letter or digit, at most 64"
 _OWN = MappingProxyType({"plaintext_key": Code.PLAINTEXT_KEY, "bad_key_hash": Code.BAD_KEY_HASH, "bad_url": Code.BAD_URL})
-_NO_REDACT = "redact needs the violating span of each text and a rewrite of it, which this version does not have; use block, or annotate"
 _KINDS: Mapping[str, Mapping[str, type[Section]]] = MappingProxyType(
     {
         "upstreams": {"openai": backends.OpenAIUpstream, "embedded": backends.EmbeddedUpstream, "litellm": backends.LiteLLMUpstream},
@@ -142,8 +141,6 @@ def _choice(error: ErrorDetails, place: str) -> tuple[Code, str]:
     elif key == "policies":
         return Code.BAD_VALUE, f"{place} is {_shown(error)}; allowed: all, or a list of policy ids"
     else:
-        if (key, value) == ("action", "redact"):
-            return Code.NOT_ENFORCEABLE, f"{place} is {_shown(error)}: {_NO_REDACT}"
         tag, allowed = str(value), [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
     near = difflib.get_close_matches(tag, allowed, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -79,8 +79,9 @@ class PolicyUse(Section):
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="Score from which a text violates; default: the policy's own threshold."
     )
-    action: Literal["block", "annotate", "pass"] = Field(
-        default="block", description="What a violation leads to. The strongest of several wins."
+    action: Literal["block", "redact", "annotate", "pass"] = Field(
+        default="block",
+        description="What a violation leads to; the strongest of several wins. `redact` (answers only): what violates is taken out.",
     )
     mode: Literal["enforce", "shadow"] | None = Field(
         default=None, description="`shadow` decides and records only; default: the route's mode."

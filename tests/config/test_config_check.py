@@ -207,6 +207,28 @@ def test_a_streaming_mode_that_cannot_be_kept_on_a_path_is_refused(mode: str) ->
         assert found(f"routes: [{{name: a, path: {path}, stream: {{mode: {mode}}}}}]\n") == []
 
 
+@pytest.mark.parametrize(
+    ("route", "why"),
+    [
+        ("input: {policies: [{id: harassment, action: redact}]}", "prompts are never rewritten; use block, or annotate"),
+        (
+            "stream: {mode: watch}, output: {policies: [{id: harassment, action: redact}]}",
+            "what stream.mode watch lets out before it is judged",
+        ),
+        ("path: /v1/embeddings, output: {policies: [{id: harassment, action: redact}]}", "the answers of /v1/embeddings hold no text"),
+    ],
+)
+def test_a_redaction_that_cannot_be_made_is_refused_where_it_is_written(route: str, why: str) -> None:
+    text = f"routes:\n  - {{name: a, {route}}}\n"
+    assert why in _message(text, "C013")
+    assert "2 C013 error" in found(text)
+
+
+@pytest.mark.parametrize("mode", ["hold", "window", "overlap"])
+def test_an_answer_may_be_redacted_in_every_mode_that_judges_before_it_lets_out(mode: str) -> None:
+    assert found(f"routes: [{{name: a, stream: {{mode: {mode}}}, output: {{policies: [{{id: harassment, action: redact}}]}}}}]") == []
+
+
 def test_the_paths_that_may_be_streamed_are_those_whose_streams_can_be_let_out_while_they_are_judged() -> None:
     assert {path for path, dialect in DIALECTS.items() if dialect.release is not None} == set(STREAMED_PATHS)
 

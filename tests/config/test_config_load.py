@@ -100,7 +100,7 @@ routes:
     output:
       policies:
         - {{id: x, threshold: 1.5}}
-        - {{id: x, action: redact}}
+        - {{id: x, action: redakt}}
         - {{idd: x}}
   - one
 rutes: []
@@ -124,10 +124,7 @@ rutes: []
         "16: C004 unknown key 'streaming' in routes[0]: did you mean 'stream'?",
         "17: C006 routes[0].input.policies is 'al'; allowed: all, or a list of policy ids",
         "20: C007 routes[0].output.policies[0].threshold is 1.5, and must be at most 1",
-        (
-            "21: C013 routes[0].output.policies[1].action is 'redact': redact needs the violating span of each text and a rewrite of it, "
-            "which this version does not have; use block, or annotate"
-        ),
+        "21: C006 routes[0].output.policies[1].action is 'redakt'; allowed: block, redact, annotate, pass; did you mean 'redact'?",
         "22: C004 unknown key 'idd' in routes[0].output.policies[2]: did you mean 'id'?",
         "22: C005 routes[0].output.policies[2] lacks 'id': Id of the policy.",
         "23: C006 routes[1] is text, where a mapping belongs",
