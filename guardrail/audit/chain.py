@@ -19,6 +19,8 @@ GENESIS = bytes(32)
 UNKEYED = ""
 """The name of the chain without a key."""
 
+_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 Value = str | int | float | None
 
 
@@ -38,12 +40,12 @@ class Chain:
 
     def hash(self, previous: bytes, values: Sequence[Value], body: str) -> bytes:
         """The 32 bytes of a record's hash: over the one before it, its columns and its body."""
-        head = json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+        head = _ENCODE(values).encode()
         return self._digest(b"record\0" + previous + head + b"\n" + body.encode())
 
     def sign(self, purpose: str, *values: Value) -> str:
         """A signature as text, with the name of its key: `name:hex`. Without a key it is a checksum and proves nothing about who."""
-        text = json.dumps([purpose, *values], separators=(",", ":"), allow_nan=False)
+        text = _ENCODE([purpose, *values])
         return f"{self.name}:{self._digest(text.encode()).hex()}"
 
     def _digest(self, message: bytes) -> bytes:

@@ -20,14 +20,34 @@ _ENCRYPTED: Final = b"\1"
 _NONCE: Final = 12
 
 
+_Found = dict[tuple[str, int | None], list[tuple[Span | None, str]]]
+
+
 def redacted(parts: Sequence[Part], verdicts: Iterable[Verdict]) -> tuple[Part, ...]:
-    """The parts without what violates: the span where a verdict names one, else all of the text, as also where it was not judged."""
-    found: dict[tuple[str, int | None], list[tuple[Span | None, str]]] = {}
+    """The parts without what violates: the span where a verdict names one, else all of the text, as also where it was not judged.
+
+    What violates in a joined text is taken out of the texts that it was joined of, too.
+    """
+    joined = {(part.path, part.choice): part for part in parts if part.pieces}
+    found: _Found = {}
     for verdict in verdicts:
         if verdict.violation or verdict.error is not None:
+            place = (verdict.part, verdict.choice)
             span, name = (verdict.span, verdict.policy_id) if verdict.violation else (None, "unjudged")
-            found.setdefault((verdict.part, verdict.choice), []).append((span, name))
+            found.setdefault(place, []).append((span, name))
+            if place in joined:
+                _in_pieces(joined[place], span, name, found)
     return tuple(replace(part, text=_without(part.text, found.get((part.path, part.choice), []))) for part in parts)
+
+
+def _in_pieces(part: Part, span: Span | None, name: str, found: _Found) -> None:
+    """Where a span of a joined text lies in each of its pieces."""
+    whole = span or Span(0, len(part.text or ""))
+    ends = [begin for _, begin, _ in part.pieces[1:]] + [len(part.text or "")]
+    for (path, begin, skipped), end in zip(part.pieces, ends, strict=True):
+        first, last = max(whole.start, begin), min(whole.end, end)
+        if first < last:
+            found.setdefault((path, part.choice), []).append((Span(first - begin + skipped, last - begin + skipped), name))
 
 
 def _without(text: str | None, found: Sequence[tuple[Span | None, str]]) -> str | None:
@@ -68,7 +88,7 @@ def opened(record_id: str, stored: bytes, keys: Iterable[bytes]) -> tuple[Part, 
     if plain is None:
         return None
     try:
-        return tuple(Part(**part) for part in json.loads(plain))
+        return tuple(Part(**{**part, "pieces": tuple(map(tuple, part.get("pieces", ())))}) for part in json.loads(plain))
     except (ValueError, TypeError):
         return None
 

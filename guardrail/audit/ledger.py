@@ -125,16 +125,14 @@ class Ledger:
                 self._insert(rows, contents)
                 head = self._seal(head)
             stored = None if record.content is None else sealed(record.id, record.content, self._keys.contents)
-            numbered = replace(record, sequence=head.sequence + 1, content_digest="" if stored is None else digest(stored))
-            values, body = columns_of(numbered), body_of(numbered)
+            sequence, body = head.sequence + 1, body_of(record)
+            values = columns_of(record, sequence, "" if stored is None else digest(stored))
             hashed = self.chain.hash(head.hash, values, body)
-            rows.append((numbered.sequence, *values, body, head.hash, hashed))
+            rows.append((sequence, *values, body, head.hash, hashed))
             if stored is not None:
-                contents.append((numbered.sequence, stored))
-            grown = head.opened_bytes + len(body) + len(stored or b"")
-            began = head.opened_time or record.time
-            head = replace(head, sequence=numbered.sequence, hash=hashed, time=record.time, opened_time=began, opened_bytes=grown)
-            head = replace(head, chain=self.chain.name)
+                contents.append((sequence, stored))
+            grown, began = head.opened_bytes + len(body) + len(stored or b""), head.opened_time or record.time
+            head = Head(sequence, hashed, record.time, self.chain.name, head.opened, head.opened_after, began, grown)
         self._insert(rows, contents)
         self._write_head(head)
         return head.sequence

@@ -7,8 +7,10 @@ from types import MappingProxyType
 
 from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
 from guardrail.events import DecisionMade
-from guardrail.types import Decision, Mode, Part, Verdict
+from guardrail.types import Action, Decision, Mode, Part, Verdict
 
+_ACTIONS = {action: action.word for action in Action}
+_MODES = {mode: mode.value for mode in Mode}
 _PART_HMAC = 32  # hexadecimal digits: enough that no two texts of a store share them
 
 
@@ -76,8 +78,8 @@ def _verdict(verdict: Verdict) -> VerdictRecord:
         version=verdict.policy_version,
         digest=verdict.policy_digest,
         threshold=float(verdict.threshold),
-        action=verdict.action.word,
-        mode=verdict.mode.value,
+        action=_ACTIONS[verdict.action],
+        mode=_MODES[verdict.mode],
         part=plain(verdict.part, 256),
         classifier=verdict.classifier,
         score=verdict.score,

@@ -15,18 +15,18 @@ from guardrail.types import Provenance, Span
 SELECTED = ", ".join((*COLUMNS, "body"))
 """What `record_of_row` reads, in its order."""
 
-_EXTRA = ("error", "span", "criterion", "flags", "reading", "provenance")
+_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class UnreadableRecordError(GuardrailError):
     """A row does not hold a record: it was damaged."""
 
 
-def columns_of(record: AuditRecord) -> tuple[Value, ...]:
-    """The columns, in the order of `COLUMNS`."""
+def columns_of(record: AuditRecord, sequence: int, content_digest: str) -> tuple[Value, ...]:
+    """The columns, in the order of `COLUMNS`, with the two that only the store knows."""
     violated = dict.fromkeys(verdict.policy for verdict in record.verdicts if verdict.violation)
     return (
-        record.sequence,
+        sequence,
         record.kind,
         record.id,
         float(record.time),
@@ -45,7 +45,7 @@ def columns_of(record: AuditRecord) -> tuple[Value, ...]:
         record.request_id,
         record.trace_id,
         record.text_hmac,
-        record.content_digest,
+        content_digest,
     )
 
 
@@ -65,12 +65,8 @@ def body_of(record: AuditRecord) -> str:
         policy = policies.setdefault(key, len(policies))
         classifier = classifiers.setdefault(verdict.classifier, len(classifiers))
         part = parts.get((verdict.part, verdict.choice), [verdict.part, verdict.choice])
-        extra = {name: value for name in _EXTRA if (value := getattr(verdict, name)) not in (None, ())}
-        if verdict.span is not None:
-            extra["span"] = [verdict.span.start, verdict.span.end]
-        if verdict.provenance is not None:
-            extra["provenance"] = asdict(verdict.provenance)
-        verdicts.append([policy, part, classifier, verdict.score, *([extra] if extra else [])])
+        extra = _extra(verdict)
+        verdicts.append((policy, part, classifier, verdict.score, extra) if extra else (policy, part, classifier, verdict.score))
     document = {
         "policies": list(policies),
         "classifiers": list(classifiers),
@@ -87,7 +83,25 @@ def body_of(record: AuditRecord) -> str:
         "keeps": record.keeps,
         "note": dict(record.note),
     }
-    return json.dumps({name: value for name, value in document.items() if value not in ("", [], (), {}, False, 0)}, separators=(",", ":"))
+    return _ENCODE({name: value for name, value in document.items() if value})
+
+
+def _extra(verdict: VerdictRecord) -> dict[str, Any]:
+    """What only some verdicts have."""
+    extra: dict[str, Any] = {}
+    if verdict.error is not None:
+        extra["error"] = verdict.error
+    if verdict.span is not None:
+        extra["span"] = (verdict.span.start, verdict.span.end)
+    if verdict.criterion is not None:
+        extra["criterion"] = verdict.criterion
+    if verdict.flags:
+        extra["flags"] = verdict.flags
+    if verdict.reading:
+        extra["reading"] = verdict.reading
+    if verdict.provenance is not None:
+        extra["provenance"] = asdict(verdict.provenance)
+    return extra
 
 
 def record_of_row(row: Sequence[Any]) -> AuditRecord:

@@ -31,7 +31,8 @@ _TROUBLE = (sqlite3.Error, OSError, GuardrailError)
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
     """`queue` records wait at most; `linger_s` is how long a batch may grow while nobody waits for it, `retry_s` the longest pause
-    between attempts on a store that cannot be written, `close_s` how long the end waits for it."""
+    between attempts on a store that cannot be written, `close_s` how long the end waits for it, and `busy_s` any attempt for another
+    process that writes."""
 
     queue: int = 10_000
     synchronous: Synchronous = "full"
@@ -40,6 +41,7 @@ class WriterSettings:
     linger_s: float = 0.02
     retry_s: float = 2.0
     close_s: float = 10.0
+    busy_s: float = 5.0
 
 
 @dataclass(slots=True)
@@ -234,7 +236,7 @@ class AuditWriter:
             self._ledger = None
         if self._ledger is None:
             self._keys = open_keys(self._path, self._secrets, create=True)
-            connection = connect(self._path, synchronous=self._settings.synchronous)
+            connection = connect(self._path, synchronous=self._settings.synchronous, busy_s=self._settings.busy_s)
             ledger = Ledger(connection, self._keys, self._settings.segment)
             try:
                 self._settle_left(ledger)

@@ -39,6 +39,7 @@ def kept(number, in_store):
 writer = AuditWriter(Path(sys.argv[1]), SECRETS, WriterSettings(queue=500, synchronous="normal", linger_s=0.001))
 writer.start()
 for number in itertools.count(1):
+    time.sleep(0.0005 * (number % 3))  # so that the writer keeps pace, more or less
     make = partial(record_of, event(id=f"{os.getpid()}-{number}"), time=time.time())
     writer.put(Item(make, 23, partial(kept, number) if number % 7 == 0 else None))
     os.write(1, b"made %d\\n" % number)

@@ -28,6 +28,14 @@ def test_what_violates_is_taken_out_and_the_rest_stays() -> None:
     assert said(verdict(part="c", score=0.9, choice=1))[2] == "[redacted: violence]"
 
 
+def test_what_violates_in_a_joined_text_is_taken_out_of_its_pieces() -> None:
+    pieces = (Part("m[0]", "How do I forbid"), Part("m[2]", "den things, please"))
+    whole = Part("m", "How do I forbid\nden things", pieces=(("m[0]", 0, 0), ("m[2]", 16, 0)))
+    texts = [part.text for part in redacted((*pieces, whole), [verdict(part="m", score=0.9, span=Span(9, 19))])]
+    hidden = "[redacted: violence]"
+    assert texts == [f"How do I {hidden}", f"{hidden} things, please", f"How do I {hidden} things"]
+
+
 @given(st.lists(st.tuples(st.integers(0, 23), st.integers(0, 23)), max_size=4))
 def test_no_character_of_a_violating_span_stays(spans: list[tuple[int, int]]) -> None:
     text = "".join(chr(0x2460 + at) for at in range(24))

@@ -174,7 +174,7 @@ async def test_a_store_that_cannot_be_written_keeps_the_routes_choice_and_recove
 
 def test_what_cannot_be_written_to_the_end_is_said_to_be_lost_at_the_next_start(tmp_path: Path) -> None:
     path, told = tmp_path / "audit.db", Told()
-    with running(path, told) as sink:
+    with running(path, told, busy_s=0.1) as sink:
         sink.emit(event())
         _until(lambda: sink.status().written == 1)
         held = locked(path)
