@@ -9,19 +9,22 @@ from guardrail.normalize.escapes import html_escapes, program_escapes, url_escap
 from guardrail.normalize.hidden import hidden, invisible, marked, turned
 from guardrail.normalize.lookalikes import compatible, confusable, flagged
 from guardrail.normalize.offsets import Step
-from guardrail.normalize.spelling import leet, reversed_, rotated, spaced
+from guardrail.normalize.spelling import leet, otherwise, spaced
+from guardrail.normalize.turned_codes import backwards, rotated_codes
 from guardrail.types import ReadingLimits, Span
 
 Undo = Callable[[str], Step | None]
 
 # Cheapest first. What is certain (a character stands for another one) before what is likely (a spelling that reads better otherwise):
 # a code must be undone before its digits are taken for letters.
-_UNICODE: tuple[Undo, ...] = (hidden, turned, invisible, marked, compatible, flagged, confusable)
-_CODES: tuple[Undo, ...] = (html_escapes, url_escapes, program_escapes, hexadecimal, binary, base32, base64_)
-_SPELLINGS: tuple[Undo, ...] = (spaced, rotated, reversed_, leet)
+_UNICODE: tuple[Undo, ...] = (turned, invisible, marked, compatible, flagged, confusable)
+_CODES: tuple[Undo, ...] = (rotated_codes, backwards, html_escapes, url_escapes, program_escapes, hexadecimal, binary, base32, base64_)
+_SPELLINGS: tuple[Undo, ...] = (spaced, otherwise, leet)
 
 # What codes and digits for letters are made of. Plain prose has none of it, and is done with after this one look.
-_CODED = re.compile(r"[0-9%&\\@$|=+/_]|![A-Za-z]|[a-z][A-Z]|[A-Z]{4}|[a-z]{24}")
+_CODE_SIGNS = frozenset("0123456789%&\\@$|=+/_")
+_CODED = re.compile(r"[A-Z](?:[A-Z]{3}|(?<=[a-z].))|!(?=[A-Za-z])")
+_LONG_WORD = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Reading:
     @property
     def trace(self) -> tuple[str, ...]:
         """The names of what was undone, in order: hidden, bidi, invisible, marks, compatibility, confusables, html, url, escapes, hex,
-        binary, base32, base64, spacing, rot13, reversed, leetspeak."""
+        binary, base32, base64 (reversed, rot13), spacing, rot13, reversed, rot13 reversed, leetspeak."""
         return tuple(step.name for step in self.steps)
 
     @property
@@ -86,6 +89,9 @@ class _Undoing:
         self._limits = limits
         self._found = [raw]
         self._now = raw
+        self._seen = {raw.text}
+        self._looked = ""
+        self._coded = False
         self._cut: set[str] = set()
 
     def all(self) -> Readings:
@@ -98,13 +104,15 @@ class _Undoing:
         """Undo all characters and codes once; whether anything was, and may be undone further."""
         text = self._now.text
         undoing = () if text.isascii() else _UNICODE
-        undoing += _CODES if _CODED.search(text) else ()
+        undoing += _CODES if self._is_coded() else ()
+        if not text.isascii() and self._undo(hidden):
+            return True  # there may be another message in it, of characters that are removed next
         return sum(self._undo(undo) for undo in undoing) > 0
 
     def _likely(self) -> bool:
         """Undo one spelling, and keep what it was before as a reading of its own."""
         before = self._now
-        spellings = _SPELLINGS if _CODED.search(before.text) else _SPELLINGS[:-1]
+        spellings = _SPELLINGS if self._is_coded() else _SPELLINGS[:-1]
         if not any(self._undo(undo) for undo in spellings):
             return False
         after, self._now = self._now, before
@@ -112,9 +120,18 @@ class _Undoing:
         self._now = after
         return True
 
+    def _is_coded(self) -> bool:
+        """Whether there may be codes in it; looked at once for each text."""
+        text = self._now.text
+        if self._looked != text:
+            self._looked = text
+            self._coded = not _CODE_SIGNS.isdisjoint(text) or _CODED.search(text) is not None
+            self._coded = self._coded or max(map(len, text.split()), default=0) >= _LONG_WORD
+        return self._coded
+
     def _undo(self, undo: Undo) -> bool:
         step = undo(self._now.text)
-        if step is None:
+        if step is None or step.text in self._seen:  # what reads as badly from either end would be turned for ever
             return False
         if len(self._now.steps) >= self._limits.depth:
             self._cut.add("depth")
@@ -123,6 +140,7 @@ class _Undoing:
             self._cut.add("characters")
             return False
         self._now = Reading(step.text, (*self._now.steps, step))
+        self._seen.add(step.text)
         return True
 
     def _keep(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from guardrail.normalize.escapes import html_escapes, program_escapes, url_escapes
 from guardrail.normalize.hidden import hidden, invisible, marked, turned
-from guardrail.normalize.letters import LIKELY, REVERSED, ROTATED, likeness, stretches
+from guardrail.normalize.letters import BOTH, LIKELY, REVERSED, ROTATED, all_stretches, likeness
 from guardrail.normalize.lookalikes import compatible, confusable
 from guardrail.normalize.offsets import Edit, Step, rewritten
 from guardrail.normalize.spelling import leet, spaced
@@ -64,7 +64,7 @@ def _said(code: str, decode: Callable[[str], bytes | None], depth: int) -> str:
         said = octets.decode("utf-8") if octets else ""
     except UnicodeDecodeError:
         return ""
-    return said if said.strip() and _is_visible(said) and _is_text(said, depth) else ""
+    return said if said.strip() and _is_visible(said) and is_text(said, depth) else ""
 
 
 def _begins_as_text(code: str) -> bool:
@@ -78,11 +78,11 @@ def _is_visible(text: str) -> bool:
     return _CONTROL.search(text) is None
 
 
-def _is_text(text: str, depth: int) -> bool:
+def is_text(text: str, depth: int) -> bool:
     """Whether somebody would read it: words, or another disguise with words in it."""
     if _reads(text) or any(_reads(text[place : place + 2 * _STEP]) for place in range(0, len(text), _STEP) if len(text) > _WINDOW):
         return True
-    if stretches(text, ROTATED) or stretches(text, REVERSED):
+    if any(all_stretches(text, (ROTATED, REVERSED, BOTH))):
         return True
     bare = text[:_WINDOW]
     for undo in _DISGUISES:

@@ -12,6 +12,10 @@ _PROGRAM = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2}
 _CODE = re.compile(r"[0-9a-fA-F]+")
 _LETTERS = 2  # of ASCII in all escapes of a text together: software escapes the odd dash or accent, which is nothing to undo
 
+_CODED = 12  # digits and signs of other codes in them: another disguise below
+_TAGS = "\U000e0000"
+_SIGNS = frozenset("0123456789&#;%\\=+/")
+
 
 def html_escapes(text: str) -> Step | None:
     """HTML character references as characters."""
@@ -26,13 +30,14 @@ def url_escapes(text: str) -> Step | None:
 
 
 def program_escapes(text: str) -> Step | None:
-    r"""`\u`, `\U` and `\x` escapes as characters, where they spell letters."""
+    r"""`\u`, `\U` and `\x` escapes as characters, where they spell letters, or another code."""
     if "\\" not in text:
         return None
     edits = [(start, end, read) for start, end, read in _edits(_PROGRAM, text, _unescaped) if read != text[start:end]]
+    coded = sum(sign in _SIGNS or sign >= _TAGS for _, _, instead in edits for sign in instead)
     letters = sum(sign.isalpha() for _, _, instead in edits for sign in instead if sign.isascii())
     others = sum(sign.isalpha() for _, _, instead in edits for sign in instead)
-    return rewritten("escapes", text, edits) if letters >= _LETTERS or others >= 2 * _LETTERS else None
+    return rewritten("escapes", text, edits) if letters >= _LETTERS or others >= 2 * _LETTERS or coded >= _CODED else None
 
 
 def _edits(pattern: re.Pattern[str], text: str, read: Callable[[str], str]) -> Iterator[Edit]:

@@ -12,7 +12,9 @@ _INVISIBLE = (
     "\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef"
 )
 _RUN = re.compile(f"[{_INVISIBLE}]+")
-_CARRIERS = re.compile("[\U000e0020-\U000e007e]|[\ufe00-\ufe0f\U000e0100-\U000e01ef]{2}")
+_CARRIERS = re.compile(
+    "[\U000e0020-\U000e007e]|[\ufe00-\ufe0f\U000e0100-\U000e01ef][\u00ad\u200b-\u200d\u2060]?[\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
 _OVERRIDE = re.compile("\u202e([^\u202c\u2069\n]+)[\u202c\u2069]?")
 _RIGHT_TO_LEFT = re.compile("[\u05be-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]")
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069")

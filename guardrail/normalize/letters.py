@@ -3,6 +3,7 @@
 import codecs
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,8 @@ ROTATED: Table = _gain(_PLAIN[_ROTATED_LETTERS][:, _ROTATED_LETTERS]).ravel()
 """What each pair of letters gains by being read as rot13, in nats."""
 REVERSED: Table = _gain(_PLAIN.T).ravel()
 """What each pair of letters gains by being read from right to left, in nats."""
+BOTH: Table = _gain(_PLAIN[_ROTATED_LETTERS][:, _ROTATED_LETTERS].T).ravel()
+"""What each pair of letters gains by being read as rot13 from right to left, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +90,52 @@ def _short_likeness(text: str) -> Likeness:
 
 
 def stretches(text: str, gain: Table) -> list[tuple[int, int]]:
-    """The stretches of a text that `gain` (ROTATED or REVERSED) reads as English and that are not English as they stand.
+    """The stretches of a text that `gain` (ROTATED, REVERSED or BOTH) reads as English and that are not English as they stand.
 
     [start, end) in characters, in order, apart from one another, extended to whole words. How clear it must be grows with the
     logarithm of the length, so that long random text has no more of them than short one.
     """
+    return all_stretches(text, (gain,))[0]
+
+
+def all_stretches(text: str, tables: Sequence[Table]) -> list[list[tuple[int, int]]]:
+    """The stretches by each of several tables, for little more than those by one."""
     if len(text) < _FEWEST:
-        return []
+        return [[] for _ in tables]
     symbols = _symbols(text).astype(np.intp)
-    gains = gain[symbols[:-1] * 27 + symbols[1:]]
+    pairs = symbols[:-1] * 27 + symbols[1:]
     clear = _CLEAR + math.log1p(len(text) / 100)
-    total = np.cumsum(gains, dtype=np.float64)
-    lowest = np.minimum(np.minimum.accumulate(total), 0.0)
-    if (total - lowest).max() < clear:
-        return []
-    words_alone = _CODE.sub(lambda match: match[0] if _hides_words(match[0], gain) else "0" * len(match[0]), text)
-    if words_alone != text:
-        return stretches(words_alone, gain)
-    words = [_to_words(text, start, end) for start, end in _risen(gains.tolist(), clear)]
-    return _by_line(text, words)
+    found: list[list[tuple[int, int]]] = []
+    for gain in tables:
+        gains = gain[pairs]
+        total = np.cumsum(gains, dtype=np.float64)
+        lowest = np.minimum(np.minimum.accumulate(total), 0.0)
+        if (total - lowest).max() < clear:
+            found.append([])
+        elif (words_alone := without_codes(text, gain)) != text:
+            found.append(stretches(words_alone, gain))
+        else:
+            found.append(_by_line(text, [_to_words(text, start, end) for start, end in _risen(gains.tolist(), clear)]))
+    return found
+
+
+def turned(text: str, gain: Table) -> str:
+    """A text read as `gain` says, all of it."""
+    if gain is not REVERSED:
+        text = codecs.encode(text, "rot13")
+    return text if gain is ROTATED else text[::-1]
+
+
+def without_codes(text: str, gain: Table) -> str:
+    """The text with `#` for keys, hashes and other codes: pieces of them look like anything."""
+    return _CODE.sub(lambda match: match[0] if _hides_words(match[0], gain) else "#" * len(match[0]), text)
 
 
 def _hides_words(code: str, gain: Table) -> bool:
     """Whether all of a word with figures in it is English when it is read otherwise: in random ones chance makes but a piece look so."""
     if _HEX.fullmatch(code):
         return False  # the few words that can be spelled with a to f are none as rot13, and hardly any from right to left
-    return likeness(codecs.encode(code, "rot13") if gain is ROTATED else code[::-1]).rate > LIKELY
+    return likeness(turned(code, gain)).rate > LIKELY
 
 
 def _by_line(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -59,7 +59,10 @@ def confusable(text: str) -> Step | None:
         # Letters of the words that would be wholly otherwise. One alone is a formula's, or a word of its own alphabet.
         letters = sum(end - start for start, end, kind in group if kind == "lookalike" and end - start > 1)
         near_latin = "mixed" in kinds or (letters > 0 and "latin" in kinds)
-        whole = near_latin or (letters > 0 and not foreign_text) or (letters >= 6 and len(group) > 1)
+        # Letters apart: too few of them alone are other than Latin to be a formula's.
+        apart = [kind for start, end, kind in group if end - start == 1]
+        spaced = apart.count("lookalike") >= 3 and apart.count("latin") >= 6
+        whole = near_latin or spaced or (letters > 0 and not foreign_text) or (letters >= 6 and len(group) > 1)
         for start, end, kind in group:
             if kind == "mixed" or (kind == "lookalike" and whole):
                 pieces += [text[done:start], text[start:end].translate(table)]

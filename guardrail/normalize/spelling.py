@@ -4,7 +4,7 @@ import codecs
 import re
 from collections.abc import Iterator
 
-from guardrail.normalize.letters import LIKELY, REVERSED, ROTATED, likeness, stretches
+from guardrail.normalize.letters import BOTH, LIKELY, REVERSED, ROTATED, Table, all_stretches, likeness, stretches, turned, without_codes
 from guardrail.normalize.offsets import Edit, Step, respelled, rewritten
 
 _SIGN = r"[A-Za-z0-9@$!](?![A-Za-z0-9@$])"
@@ -17,6 +17,10 @@ _ALONE = re.compile(r"(?<=[A-Za-z0-9@$!])[.\-_*|/,~+·•\n ](?=[A-Za-z0-9@$!])"
 _FEWEST = 4  # letters apart that make a word; three are an abbreviation
 
 _LETTERS = tuple(str.maketrans("01345789@$!|", f"o{one}eastbgas{one}{one}") for one in "il")
+_ROTATED_LETTERS = {figure: ord(codecs.encode(chr(letter), "rot13")) for figure, letter in _LETTERS[0].items()}
+_FIGURE = re.compile(r"(?<=[A-Za-z'])[013457@$]|[013457@$](?=[A-Za-z'])")
+_TURNS = (("rot13", ROTATED), ("reversed", REVERSED), ("rot13 reversed", BOTH))
+_FEW_FIGURES = 3  # words with figures for letters that a sentence spelled so has at least
 _ENOUGH = 2  # words that are surely spelled with digits: then the doubtful ones are, too
 _LEET = re.compile(r"(?<![A-Za-z0-9@$!|/+=_-])[A-Za-z0-9@$!|]{1,24}(?![A-Za-z0-9@$|/+=_-])")
 _LIKE_LEET = re.compile(r"[A-Za-z][013457$@!|]+[A-Za-z]|(?<![A-Za-z0-9])[013457$@][A-Za-z]{2}")
@@ -30,21 +34,18 @@ def spaced(text: str) -> Step | None:
     return rewritten("spacing", text, _joined(text))
 
 
-def rotated(text: str) -> Step | None:
-    """Stretches that are English as rot13 and are not as they stand."""
-    found = stretches(text, ROTATED)
-    if not found:
-        return None
-    pieces, done = [], 0
-    for start, end in found:
-        pieces += [text[done:start], codecs.encode(text[start:end], "rot13")]
-        done = end
-    return respelled("rot13", text, "".join([*pieces, text[done:]]))
-
-
-def reversed_(text: str) -> Step | None:
-    """Stretches that are English from right to left and are not as they stand."""
-    return rewritten("reversed", text, ((start, end, _forwards(text[start:end])) for start, end in stretches(text, REVERSED)))
+def otherwise(text: str) -> Step | None:
+    """Stretches that are English as rot13, from right to left, or both, and are not as they stand."""
+    for (name, gain), found in zip(_TURNS, all_stretches(text, [gain for _, gain in _TURNS]), strict=True):
+        if found:
+            return _turned(name, text, gain, found)
+    if len(_LIKE_LEET.findall(text)) >= _FEW_FIGURES:  # figures for letters hide which letters are neighbours
+        for name, gain in _TURNS:
+            words = without_codes(text, gain)
+            tables = (_LETTERS[0],) if gain is REVERSED else (_ROTATED_LETTERS, _LETTERS[0])
+            if found := next(filter(None, (stretches(_lettered(words, table), gain) for table in tables)), []):
+                return _turned(name, text, gain, found)
+    return None
 
 
 def leet(text: str) -> Step | None:
@@ -59,6 +60,29 @@ def leet(text: str) -> Step | None:
         pieces += [text[done:start], instead]
         done = start + len(word)
     return respelled("leetspeak", text, "".join([*pieces, text[done:]]))
+
+
+def _turned(name: str, text: str, gain: Table, found: list[tuple[int, int]]) -> Step | None:
+    """The stretches turned. Figures in them stand for letters of the plain words, or of the turned ones: as makes the better English."""
+    read = [_read(text[start:end], gain) for start, end in found]
+    if gain is not REVERSED and _LIKE_LEET.search(text):
+        figures_first = [_read(_lettered(text[start:end], _LETTERS[0]), gain) for start, end in found]
+        if _nats(figures_first) > _nats([_lettered(stretch, _LETTERS[0]) for stretch in read]):
+            name, read = f"leetspeak {name}", figures_first
+    return rewritten(name, text, ((start, end, instead) for (start, end), instead in zip(found, read, strict=True)))
+
+
+def _nats(texts: list[str]) -> float:
+    return sum(likeness(text).nats for text in texts)
+
+
+def _read(stretch: str, gain: Table) -> str:
+    return turned(stretch, ROTATED) if gain is ROTATED else _forwards(stretch if gain is REVERSED else turned(stretch, ROTATED))
+
+
+def _lettered(text: str, table: dict[int, int]) -> str:
+    """The text with letters for figures within words."""
+    return _FIGURE.sub(lambda match: match[0].translate(table), text)
 
 
 def _forwards(backwards: str) -> str:
@@ -77,7 +101,9 @@ def _joined(text: str) -> Iterator[Edit]:
         letters = sum(map(len, words))
         said = " ".join(words)
         step = leet(said)
-        if letters >= _FEWEST and likeness(step.text if step else said).rate > (0.0 if letters > 5 else LIKELY):
+        plain = step.text if step else said
+        english = likeness(plain).rate > (0.0 if letters > 5 else LIKELY)
+        if letters >= _FEWEST and (english or (letters > 5 and any(likeness(turned(plain, gain)).rate > LIKELY for _, gain in _TURNS))):
             yield *match.span(), said
 
 

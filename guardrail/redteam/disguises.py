@@ -15,7 +15,8 @@ _LEET = str.maketrans("aeiostAEIOST", "431057431057")
 class Disguise:
     """`name`, how a text is spelled in it, and whether the text can be told from that alone (`decodable`).
 
-    `words`: it changes words alone, so that what is written in signs that are none (`code`) is broken by going through it.
+    `words`: it changes words alone, so that what is written in signs that are none (`code`) is broken by going through it. `strange`: its
+    letters are no ASCII, so that one which keeps that alone (`ascii_alone`) loses them.
     """
 
     name: str
@@ -23,16 +24,20 @@ class Disguise:
     decodable: bool = True
     words: bool = False
     code: bool = False
+    strange: bool = False
+    ascii_alone: bool = False
 
     def after(self, inner: "Disguise") -> "Disguise":
         """This one put upon another."""
-        broken = self.words and inner.code
+        broken = (self.words and inner.code) or (self.ascii_alone and inner.strange)
         return Disguise(
             f"{inner.name} + {self.name}",
             lambda text: self.spell(inner.spell(text)),
             decodable=self.decodable and inner.decodable and not broken,
             words=self.words or inner.words,
             code=self.code or inner.code,
+            strange=self.strange or inner.strange,
+            ascii_alone=self.ascii_alone or inner.ascii_alone,
         )
 
 
@@ -57,15 +62,15 @@ def _selectors(text: str) -> str:
 
 
 DISGUISES: tuple[Disguise, ...] = (
-    Disguise("full width", lambda text: _shifted(text, 0xFF21, 0xFF41)),
-    Disguise("mathematical", lambda text: _shifted(text, 0x1D5D4, 0x1D5EE)),
-    Disguise("confusables", lambda text: text.translate(_CYRILLIC)),
+    Disguise("full width", lambda text: _shifted(text, 0xFF21, 0xFF41), strange=True),
+    Disguise("mathematical", lambda text: _shifted(text, 0x1D5D4, 0x1D5EE), strange=True),
+    Disguise("confusables", lambda text: text.translate(_CYRILLIC), strange=True),
     Disguise("zero width", "\u200b".join, code=True),
     Disguise("soft hyphens", "\u00ad".join, code=True),
     Disguise("struck through", lambda text: "".join(sign + "\u0336" if sign.isalpha() else sign for sign in text), code=True),
     Disguise("override", lambda text: f"\u202e{text[::-1]}\u202c", code=True),
-    Disguise("tags", _tags, code=True),
-    Disguise("selectors", _selectors, code=True),
+    Disguise("tags", _tags, code=True, strange=True, ascii_alone=True),
+    Disguise("selectors", _selectors, code=True, strange=True),
     Disguise("letters apart", _apart, words=True),
     Disguise("letters apart, gaps lost", lambda text: " ".join("".join(text.split())), decodable=False, words=True),
     Disguise("leetspeak", lambda text: text.translate(_LEET), words=True),
