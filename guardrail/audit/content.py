@@ -26,7 +26,7 @@ _Found = dict[tuple[str, int | None], list[tuple[Span | None, str]]]
 def redacted(parts: Sequence[Part], verdicts: Iterable[Verdict]) -> tuple[Part, ...]:
     """The parts without what violates: the span where a verdict names one, else all of the text, as also where it was not judged.
 
-    What violates in a joined text is taken out of the texts that it was joined of, too.
+    What violates in a joined text is taken out of the texts that it was joined of, too, and then nothing of the joined one stays.
     """
     joined = {(part.path, part.choice): part for part in parts if part.pieces}
     found: _Found = {}
@@ -37,7 +37,10 @@ def redacted(parts: Sequence[Part], verdicts: Iterable[Verdict]) -> tuple[Part, 
             found.setdefault(place, []).append((span, name))
             if place in joined:
                 _in_pieces(joined[place], span, name, found)
-    return tuple(replace(part, text=_without(part.text, found.get((part.path, part.choice), []))) for part in parts)
+    everything = [(None, name) for spans in found.values() for _, name in spans]
+    return tuple(
+        replace(part, text=_without(part.text, everything if part.pieces else found.get((part.path, part.choice), []))) for part in parts
+    )
 
 
 def _in_pieces(part: Part, span: Span | None, name: str, found: _Found) -> None:

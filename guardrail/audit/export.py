@@ -15,7 +15,7 @@ _NUMBERS = {"sequence": "int64", "generation": "int64", "characters": "int64", "
 _FLAGS = ("unjudged", "unavailable", "stream")
 _WORDS = (
     "kind", "id", "at", "tenant", "route", "stage", "mode", "action", "shadow", "classifier", "request_id", "trace_id", "span_id", "model",
-    "protocol", "text_hmac", "keeps", "content_digest", "verdicts", "parts", "unscannable", "timings", "note", "content",
+    "protocol", "text_hmac", "keeps", "content_digest", "verdicts", "parts", "unscannable", "history", "timings", "note", "content",
 )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ class AuditRecord:
     `sequence` counts from 1 without a gap; `time` is in seconds since 1970. `action` is what was enforced, `shadow` the strongest of it
     and what shadow checks would have done, `mode` is `shadow` where the two differ. `timings` are seconds by name (`judging`).
     `text_hmac` is the keyed hash of everything that was judged. `keeps` says which content was to be kept; `content` is there only
-    where it was asked for, is not dropped and can be decrypted. `note` holds what a note says.
+    where it was asked for, is not dropped and can be decrypted. `history` says what became of earlier turns. `note` holds what a note says.
     """
 
     id: str
@@ -77,6 +77,7 @@ class AuditRecord:
     unavailable: bool = False
     verdicts: tuple[VerdictRecord, ...] = ()
     unscannable: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
     classifier: str = ""
     generation: int = 0
     timings: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))

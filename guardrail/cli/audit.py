@@ -158,6 +158,7 @@ def _lines(record: AuditRecord) -> list[str]:
         "trace": record.trace_id,
         "text": f"{record.characters} characters in {len(record.parts)} parts, {record.text_hmac}",
         "unscannable": ", ".join(record.unscannable),
+        "history": ", ".join(record.history),
         "note": dict(record.note) or "",
     }
     lines = [record.id, *(f"  {name:<11} {value}" for name, value in facts.items() if value != "")]

@@ -33,7 +33,9 @@ def test_what_violates_in_a_joined_text_is_taken_out_of_its_pieces() -> None:
     whole = Part("m", "How do I forbid\nden things", pieces=(("m[0]", 0, 0), ("m[2]", 16, 0)))
     texts = [part.text for part in redacted((*pieces, whole), [verdict(part="m", score=0.9, span=Span(9, 19))])]
     hidden = "[redacted: violence]"
-    assert texts == [f"How do I {hidden}", f"{hidden} things, please", f"How do I {hidden} things"]
+    assert texts == [f"How do I {hidden}", f"{hidden} things, please", hidden]
+    texts = [part.text for part in redacted((*pieces, whole), [verdict(part="m[0]", score=0.9, span=Span(0, 3))])]
+    assert texts == [f"{hidden} do I forbid", "den things, please", hidden]  # verdicts on joined texts name the piece that they lie in
 
 
 @given(st.lists(st.tuples(st.integers(0, 23), st.integers(0, 23)), max_size=4))

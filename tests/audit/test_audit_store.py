@@ -16,7 +16,7 @@ from guardrail.types import Provenance
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     origin = Provenance("t", "k", "m", "a", "bf16", 64, 0.01)
     elsewhere = verdict("violence", 0.1, part="tools[1].name", choice=1, provenance=origin)
-    made = record(SPANNED, FAILED, WATCHED, elsewhere)
+    made = record(SPANNED, FAILED, WATCHED, elsewhere, history=("messages[0]: dropped",), unscannable=("messages[1].content[0]",))
     reader = AuditReader(filled(tmp_path / "audit.db", [made]))
     assert reader.get(made.id) == replace(made, sequence=1)
     assert reader.get("1") == replace(made, sequence=1)
