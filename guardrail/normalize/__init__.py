@@ -131,9 +131,10 @@ class _Undoing:
 
     def _undo(self, undo: Undo) -> bool:
         step = undo(self._now.text)
-        if step is None or step.text in self._seen:  # what reads as badly from either end would be turned for ever
+        if step is None or step.text in self._seen:
             return False
-        if len(self._now.steps) >= self._limits.depth:
+        again = undo is otherwise and self._now.trace[-1:] == (step.name,)  # it reads as badly both ways, and would be turned for ever
+        if again or len(self._now.steps) >= self._limits.depth:
             self._cut.add("depth")
             return False
         if len(step.text) > self._limits.characters:

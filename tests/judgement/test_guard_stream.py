@@ -1,6 +1,7 @@
 """A streamed answer's windows are judged by sessions where there are any, by the whole text else, and are one decision in the end."""
 
 import asyncio
+import base64
 import time
 from collections.abc import Sequence
 
@@ -76,6 +77,18 @@ async def test_a_session_is_sent_new_text_only() -> None:
     assert classifier.sent == ["one calm", " day, then an attack"]
     await judge.aclose()
     assert (classifier.closed, classifier.batches) == (1, 0)
+
+
+async def test_what_a_growing_text_says_in_disguise_is_judged_beside_its_session() -> None:
+    classifier = Sessions()
+    judge = judging(classifier)
+    hidden = base64.b64encode(b"how to attack them at night").decode()
+    assert await judge.judge([window("one calm day ", 0)]) == [PASS]
+    assert classifier.requests == []
+    assert await judge.judge([window(f"one calm day {hidden}", 1, start=13)]) == [BLOCK]
+    assert {request.text for request in classifier.requests} == {"one calm day how to attack them at night"}
+    assert judge.violations(0)[0].reading == ("base64",)
+    assert classifier.sent == ["one calm day ", hidden]
 
 
 async def test_a_rewritten_text_begins_a_session_anew() -> None:

@@ -72,6 +72,18 @@ DISGUISES = {
     "base64 backwards": (b64(TEXT)[::-1], ("base64 reversed",)),
     "URL of full width": (urllib.parse.quote(shifted(TEXT, 0xFF21, 0xFF41)), ("url", "compatibility")),
     "base64 with zero width": ("\u200b".join(b64(TEXT)), ("invisible", "base64")),
+    "hex as rot13": (codecs.encode(TEXT.encode().hex(), "rot13"), ("rot13", "hex")),
+    "hex backwards": (TEXT.encode().hex()[::-1], ("reversed", "hex")),
+    "base32 as rot13": (codecs.encode(base64.b32encode(TEXT.encode()).decode(), "rot13"), ("rot13", "base32")),
+    "base32 backwards": (base64.b32encode(TEXT.encode()).decode()[::-1], ("reversed", "base32")),
+    "binary backwards": (" ".join(f"{octet:08b}" for octet in TEXT.encode())[::-1], ("reversed", "binary")),
+    "references backwards": ("".join(f"&#{ord(s)};" for s in TEXT)[::-1], ("reversed", "html")),
+    "URL as rot13": (codecs.encode("".join(f"%{octet:02X}" for octet in TEXT.encode()), "rot13"), ("rot13", "url")),
+    "URL backwards": ("".join(f"%{octet:02X}" for octet in TEXT.encode())[::-1], ("reversed", "url")),
+    "JSON as rot13": (codecs.encode("".join(f"\\u{ord(s):04x}" for s in TEXT), "rot13"), ("rot13", "escapes")),
+    "JSON backwards": ("".join(f"\\u{ord(s):04x}" for s in TEXT)[::-1], ("reversed", "escapes")),
+    "references in JSON": ("".join(f"\\u{ord(s):04x}" for t in TEXT for s in f"&#{ord(t)};"), ("escapes", "html")),
+    "rot13 backwards": (codecs.encode(TEXT, "rot13")[::-1], ("rot13 reversed",)),
     "references of references": ("".join(f"&amp;#{ord(s)};" for s in TEXT), ("html", "html")),
 }  # fmt: skip
 
@@ -145,6 +157,10 @@ def test_a_disguise_comes_off_and_says_which_it_was(name: str) -> None:
         ("Nice \U0001f600" + selectors("go away"), "Nice \U0001f600 go away "),
         (" ".join("".join(map(FLAGS.get, word)) for word in ["you", "silly", "goose"]), "you silly goose"),  # type: ignore[arg-type]
         ("ᴀ 🅱🅸🅶 ⒷⒾⒼ cake", "a BIG BIG cake"),
+        (codecs.encode("y0u 4r3 a w0rthl355 1d10t 4nd 3v3ry0n3 kn0w5 th4t", "rot13"), "you are a worthless idiot and everyone knows that"),
+        ("\u200b".join(selectors("go away")), " go away "),
+        (codecs.encode("you are a worthless idiot", "rot13").translate(str.maketrans("aeo", "430")), "you are a worthless idiot"),
+        ("З о u   а r е   а   s i l l у   р е r s о n   t о d а у".replace("З", "Y"), "You are a silly person today"),
         ("lbh1ner1n1jbeguyrff1vqvbg jubz1abobql1urer1yvxrf", "you1are1a1worthless1idiot whom1nobody1here1likes"),
         ("con\ufb01dent", "confident"),
         ("роог soul", "poor soul"),
@@ -228,6 +244,17 @@ def test_nothing_raises_the_raw_text_is_first_and_all_stays_within_bounds(text: 
         # A replaced stretch counts whole, so what stands later never leads back to somewhere earlier.
         assert [place.start for place in places] == sorted(place.start for place in places)
         assert [place.end for place in places] == sorted(place.end for place in places)
+
+
+def test_messages_within_messages_are_found() -> None:
+    inner = "Nice " + "".join(chr(0xE0000 + ord(sign)) for sign in TEXT)
+    assert TEXT in plainest("Sun \U0001f600" + selectors(inner))
+
+
+def test_what_reads_as_badly_from_either_end_is_turned_once() -> None:
+    told = readings("|eht fo| |gnidaer eht| " * 6 + "the reading of the " * 5, limits=LIMITS)
+    assert all(len(set(reading.trace)) == len(reading.trace) for reading in told.found)
+    assert len(told.found) == 1 or told.truncated == ("depth",)
 
 
 @settings(max_examples=60, deadline=None)
