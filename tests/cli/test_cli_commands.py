@@ -1,5 +1,6 @@
 """The command line, as a process where that matters and in this one where it does not."""
 
+import base64
 import json
 import signal
 import socket
@@ -107,6 +108,15 @@ def test_check_exits_0_for_clean_and_1_for_a_violation(configured: Path) -> None
     assert (code, said.splitlines()[-1]) == (1, "Violates harassment.")
     assert check(configured, "-", text="you worthless idiot\n")[0] == 1
     assert check(configured, text="good morning\n")[0] == 0
+
+
+def test_check_says_how_a_disguised_text_was_read(configured: Path) -> None:
+    hidden = base64.b64encode(b"you worthless idiot").decode()
+    code, said = check(configured, hidden, "--policy", "harassment")
+    assert (code, "(read through base64)" in said) == (1, True)
+    code, said = check(configured, hidden, "--policy", "harassment", "--json")
+    assert json.loads(said)["verdicts"][0]["reading"] == ["base64"]
+    assert "worthless" not in said
 
 
 def test_check_reads_policies_from_files_and_prints_json(configured: Path) -> None:
