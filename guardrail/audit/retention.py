@@ -38,9 +38,9 @@ def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> 
         if segment.pruned:
             continue
         if _older(segment, retention.days, now) or (retention.bytes is not None and used_bytes(ledger) > retention.bytes):
-            taken = _drop(ledger, replace(segment, pruned=now, content_dropped=segment.content_dropped or now), taken)
+            taken = _drop(ledger, segment, taken, now=now, whole=True)
         elif not segment.content_dropped and _older(segment, retention.content_days, now):
-            taken = _drop(ledger, replace(segment, content_dropped=now), taken)
+            taken = _drop(ledger, segment, taken, now=now, whole=False)
     if taken.segments or taken.contents:
         ledger.connection.execute("PRAGMA incremental_vacuum").fetchall()
         ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # the log still had what was dropped
@@ -67,11 +67,14 @@ def _seal_if_old(ledger: Ledger, retention: Retention, now: float) -> None:
         ledger.seal()
 
 
-def _drop(ledger: Ledger, segment: Segment, taken: Pruned) -> Pruned:
+def _drop(ledger: Ledger, segment: Segment, taken: Pruned, *, now: float, whole: bool) -> Pruned:
+    """Take one segment, or its texts alone; nothing where another process has done so since it was looked at."""
     records, between = 0, (segment.first, segment.last)
     with ledger.transaction():
+        if segment not in ledger.segments():
+            return taken
         contents = ledger.connection.execute("DELETE FROM contents WHERE sequence BETWEEN ? AND ?", between).rowcount
-        if segment.pruned:
+        if whole:
             records = ledger.connection.execute("DELETE FROM records WHERE place BETWEEN ? AND ?", between).rowcount
-        ledger.mark(segment)
-    return Pruned(taken.segments + bool(segment.pruned), taken.records + records, taken.contents + contents)
+        ledger.mark(replace(segment, pruned=now if whole else 0.0, content_dropped=segment.content_dropped or now))
+    return Pruned(taken.segments + whole, taken.records + records, taken.contents + contents)

@@ -103,16 +103,16 @@ class _Walk:
         head, signature = read_head(self._connection)
         self._report.head = f"{head.sequence}:{head.hash.hex()}" if isinstance(head.hash, bytes) else ""
         segments = read_segments(self._connection)
-        for segment in segments:
-            self._segment(segment, segments)
+        for number, segment in enumerate(segments, 1):
+            self._segment(segment, number)
         self._open(head, signature)
         self._nothing_more(head)
         sound = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if sound != "ok":
             raise _DamagedError("file", 0, f"the file itself is damaged: {sound}")
 
-    def _segment(self, segment: Segment, segments: Sequence[Segment]) -> None:
-        if segment.number != segments.index(segment) + 1 or segment.first != self._next or segment.after != self._hash:
+    def _segment(self, segment: Segment, number: int) -> None:
+        if segment.number != number or segment.first != self._next or segment.after != self._hash:
             raise _DamagedError("seal", self._next, f"segment {segment.number} does not follow what is before it")
         if not self._chains.signed(segment.signature, "segment", *segment.values()):
             self._key_at_hand(segment.signature)

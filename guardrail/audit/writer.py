@@ -79,7 +79,7 @@ class AuditWriter:
         self._characters = 0
         self._urgent = 0
         self._accepted = self._dropped = self._noted = self._written = 0
-        self._burst = 0
+        self._burst = self._said = 0
         self._failing = ""
         self._closing: float | None = None
         self._ending = threading.Event()
@@ -275,6 +275,7 @@ class AuditWriter:
             logger.error("the audit store %s cannot be written, which is tried again: %s", self._path, detail)
             self._told(AuditTroubled("failing", 0, detail))
         self._failing = detail
+        self._say_dropped()
         if self._ledger is not None and not isinstance(error, sqlite3.OperationalError):  # the file may be another by now
             self._ledger.close()
             self._ledger = None
@@ -288,7 +289,14 @@ class AuditWriter:
             with self._state:
                 self._burst = 0
             logger.error("%s decisions were left out of the audit store: its queue was full", dropped)
-            self._told(AuditTroubled("queue_full", dropped))
+            self._say_dropped()
+
+    def _say_dropped(self) -> None:
+        """What was left out since this was last said."""
+        with self._state:
+            new, self._said = self._dropped - self._said, self._dropped
+        if new:
+            self._told(AuditTroubled("queue_full", new))
 
     def _lost(self, batch: Sequence[Item], detail: str) -> None:
         for item in batch:

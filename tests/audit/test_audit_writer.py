@@ -172,6 +172,15 @@ async def test_a_store_that_cannot_be_written_keeps_the_routes_choice_and_recove
     assert (report(path).damage, report(path).lost) == (None, 0)
 
 
+def test_processes_may_share_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    with running(path, close_s=60.0) as one, running(path, close_s=60.0) as other:
+        for number in range(300):
+            (one, other)[number % 2].emit(event(id=f"d{number}"))
+    assert {record.id for record in found(path)} == {f"d{number}" for number in range(300)}
+    assert (report(path).damage, report(path).lost) == (None, 0)
+
+
 def test_what_cannot_be_written_to_the_end_is_said_to_be_lost_at_the_next_start(tmp_path: Path) -> None:
     path, told = tmp_path / "audit.db", Told()
     with running(path, told, busy_s=0.1) as sink:

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from guardrail.errors import Finding
-from guardrail.events import CanaryChecked, DecisionMade, EventFanout, PoliciesPublished, PoliciesRefused, RequestRefused, UpstreamFailed
+from guardrail.events import (
+    AuditTroubled,
+    CanaryChecked,
+    DecisionMade,
+    EventFanout,
+    PoliciesPublished,
+    PoliciesRefused,
+    RequestRefused,
+    UpstreamFailed,
+)
 from guardrail.telemetry.log import AuditLog
 from guardrail.telemetry.log_format import configure_logging
 from guardrail.types import Action, Mode, Part, Provenance, Stage
@@ -154,6 +163,8 @@ def test_every_other_event_is_one_line_at_its_level(stream):
         CanaryChecked("embedded", False, "scored 0.1"),
         PoliciesPublished(3, 8),
         PoliciesRefused(3, (Finding("hate.md", 12, "P031", "quotes the document"),)),
+        AuditTroubled("queue_full", 7),
+        AuditTroubled("recovered", 0),
     ):
         AuditLog().emit(event)
     written = lines(stream)
@@ -176,6 +187,8 @@ def test_every_other_event_is_one_line_at_its_level(stream):
         {"level": "ERROR", "event": "canary_checked", "classifier": "embedded", "ok": False, "detail": "scored 0.1"},
         {"level": "INFO", "event": "policies_published", "generation": 3, "policies": 8},
         {"level": "ERROR", "event": "policies_refused", "generation": 3, "finding_count": 1, "findings": ["hate.md:12: P031"]},
+        {"level": "ERROR", "event": "audit_troubled", "code": "queue_full", "records": 7, "detail": ""},
+        {"level": "INFO", "event": "audit_troubled", "code": "recovered", "records": 0, "detail": ""},
     ]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from guardrail.events import (
     AnswerHeld,
+    AuditTroubled,
     CacheUsed,
     CanaryChecked,
     ClassifierAsked,
@@ -80,6 +81,16 @@ def test_canary_generation_and_refusals_say_the_latest_state(meters):
 
 def call(model, error=None, **changes):
     return UpstreamCall("chat", model, "openai", None, 0.5, error=error, **changes)
+
+
+def test_records_that_are_not_kept_are_counted_and_the_stores_state_shown(meters):
+    for code, records in (("failing", 0), ("queue_full", 3), ("lost", 2), ("queue_full", 4)):
+        meters.metrics.emit(AuditTroubled(code, records))
+    counts = {dict(key)["error.type"]: count for key, count in meters.values("guardrail.audit.unrecorded").items()}
+    assert counts == {"queue_full": 7, "lost": 2}
+    assert list(meters.values("guardrail.audit.ok").values()) == [0]
+    meters.metrics.emit(AuditTroubled("recovered", 0))
+    assert list(meters.values("guardrail.audit.ok").values()) == [1]
 
 
 def test_models_invented_by_clients_are_one_series_and_cannot_crowd_out_real_ones(meters):
