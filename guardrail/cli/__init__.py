@@ -58,6 +58,7 @@ EMBEDDED_WEIGHTS = "guardrail.classifiers.embedded:open_weights"
 BENCHES = {
     "engine": ("guardrail.cli.bench_engine:engine", "Compare the CoPE engine with other ways to run its model."),
     "fuzz": ("guardrail.cli.bench_fuzz:fuzz", "Try the stream guard with random chunkings."),
+    "stream": ("guardrail.cli.bench_stream:stream", "Measure what each streaming mode costs."),
 }
 
 

@@ -12,6 +12,7 @@ What it does is asked for by the request's `model`:
 | `embedded-violating` | a mild insult, for a policy to catch |
 | `embedded-mixed` | two choices whatever `n` is, the second one insulting |
 | `embedded-slow` | small talk with a pause before each piece |
+| `embedded-paced` | the last user message, a word at a time, as many a second as `delay_s` says |
 | `embedded-disconnect` | breaks off in the middle, streamed or not |
 | `embedded-garbage` | something that is no JSON |
 | `embedded-error-NNN` | the status NNN (400 to 599) with an OpenAI-shaped error |
@@ -19,6 +20,7 @@ What it does is asked for by the request's `model`:
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -38,6 +40,7 @@ MODELS = (
     "embedded-violating",
     "embedded-mixed",
     "embedded-slow",
+    "embedded-paced",
     "embedded-disconnect",
     "embedded-garbage",
     "embedded-error-500",
@@ -51,7 +54,7 @@ _ERROR = re.compile(r"embedded-error-([45]\d\d)")
 class EmbeddedUpstream:
     """An ASGI app (uvicorn serves it, `InProcessUpstream` drives it). `hits` counts chat completion requests; nothing else is kept.
 
-    The scenario is the request's `model` (see the table above and `MODELS`). `delay_s` is the pause of `embedded-slow`.
+    The scenario is the request's `model` (see the table above and `MODELS`). `delay_s` is the pause of the slow and the paced one.
     """
 
     def __init__(self, *, delay_s: float = 0.25) -> None:
@@ -112,7 +115,7 @@ class EmbeddedUpstream:
         script = write_script(document, f"chatcmpl-embedded-{self.hits}")
         whole, in_pieces = spell
         pieces = in_pieces(script) if streamed else [whole(script)]
-        pause = self._delay_s if model == "embedded-slow" else 0.0
+        pause = self._delay_s if model in ("embedded-slow", "embedded-paced") else 0.0
         return _Pieces(_paced(pieces, pause), streamed, breaks_off=model == "embedded-disconnect")
 
 
@@ -150,9 +153,11 @@ class _Pieces:
 
 
 async def _paced(pieces: list[bytes], pause_s: float) -> AsyncIterator[bytes]:
-    for piece in pieces:
+    """A piece after each pause, counted from the start, so that one that was late makes no other late."""
+    began = time.monotonic()
+    for number, piece in enumerate(pieces, start=1):
         if pause_s:
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(max(0.0, began + number * pause_s - time.monotonic()))
         yield piece
 
 

@@ -54,7 +54,7 @@ def write_script(request: Mapping[str, object], answer_id: str) -> Script:
     number = request.get("n")
     count = min(number, _MAX_CHOICES) if isinstance(number, int) and number > 0 else 1
     choice = Choice(_small_talk(prompt))
-    if model == "embedded-echo":
+    if model in ("embedded-echo", "embedded-paced"):
         choice = Choice(prompt)
     elif model == "embedded-violating":
         choice = Choice(INSULT)
