@@ -25,9 +25,10 @@ from guardrail.engine.cope.checkpoint import LoadedModel, load_checkpoint
 from guardrail.engine.cope.settings import EngineSettings
 from guardrail.engine.cope.tokens import PromptTokens
 from guardrail.errors import ClassifierError, ModelFileError
+from guardrail.guard import Guard
 from guardrail.interfaces import SupportsHealth, SupportsSessions
 from guardrail.policy.registry import shipped_folder
-from guardrail.testing import policy
+from guardrail.testing import policy, route
 from guardrail.types import ClassifyRequest, Policy, Score, Stage
 from guardrail.windows import OVERLAP
 
@@ -267,3 +268,12 @@ async def test_an_edited_policy_shares_its_head_and_the_old_one_still_answers(ho
     values = [answer.value for answer in answers if isinstance(answer, Score)]
     assert values == pytest.approx([expected(model, each, TEXTS[1]) for each in (old, new)], abs=1e-4)
     assert used[2] - used[1] < (used[1] - used[0]) / 2
+
+
+async def test_exchanges_at_the_same_time_share_the_engines_passes(classifier: CopeClassifier) -> None:
+    guard = Guard({"scripted": classifier})
+    under = route(RUDE, NOISY, deadline_s=60.0)
+    before = classifier.health().batches
+    decisions = await asyncio.gather(*(guard.check(f"Question {number}?", route=under) for number in range(16)))
+    assert not any(decision.outcome.unjudged for decision in decisions)
+    assert 1 <= classifier.health().batches - before <= 8
