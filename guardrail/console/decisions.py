@@ -1,6 +1,5 @@
 """Decisions as they come, newest first, with filters and paging."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,9 +70,9 @@ async def decisions(room: Room, visit: Visit) -> Page:
     filter_, faults = _filter(wanted)
     before = visit.asked("before")
     found: list[AuditRecord] = []
-    if room.audit is not None and not faults:
+    if not faults:
         cursor = int(before) if before.isascii() and before.isdigit() and len(before) < 16 else None
-        found = await asyncio.to_thread(room.audit.find, filter_, A_PAGE + 1, cursor)
+        found = await room.read(lambda audit: audit.find(filter_, A_PAGE + 1, cursor), [])
     lines = [line(record) for record in found[:A_PAGE]]
     data = {
         "audited": room.audit is not None,

@@ -98,7 +98,7 @@ class Door:
         return RedirectResponse(f"{LOGIN}?{urlencode({'next': wanted})}", 303)
 
     def _login(self, visit: Visit) -> Response:
-        invitation = visit.asked("invitation")
+        invitation = visit.asked("invitation") if visit.request.method == "GET" else ""
         if invitation and self._keeper.sessions.accept(invitation):
             return self._let_in(visit, _inside(visit.asked("next")))
         fault = "This link was used already, or is too old. Sign in with the admin key." if invitation else ""

@@ -1,6 +1,5 @@
 """One decision explained: which policy, by which of its sentences, how far over its threshold, on which reading, and what took how long."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -76,9 +75,8 @@ async def decision(room: Room, visit: Visit) -> Page:
 
 async def fetched(room: Room, visit: Visit) -> AuditRecord:
     """The record of the address. Raises WireError (404) where there is none."""
-    record = None
-    if room.audit is not None:
-        record = await asyncio.to_thread(room.audit.get, visit.request.path_params["id"])
+    nothing: AuditRecord | None = None
+    record = await room.read(lambda audit: audit.get(visit.request.path_params["id"]), nothing)
     if record is None:
         raise WireError(404, "not_found", "There is no such decision in the audit store.")
     return record
@@ -86,7 +84,7 @@ async def fetched(room: Room, visit: Visit) -> AuditRecord:
 
 async def explanation(room: Room, record: AuditRecord, replay: object = None) -> Page:
     """The page of a record, with what replaying it came to."""
-    exchange = await asyncio.to_thread(_exchange, room, record)
+    exchange = await _exchange(room, record)
     timings = spans(exchange)
     trace = room.settings.trace_url
     ranked = sorted(record.verdicts, key=lambda each: (not each.violation, each.error is None, -(each.score or 0.0)))
@@ -122,12 +120,13 @@ def _marked(part: Part, record: AuditRecord) -> Shown:
     return Shown(part.path, part.role, part.kind, part.text is not None, tuple(piece for piece in pieces if piece[0]))
 
 
-def _exchange(room: Room, record: AuditRecord) -> list[AuditRecord]:
-    """All decisions of the same request, in order of time; blocks on the store."""
-    if room.audit is None or not record.request_id:
+async def _exchange(room: Room, record: AuditRecord) -> list[AuditRecord]:
+    """All decisions of the same request, in order of time."""
+    if not record.request_id:
         return [record]
     near = Filter(request_id=record.request_id, tenant=record.tenant, since=record.time - NEAR_S, until=record.time + NEAR_S)
-    found = room.audit.find(near, limit=MOST_STAGES)
+    nothing: list[AuditRecord] = []
+    found = await room.read(lambda audit: audit.find(near, limit=MOST_STAGES), nothing)
     return sorted(found, key=lambda each: (each.time, each.sequence)) or [record]
 
 

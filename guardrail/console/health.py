@@ -11,12 +11,22 @@ from guardrail.console.room import Room
 
 @dataclass(frozen=True, slots=True)
 class ClassifierState:
-    """One classifier: its known pair, and what it says of itself."""
+    """One classifier: its known pair, what it says of itself, and its circuit breaker ("" without one)."""
 
     name: str
     id: str
     ok: bool
     detail: str
+    breaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """One upstream and its circuit breaker."""
+
+    name: str
+    kind: str
+    breaker: str
 
 
 async def health(room: Room, visit: Visit) -> Page:
@@ -26,7 +36,10 @@ async def health(room: Room, visit: Visit) -> Page:
     document, status = readiness(service)
     canaries, ids = service.canaries, service.classifier_ids
     answers = canaries.last if canaries is not None else {}
-    classifiers = [ClassifierState(name, ids.get(name, ""), answer.ok, answer.detail) for name, answer in answers.items()]
+    breakers = service.breakers.states()
+    shut = breakers["classifiers"]
+    classifiers = [ClassifierState(name, ids.get(name, ""), each.ok, each.detail, shut.get(name, "")) for name, each in answers.items()]
+    upstreams = [UpstreamState(name, each.kind, breakers["upstreams"].get(name, "")) for name, each in service.config.upstreams.items()]
     refused = [
         {"place": f"{finding.path}:{finding.line}", "code": finding.code, "message": finding.message}
         for finding in (service.publisher.refusals if service.publisher is not None else ())
@@ -40,6 +53,7 @@ async def health(room: Room, visit: Visit) -> Page:
         "refusals": refused,
         "ended": document.get("ended", []),
         "classifiers": classifiers,
+        "upstreams": upstreams,
         "in_flight": service.in_flight,
         "max_in_flight": service.limits.max_in_flight,
         "sink_failures": service.events.failures,

@@ -1,6 +1,5 @@
 """The overview: traffic, block and unjudged rates, latency percentiles, by policy and by tenant, and the latest decisions."""
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,8 @@ from types import MappingProxyType
 from markupsafe import Markup
 
 from guardrail.asgi.health import readiness
-from guardrail.audit.store import AuditReader, Total
+from guardrail.audit.record import AuditRecord
+from guardrail.audit.store import Total
 from guardrail.console import plots
 from guardrail.console.decisions import Line, line
 from guardrail.console.page import Page, Visit
@@ -77,10 +77,11 @@ async def overview(room: Room, visit: Visit) -> Page:
     latest: list[Line] = []
     chosen = next((each for each in RANGES if each.name == visit.asked("range")), None)
     if room.audit is not None:
-        records = await asyncio.to_thread(room.audit.find, None, FEW)
+        nothing: list[AuditRecord] = []
+        records = await room.read(lambda audit: audit.find(None, FEW), nothing)
         latest = [line(record) for record in records[:LATEST]]
         chosen = chosen or _reaching(records[-1].time if records else now, now, few=len(records) < FEW)
-        totals = await _totals(room, room.audit, chosen, now)
+        totals = await _totals(room, chosen, now)
     chosen = chosen or RANGES[1]
     steps = [_step(total) for total in totals]
     data = {
@@ -104,13 +105,13 @@ def _reaching(oldest: float, now: float, *, few: bool) -> Range:
     return next((each for each in RANGES if few and now - oldest < each.length_s), RANGES[1])
 
 
-async def _totals(room: Room, audit: AuditReader, chosen: Range, now: float) -> Sequence[Total]:
+async def _totals(room: Room, chosen: Range, now: float) -> Sequence[Total]:
     """The counts of a range; those of a long one are counted anew once in a while only, however many look at them."""
     async with room.counting:
         when, known = room.counted.get(chosen.name, (0.0, ()))
         if not known or not 0 <= now - when < chosen.good_s:
             until = (now + _MARGIN_S) // chosen.step_s * chosen.step_s + chosen.step_s
-            known = await asyncio.to_thread(audit.totals, until - chosen.length_s, until, chosen.step_s)
+            known = await room.read(lambda audit: audit.totals(until - chosen.length_s, until, chosen.step_s), [])
             room.counted[chosen.name] = now, known
         return known
 

@@ -1,13 +1,14 @@
 """Policies: which there are and who asks them; one of them as it reads, its findings, tests, versions, and the scores it gave."""
 
-import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlencode
 
 from starlette.responses import RedirectResponse, Response
 
-from guardrail.audit.store import Filter
+from guardrail.audit.store import AuditReader, Filter
 from guardrail.console import plots
 from guardrail.console.history import EVERYONE, Seen, difference
 from guardrail.console.page import Page, Visit
@@ -77,7 +78,9 @@ async def policy(room: Room, visit: Visit) -> Page:
     owner, found = owned.tenant, owned.policy
     seen = () if owned.trial else room.history.of(owner, found.id)
     old = _chosen(room, found, seen, visit.asked("against"))
-    scores = await asyncio.to_thread(_scores, room, found)
+    scores = Scores((0,) * BINS, 0)
+    with contextlib.suppress(GuardrailError):  # the overview says what is wrong with the store; a policy can be read without it
+        scores = await room.read(lambda audit: _scores(audit, found), scores)
     tried = room.tried.get(found)
     data = {
         "policy": {
@@ -95,7 +98,7 @@ async def policy(room: Room, visit: Visit) -> Page:
         "trial": owned.trial,
         "here": owned.query,
         "uses": list(_uses(room, found)),
-        "findings": [_finding(finding) for finding in lint(found)],
+        "findings": [_finding(finding) for finding in _linted(found)],
         "cases": list(tried.cases if tried else untried(found)),
         "tried": tried,
         "changes": list(found.changes),
@@ -171,7 +174,7 @@ def _entry(room: Room, owned: Owned) -> Entry:
         policy.threshold,
         tuple(sorted(stage.value for stage in policy.applies_to)),
         tuple(dict.fromkeys(use.route for use in _uses(room, policy))),
-        len(lint(policy)),
+        len(_linted(policy)),
         len(policy.tests),
         room.tried.get(policy),
     )
@@ -193,6 +196,11 @@ def _chosen(room: Room, policy: Policy, seen: Sequence[Seen], against: str) -> P
     return next((each.policy for each in seen[1:] if f"{each.generation}" == against), None)
 
 
+@lru_cache(256)
+def _linted(policy: Policy) -> tuple[Finding, ...]:
+    return lint(policy)
+
+
 def _finding(finding: Finding) -> dict[str, object]:
     code = CODES.get(finding.code)
     return {
@@ -204,17 +212,12 @@ def _finding(finding: Finding) -> dict[str, object]:
     }
 
 
-def _scores(room: Room, policy: Policy) -> Scores:
+def _scores(audit: AuditReader, policy: Policy) -> Scores:
     """Scores that exactly this text of the policy gave, from the newest records. Blocks on the store."""
     counts, records = [0] * BINS, 0
-    if room.audit is not None:
-        try:
-            found = room.audit.find(Filter(policy=policy.id), limit=MOST_RECORDS)
-        except GuardrailError:
-            found = []
-        for record in found:
-            scores = [each.score for each in record.verdicts if each.digest == policy.digest and each.score is not None]
-            records += bool(scores)
-            for score in scores:
-                counts[min(BINS - 1, int(score * BINS))] += 1
+    for record in audit.find(Filter(policy=policy.id), limit=MOST_RECORDS):
+        scores = [each.score for each in record.verdicts if each.digest == policy.digest and each.score is not None]
+        records += bool(scores)
+        for score in scores:
+            counts[min(BINS - 1, int(score * BINS))] += 1
     return Scores(tuple(counts), records)

@@ -1,6 +1,7 @@
 """A policy's Markdown as HTML. Raw HTML in it stays text, images are left out, links go nowhere that runs code."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -10,6 +11,7 @@ _DEEPER = 1  # the page has a first heading of its own
 _DEEPEST = 6
 
 
+@lru_cache(64)
 def rendered(text: str) -> Markup:
     """HTML of a policy's prose."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "html_block", "html_inline"])

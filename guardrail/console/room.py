@@ -1,18 +1,22 @@
 """What the pages look at: the running guard, the audit store if there is one, and what the console itself remembers."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from guardrail.asgi.publication import Publisher
 from guardrail.asgi.service import GuardService
+from guardrail.audit.sink import AuditSink
 from guardrail.audit.store import AuditReader, Total
 from guardrail.config.console import ConsoleConfig
 from guardrail.console.history import PolicyHistory
 from guardrail.console.tried import Tried
-from guardrail.errors import WireError
+from guardrail.errors import GuardrailError, WireError
 from guardrail.routing import RouteTable
 from guardrail.types import Policy
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -29,6 +33,18 @@ class Room:
     counting: asyncio.Lock = field(default_factory=asyncio.Lock)
     judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """What the console has judged waits its turn here: one at a time, whatever is clicked, so that traffic hardly notices."""
+
+    async def read(self, ask: Callable[[AuditReader], T], empty: T) -> T:
+        """What the store answers; `empty` where there is none, and while it is only being made. Raises GuardrailError."""
+        if self.audit is None:
+            return empty
+        try:
+            return await asyncio.to_thread(ask, self.audit)
+        except GuardrailError:
+            writing = self.service.recorder.status() if isinstance(self.service.recorder, AuditSink) else None
+            if writing is not None and not writing.written and not writing.failing:
+                return empty
+            raise
 
     @property
     def publisher(self) -> Publisher:

@@ -411,7 +411,8 @@ async def test_health_shows_what_is_wrong(tmp_path: Path) -> None:
     async with consoled(config(policies={"folder": str(folder), "shipped": False})) as console:
         said = await console.twin("health.json")
         assert (said["ready"], said["generation"], said["refused"], said["in_flight"]) == (True, 1, False, 0)
-        assert said["classifiers"] == [{"name": "embedded", "id": "scripted", "ok": True, "detail": "not asked"}]
+        assert said["classifiers"] == [{"name": "embedded", "id": "scripted", "ok": True, "detail": "not asked", "breaker": "closed"}]
+        assert said["upstreams"] == [{"name": "embedded", "kind": "embedded", "breaker": "closed"}]
         (folder / "harassment.md").write_text("---\nid: harassment\nnot yaml")
         for _ in range(500):
             said = await console.twin("health.json")
@@ -439,6 +440,7 @@ async def test_a_store_that_cannot_be_read_is_a_sentence_and_not_a_crash(tmp_pat
             response = await console.client.get(f"/console/{path}")
             assert response.status_code == 503
             assert "audit store" in response.text
+        assert "None recorded yet" in await console.page("policies/harassment")
 
 
 @pytest.mark.parametrize("path", ["overview", "decisions", "policies", "policies/harassment", "playground", "health"])
