@@ -26,6 +26,7 @@ from guardrail.telemetry.log_format import configure_logging
 
 MAX_WORKERS = 64
 BACKLOG = 2048
+SWITCH_S = 0.0005
 
 
 @click.command()
@@ -100,6 +101,8 @@ async def _until_ended(work: Coroutine[Any, Any, None]) -> None:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on uvloop, where there is one."""
+    # A thread that exports or writes records may keep the interpreter this long each time the event loop wants it back; 5 ms by default.
+    sys.setswitchinterval(SWITCH_S)
     factory = None
     with contextlib.suppress(GuardrailError):
         factory = resolve("uvloop:new_event_loop")
