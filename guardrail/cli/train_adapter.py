@@ -1,73 +1,55 @@
 """`guardrail train adapter`: a multilabel adapter for the categories of your data, which a `kind: adapter` classifier serves."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
+from guardrail.cli.train_lora import Option, lora_of, lora_options, pace_of, pace_options, steps_bar, with_options
 from guardrail.training.adapter import AdapterPlan, train_adapter
 from guardrail.training.adapter_batches import Shape
 from guardrail.training.adapter_model import AdapterRecipe
 from guardrail.training.adapter_rows import read_data
 from guardrail.training.adapter_thresholds import Target
-from guardrail.training.lora import Lora
-from guardrail.training.steps import Pace, Progress, Upkeep
+from guardrail.training.steps import Upkeep
 
 BASE = "Qwen/Qwen3-0.6B"
 RECIPE = AdapterRecipe()
 
-_OPTIONS = {
-    "what is learnt": (
-        click.option("--rank", type=click.IntRange(1), default=RECIPE.lora.rank, show_default=True, help="Of the adapter."),
-        click.option("--alpha", type=click.IntRange(1), default=RECIPE.lora.alpha, show_default=True, help="Change times alpha / rank."),
-        click.option("--dropout", type=click.FloatRange(0, 0.9), default=RECIPE.lora.dropout, show_default=True),
-        click.option(
-            "--target", multiple=True, help="Projection to adapt, by last name; repeatable (default: all linear ones of the layers)."
-        ),
-        click.option(
-            "--balance",
-            type=click.FloatRange(0, 1),
-            default=RECIPE.balance,
-            show_default=True,
-            help="A category's violating texts weigh (others / violating) to this power: 1 is as much as the others together.",
-        ),
-        click.option("--weight", "weights", multiple=True, metavar="CATEGORY=W", help="Weight of a category in the loss; repeatable."),
-        click.option(
-            "--noise",
-            type=click.FloatRange(0, 1),
-            default=RECIPE.noise,
-            show_default=True,
-            help="Share of the texts, violating or not, that get another surface: line ends, case, quotes, spaces, punctuation.",
-        ),
-        click.option(
-            "--longest", type=click.IntRange(16), default=RECIPE.longest, show_default=True, help="Tokens; longer texts are left out."
-        ),
+_OPTIONS: tuple[Option, ...] = (
+    # what is learnt
+    *lora_options(RECIPE.lora),
+    click.option(
+        "--balance",
+        type=click.FloatRange(0, 1),
+        default=RECIPE.balance,
+        show_default=True,
+        help="A category's violating texts weigh (others / violating) to this power: 1 is as much as the others together.",
     ),
-    "how it is learnt": (
-        click.option("--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True),
-        click.option("--batch", type=click.IntRange(1), default=RECIPE.shape.batch, show_default=True, help="Texts of a step."),
-        click.option("--tokens", type=click.IntRange(32), default=RECIPE.shape.tokens, show_default=True, help="Of a pass, with padding."),
-        click.option("--rate", type=click.FloatRange(0, min_open=True), default=RECIPE.pace.rate, show_default=True),
-        click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default=RECIPE.pace.schedule, show_default=True),
-        click.option("--warm-up", type=click.FloatRange(0, 1), default=RECIPE.pace.warm_up, show_default=True, help="Share of the steps."),
-        click.option("--weight-decay", type=click.FloatRange(0), default=RECIPE.pace.weight_decay, show_default=True),
-        click.option("--seed", type=int, default=RECIPE.pace.seed, show_default=True),
+    click.option("--weight", "weights", multiple=True, metavar="CATEGORY=W", help="Weight of a category in the loss; repeatable."),
+    click.option(
+        "--noise",
+        type=click.FloatRange(0, 1),
+        default=RECIPE.noise,
+        show_default=True,
+        help="Share of the texts, violating or not, that get another surface: line ends, case, quotes, spaces, punctuation.",
     ),
-}
+    click.option(
+        "--longest", type=click.IntRange(16), default=RECIPE.longest, show_default=True, help="Tokens; longer texts are left out."
+    ),
+    # how it is learnt
+    click.option("--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True),
+    click.option("--batch", type=click.IntRange(1), default=RECIPE.shape.batch, show_default=True, help="Texts of a step."),
+    click.option("--tokens", type=click.IntRange(32), default=RECIPE.shape.tokens, show_default=True, help="Of a pass, with padding."),
+    *pace_options(RECIPE.pace),
+)
 
-
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that `recipe_of` reads."""
-    for option in reversed([option for group in _OPTIONS.values() for option in group]):
-        command = option(command)
-    return command
+recipe_options = with_options(_OPTIONS)
+"""The options that `recipe_of` reads."""
 
 
 def recipe_of(told: Mapping[str, Any], categories: Sequence[str]) -> AdapterRecipe:
@@ -81,11 +63,10 @@ def recipe_of(told: Mapping[str, Any], categories: Sequence[str]) -> AdapterReci
             weights[name] = float(number)
         except ValueError as error:
             raise click.BadParameter(f"--weight {part}: write CATEGORY=W, as in {categories[0]}=2") from error
-    pace = Pace(rate=told["rate"], schedule=told["schedule"], warm_up=told["warm_up"], weight_decay=told["weight_decay"], seed=told["seed"])
     return AdapterRecipe(
         epochs=told["epochs"],
-        lora=Lora(told["rank"], told["alpha"], told["dropout"], tuple(told["target"])),
-        pace=pace,
+        lora=lora_of(told),
+        pace=pace_of(told),
         shape=Shape(told["batch"], told["tokens"]),
         balance=told["balance"],
         weights=weights,
@@ -157,7 +138,7 @@ def adapter(
     plan = AdapterPlan(
         base, rows, output, recipe_of(options, rows.categories), target, Upkeep(checkpoint_every), device, recompute, opencc_head
     )
-    with _bar() as report:
+    with steps_bar() as report:
         record = train_adapter(plan, report=report)
     _told(output, record)
 
@@ -177,19 +158,3 @@ def _told(output: Path, record: Mapping[str, Any]) -> None:
         if found["why"]:
             click.echo(f"{name}: {found['why']}", err=True)
     click.echo(f"{output}: {record['weights']}. Serve it: classifiers: {{main: {{kind: adapter, model: {output}}}}}")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
-    columns = (
-        *(TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}")),
-        *(TextColumn("{task.fields[speed]:,.0f} tokens/s"), TimeRemainingColumn()),
-    )
-    console = Console(stderr=True)
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("train", total=None, loss=0.0, speed=0.0)
-
-        def report(progress: Progress) -> None:
-            bar.update(task, completed=progress.step, total=progress.steps, loss=progress.smooth, speed=progress.tokens_per_s)
-
-        yield report

@@ -7,82 +7,63 @@ from typing import Any
 
 import click
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
+from guardrail.cli.train_lora import Option, bar_on_terminal, lora_of, lora_options, pace_of, pace_options, steps_bar, with_options
 from guardrail.engine.cope.merge import DTYPES, Step
 from guardrail.policy.prompt import TEMPLATES
 from guardrail.training.causal import Plan, train_causal
 from guardrail.training.causal_learner import Recipe
 from guardrail.training.causal_packs import Layout
 from guardrail.training.causal_result import Ending, Made, finish
-from guardrail.training.lora import Lora
-from guardrail.training.steps import Pace, Progress, Upkeep
+from guardrail.training.steps import Upkeep
 
 BASE = "google/gemma-2-9b"
 RECIPE = Recipe()
 _SHOWN = ("accuracy", "f1", "auc", "opposed", "log_loss", "outside")
 
 _place = click.Path(path_type=Path, exists=True)
-_OPTIONS = {
-    "what is learnt": (
-        click.option("--rank", type=click.IntRange(1), default=RECIPE.lora.rank, show_default=True, help="Of the adapter."),
-        click.option("--alpha", type=click.IntRange(1), default=RECIPE.lora.alpha, show_default=True, help="Change times alpha / rank."),
-        click.option("--dropout", type=click.FloatRange(0, 0.9), default=RECIPE.lora.dropout, show_default=True),
-        click.option(
-            "--target", multiple=True, help="Projection to adapt, by last name; repeatable (default: all linear ones of the layers)."
-        ),
-        click.option(
-            "--outside",
-            type=click.FloatRange(0, 1),
-            default=RECIPE.outside,
-            show_default=True,
-            help="Weight of what the model says besides 0 and 1: 0 is the loss over the two answers, 1 that over the whole vocabulary.",
-        ),
-        click.option("--positive-weight", type=click.FloatRange(0, min_open=True), default=RECIPE.positive, show_default=True),
-        click.option("--template", type=click.Choice(sorted(TEMPLATES)), default=RECIPE.template, show_default=True),
-        click.option(
-            "--longest", type=click.IntRange(64, RECIPE.longest), default=RECIPE.longest, show_default=True, help="Prompt, in tokens."
-        ),
+_OPTIONS: tuple[Option, ...] = (
+    # what is learnt
+    *lora_options(RECIPE.lora),
+    click.option(
+        "--outside",
+        type=click.FloatRange(0, 1),
+        default=RECIPE.outside,
+        show_default=True,
+        help="Weight of what the model says besides 0 and 1: 0 is the loss over the two answers, 1 that over the whole vocabulary.",
     ),
-    "how it is learnt": (
-        click.option("--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True),
-        click.option("--steps", type=click.IntRange(1), help="So many, instead of epochs."),
-        click.option("--rate", type=click.FloatRange(0, min_open=True), default=RECIPE.pace.rate, show_default=True),
-        click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default=RECIPE.pace.schedule, show_default=True),
-        click.option("--warm-up", type=click.FloatRange(0, 1), default=RECIPE.pace.warm_up, show_default=True, help="Share of the steps."),
-        click.option("--weight-decay", type=click.FloatRange(0), default=RECIPE.pace.weight_decay, show_default=True),
-        click.option("--seed", type=int, default=RECIPE.pace.seed, show_default=True),
-        click.option("--tokens", type=click.IntRange(64), default=RECIPE.layout.tokens, show_default=True, help="Of a pass, with padding."),
-        click.option("--accumulate", type=click.IntRange(1), default=RECIPE.layout.accumulate, show_default=True, help="Passes of a step."),
-        click.option(
-            "--share",
-            type=click.IntRange(1),
-            default=RECIPE.layout.share,
-            show_default=True,
-            help="Contents that are run behind one policy at most; 1 runs each prompt whole. The gradient is the same.",
-        ),
-        click.option("--longest-pack", type=click.IntRange(64), default=RECIPE.layout.longest_pack, show_default=True),
-        click.option("--order", type=click.Choice(["shuffled", "file"]), default=RECIPE.layout.order, show_default=True),
+    click.option("--positive-weight", type=click.FloatRange(0, min_open=True), default=RECIPE.positive, show_default=True),
+    click.option("--template", type=click.Choice(sorted(TEMPLATES)), default=RECIPE.template, show_default=True),
+    click.option(
+        "--longest", type=click.IntRange(64, RECIPE.longest), default=RECIPE.longest, show_default=True, help="Prompt, in tokens."
     ),
-}
+    # how it is learnt
+    click.option("--epochs", type=click.IntRange(1), default=RECIPE.epochs, show_default=True),
+    click.option("--steps", type=click.IntRange(1), help="So many, instead of epochs."),
+    *pace_options(RECIPE.pace),
+    click.option("--tokens", type=click.IntRange(64), default=RECIPE.layout.tokens, show_default=True, help="Of a pass, with padding."),
+    click.option("--accumulate", type=click.IntRange(1), default=RECIPE.layout.accumulate, show_default=True, help="Passes of a step."),
+    click.option(
+        "--share",
+        type=click.IntRange(1),
+        default=RECIPE.layout.share,
+        show_default=True,
+        help="Contents that are run behind one policy at most; 1 runs each prompt whole. The gradient is the same.",
+    ),
+    click.option("--longest-pack", type=click.IntRange(64), default=RECIPE.layout.longest_pack, show_default=True),
+    click.option("--order", type=click.Choice(["shuffled", "file"]), default=RECIPE.layout.order, show_default=True),
+)
 
-
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that `recipe_of` reads."""
-    for option in reversed([option for group in _OPTIONS.values() for option in group]):
-        command = option(command)
-    return command
+recipe_options = with_options(_OPTIONS)
+"""The options that `recipe_of` reads."""
 
 
 def recipe_of(held_out: int, told: dict[str, Any]) -> Recipe:
     """The recipe of the options."""
     return Recipe(
-        lora=Lora(told["rank"], told["alpha"], told["dropout"], tuple(told["target"])),
-        pace=Pace(
-            rate=told["rate"], schedule=told["schedule"], warm_up=told["warm_up"], weight_decay=told["weight_decay"], seed=told["seed"]
-        ),
+        lora=lora_of(told),
+        pace=pace_of(told),
         layout=Layout(told["tokens"], told["share"], told["longest_pack"], told["accumulate"], told["order"]),
         epochs=told["epochs"],
         steps=told["steps"],
@@ -146,7 +127,7 @@ def cope(
         torch.set_num_threads(threads)
     upkeep = Upkeep(checkpoint_every, validate_every)
     plan = Plan(base, tuple(data), output, recipe_of(held_out, options), tuple(validation), device, dtype, upkeep)
-    with _steps() as report:
+    with steps_bar() as report:
         trained = train_causal(plan, report=report)
     if trained.too_long:
         click.echo(f"{trained.too_long:,} examples are longer than {plan.recipe.longest:,} tokens; they were left out, not cut", err=True)
@@ -179,29 +160,7 @@ def _told(plan: Plan, made: Made) -> None:
 
 
 @contextmanager
-def _steps() -> Iterator[Callable[[Progress], None]]:
-    columns = (
-        *(TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}")),
-        *(TextColumn("{task.fields[speed]:,.0f} tokens/s"), TimeRemainingColumn()),
-    )
-    with _bar(columns) as bar:
-        task = bar.add_task("train", total=None, loss=0.0, speed=0.0)
-
-        def report(progress: Progress) -> None:
-            bar.update(task, completed=progress.step, total=progress.steps, loss=progress.smooth, speed=progress.tokens_per_s)
-
-        yield report
-
-
-@contextmanager
 def _bytes() -> Iterator[Callable[[Step], None]]:
-    with _bar((TextColumn("merging"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())) as bar:
+    with bar_on_terminal((TextColumn("merging"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())) as bar:
         task = bar.add_task("merge", total=None)
         yield lambda step: bar.update(task, completed=step.done, total=step.total)
-
-
-@contextmanager
-def _bar(columns: Sequence[ProgressColumn]) -> Iterator[Bar]:
-    console = Console(stderr=True)
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield bar

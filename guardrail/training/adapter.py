@@ -25,7 +25,8 @@ from guardrail.training.adapter_noise import NOISES
 from guardrail.training.adapter_output import Made, Operating, check_names, write_output, write_record
 from guardrail.training.adapter_rows import AdapterData
 from guardrail.training.adapter_thresholds import Choice, Known, Target, choose, measures
-from guardrail.training.lora import Keeper, attach, recompute
+from guardrail.training.checkpoints import Keeper
+from guardrail.training.lora import attach, recompute
 from guardrail.training.steps import Progress, Upkeep, run
 
 CHECKPOINTS = "checkpoints"

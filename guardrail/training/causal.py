@@ -20,7 +20,8 @@ from guardrail.training.causal_data import Example, Examples, read, split, witho
 from guardrail.training.causal_learner import CausalLearner, Kept, Recipe
 from guardrail.training.causal_model import Answers, adapted, assert_apart
 from guardrail.training.causal_packs import packs, spell
-from guardrail.training.lora import Keeper, save_adapter
+from guardrail.training.checkpoints import Keeper
+from guardrail.training.lora import save_adapter
 from guardrail.training.steps import History, Progress, Upkeep, peak_memory, run
 
 ADAPTER = "adapter"

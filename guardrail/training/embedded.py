@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from guardrail.calibration import Platt
 from guardrail.engine.embedded.minilm import installed_folder, load_base
 from guardrail.engine.embedded.model import ReaderConfig
 from guardrail.engine.embedded.tokens import Tokens
-from guardrail.engine.embedded.weights import Calibration, save, start_from
+from guardrail.engine.embedded.weights import save, start_from
 from guardrail.training.contradictory_sampler import ContradictorySampler
 from guardrail.training.rows import TrainingRow, load_rows
 from guardrail.training.sampler import Materials, Sampler, forward
@@ -82,7 +83,7 @@ def data_digest(rows: Sequence[TrainingRow], wordings: Wordings, shipped: Sequen
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def fit(logits: Tensor, labels: Tensor, weights: Tensor, *, steps: int = 200) -> Calibration:
+def fit(logits: Tensor, labels: Tensor, weights: Tensor, *, steps: int = 200) -> Platt:
     """Platt scaling by weighted maximum likelihood (Platt 1999); slope and offset of the log-odds."""
     scale = torch.tensor([1.0, 0.0], requires_grad=True)
     optimizer = torch.optim.LBFGS([scale], max_iter=steps)
@@ -96,4 +97,4 @@ def fit(logits: Tensor, labels: Tensor, weights: Tensor, *, steps: int = 200) ->
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     slope, offset = scale.detach().tolist()
-    return Calibration(slope, offset)
+    return Platt(slope, offset)

@@ -1,4 +1,4 @@
-"""What every LoRA run of this package shares: low-rank layers on a frozen model, and checkpoints of what is learnt. No pickles.
+"""What every LoRA run of this package shares: low-rank layers on a frozen model. No pickles.
 
 Whoever trains one does, in this order:
 
@@ -16,7 +16,7 @@ Whoever trains one does, in this order:
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from guardrail.errors import GuardrailError
 
-NOTE = "checkpoint.json"
-FILES = ("checkpoint-0.safetensors", "checkpoint-1.safetensors")
 _BLOCK = re.compile(r"\.\d+\.")  # inside a numbered layer, not in what stands before or behind them
 
 
@@ -99,85 +95,6 @@ def recompute(model: Any) -> None:
     """Keep a layer's input only and compute its inside again on the way back: a third more work, a small part of the memory."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-class Keeper:
-    """Checkpoints in a folder. `identity`: all that decides the result (recipe, digests of data and base), as JSON holds it."""
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self._folder = folder
-        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
-
-    def save(self, step: int, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, notes: Mapping[str, Any]) -> None:
-        """What was learnt and the optimizer's moments by parameter name, then the note that makes them count.
-
-        Two files in turn: a kill while one is written leaves the other whole.
-        """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model.{name}": tensor.detach().contiguous() for name, tensor in parameters.items()}
-        for name, tensor in parameters.items():
-            for part, moment in optimizer.state.get(tensor, {}).items():
-                tensors[f"optimizer.{part}.{name}"] = moment.detach().contiguous()
-        last = (self._note() or {}).get("file")
-        file = next(file for file in FILES if file != last)
-        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, self._folder / file)
-        note = {"step": step, "file": file, "identity": self._identity, "notes": dict(notes)}
-        unfinished = self._folder / f"{NOTE}.part"
-        unfinished.write_text(json.dumps(note, indent=1, allow_nan=False), encoding="utf-8")
-        unfinished.replace(self._folder / NOTE)
-
-    @torch.no_grad()
-    def resume(self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-        """Put back what the last checkpoint holds; the steps done, and its notes. (0, {}) where there is none.
-
-        Raises GuardrailError for one of another run, saying in what it differs, and for a damaged one.
-        """
-        note = self._note()
-        if note is None:
-            return 0, {}
-        self._same(note["identity"])
-        place = self._folder / note["file"]
-        try:
-            stored = load_file(place)
-            for name, parameter in parameters.items():
-                parameter.copy_(stored.pop(f"model.{name}"))
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise GuardrailError(
-                f"{place} cannot be used as a checkpoint ({error}); remove the folder {self._folder} to begin anew"
-            ) from error
-        for full, moment in stored.items():
-            _, part, name = full.split(".", 2)
-            parameter = parameters[name]
-            # The count of steps stays where the optimizer keeps it, which is the CPU unless it is a capturable one.
-            optimizer.state[parameter][part] = moment if part == "step" else moment.to(parameter.device)
-        return int(note["step"]), dict(note["notes"])
-
-    def _note(self) -> dict[str, Any] | None:
-        place = self._folder / NOTE
-        try:
-            note: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise GuardrailError(f"{place} cannot be read ({error}); remove the folder {self._folder} to begin anew") from error
-        if not {"step", "file", "identity", "notes"} <= set(note) or Path(note["file"]).name != note["file"]:
-            raise GuardrailError(f"{place} is of another kind of run; use another folder")
-        return note
-
-    def _same(self, before: Mapping[str, Any]) -> None:
-        if differing := list(_differences(before, self._identity)):
-            raise GuardrailError(
-                f"{self._folder / NOTE} is of another run: {'; '.join(differing[:3])}. Give the same options and data, or another folder"
-            )
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for name in sorted({*before, *now}):
-        first, second = before.get(name), now.get(name)
-        if isinstance(first, dict) and isinstance(second, dict):
-            yield from _differences(first, second, f"{path}{name}.")
-        elif first != second:
-            yield f"{path}{name} was {json.dumps(first)}, is {json.dumps(second)}"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from guardrail.errors import GuardrailError
-from guardrail.training.lora import Keeper
+from guardrail.training.checkpoints import Keeper
 
 Schedule = Literal["linear", "cosine", "constant"]
 

@@ -1,6 +1,5 @@
 """The training loop of the embedded classifier: seeded, resumable, with a progress bar."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -8,9 +7,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file, save_file
 
 from guardrail.engine.embedded.model import PolicyReader
+from guardrail.training.checkpoints import Keeper
 from guardrail.training.contradictory import Contradictions
 from guardrail.training.sampler import Sampler, forward
 
@@ -47,7 +46,7 @@ class Progress:
 
 
 def train(model: PolicyReader, sampler: Sampler, recipe: Recipe, folder: Path, *, report: Callable[[Progress], None]) -> None:
-    """Train in place. Continues from `folder`'s checkpoint when it was made by the same recipe; raises ValueError when by another."""
+    """Train in place. Continues from `folder`'s checkpoint; raises GuardrailError when it was made by another recipe."""
     # The word table and the lowest layers carry what the base model knows of words we never train on.
     model.frozen_layers = recipe.frozen_layers
     for part in (model.words, model.positions, model.norm, *list(model.trunk)[: recipe.frozen_layers]):
@@ -65,7 +64,8 @@ def train(model: PolicyReader, sampler: Sampler, recipe: Recipe, folder: Path, *
         weight_decay=recipe.weight_decay,
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    first, smooth = _resume(model, optimizer, recipe, folder), 0.7
+    keeper, learnt = Keeper(folder, {"recipe": asdict(recipe)}), dict(learning)
+    (first, _), smooth = keeper.resume(learnt, optimizer), 0.7
     started = time.monotonic()
     model.train()
     for step in range(first, recipe.steps):
@@ -85,37 +85,5 @@ def train(model: PolicyReader, sampler: Sampler, recipe: Recipe, folder: Path, *
         smooth = 0.98 * smooth + 0.02 * float(loss.detach())
         report(Progress(step + 1, smooth, time.monotonic() - started))
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            _checkpoint(model, optimizer, recipe, folder, step + 1)
+            keeper.save(step + 1, learnt, optimizer, {})
     model.eval()
-
-
-def _checkpoint(model: PolicyReader, optimizer: torch.optim.Optimizer, recipe: Recipe, folder: Path, step: int) -> None:
-    """Weights and the optimizer's moments, both as safetensors, then the note that makes them count."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {f"model.{name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    for place, moments in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{place}.{name}": tensor.clone() for name, tensor in moments.items()}
-    name = f"checkpoint-{step // recipe.checkpoint_every % 2}.safetensors"  # two in turn: a kill while writing leaves the other one whole
-    save_file(state, folder / name)
-    note = {"step": step, "file": name, "recipe": asdict(recipe)}
-    unfinished = folder / "checkpoint.part"
-    unfinished.write_text(json.dumps(note, indent=1), encoding="utf-8")
-    unfinished.replace(folder / "checkpoint.json")
-
-
-def _resume(model: PolicyReader, optimizer: torch.optim.Optimizer, recipe: Recipe, folder: Path) -> int:
-    noted = folder / "checkpoint.json"
-    if not noted.exists():
-        return 0
-    note = json.loads(noted.read_text(encoding="utf-8"))
-    if note["recipe"] != asdict(recipe):
-        raise ValueError(f"{noted}: was made by another recipe ({note['recipe']}); use another folder or the same options")
-    state = load_file(folder / note["file"])
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")})
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in state.items():
-        if name.startswith("optimizer."):
-            _, place, part = name.split(".", 2)
-            moments.setdefault(int(place), {})[part] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(note["step"])

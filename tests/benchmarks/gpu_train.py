@@ -30,7 +30,8 @@ from guardrail.evaluation.engine_models import SHAPES, Shape, random_gemma2, sha
 from guardrail.training.causal_learner import CausalLearner, Kept, Recipe
 from guardrail.training.causal_model import Answers, Judge, adapted, assert_apart
 from guardrail.training.causal_packs import Batch, Layout, Prompt, packs
-from guardrail.training.lora import Keeper, Lora
+from guardrail.training.checkpoints import Keeper
+from guardrail.training.lora import Lora
 from guardrail.training.steps import Pace, Progress, Upkeep, peak_memory, run
 
 ZERO, ONE = 10, 11

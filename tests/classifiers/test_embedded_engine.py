@@ -1,18 +1,21 @@
 """The embedded policy reader: one text and one policy have one score, whatever stands beside them, and nothing is cut off."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from tiny import model_file, tokenizer_json
 
+from guardrail.calibration import Platt
 from guardrail.engine.embedded.model import EXCLUDE, INCLUDE, LABEL, TERM
 from guardrail.engine.embedded.scorer import Scorer
 from guardrail.engine.embedded.statements import MAX_STATEMENTS, statements_of
 from guardrail.engine.embedded.tokens import Tokens
-from guardrail.engine.embedded.weights import Calibration, load
+from guardrail.engine.embedded.weights import load
 from guardrail.errors import ModelFileError
 from guardrail.testing import policy
 from guardrail.types import Criterion, Label
@@ -115,7 +118,7 @@ def test_long_criteria_become_several_statements_and_very_many_are_bounded() -> 
 def test_calibration_moves_the_probability(tmp_path: Path) -> None:
     plain = load(model_file(tmp_path))
     (tmp_path / "b").mkdir()
-    moved = load(model_file(tmp_path / "b", calibration=Calibration(0.5, -3.0)))
+    moved = load(model_file(tmp_path / "b", calibration=Platt(0.5, -3.0)))
     values = []
     for loaded in (plain, moved):
         scorer = Scorer(loaded.model, loaded.tokens, loaded.calibration)
@@ -123,6 +126,26 @@ def test_calibration_moves_the_probability(tmp_path: Path) -> None:
         values.append(scorer.score([("abc", POLICIES[0])])[0].value)
     expected = torch.sigmoid(0.5 * torch.logit(torch.tensor(values[0], dtype=torch.float64)) - 3.0)
     assert values[1] == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_a_files_slope_and_offset_are_platts_and_the_score_is_theirs_to_the_bit(tmp_path: Path) -> None:
+    path = model_file(tmp_path, calibration=Platt(0.73, -1.31))
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["calibration"]) == {"slope": 0.73, "offset": -1.31}
+    loaded = load(path)
+    assert loaded.calibration == Platt(0.73, -1.31)
+    scorer = Scorer(loaded.model, loaded.tokens, loaded.calibration)
+    for logit in (-80.0, -3.3, -0.1, 0.0, 1e-9, 2.7182818284590455, 41.0):
+        assert scorer._probability(logit) == float(torch.sigmoid(torch.tensor(0.73 * logit + -1.31, dtype=torch.float64)))
+
+
+def test_a_file_with_a_calibration_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = model_file(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'slope\\": 1.0', b'slope\\": 0.0'))
+    assert path.read_bytes() != whole
+    with pytest.raises(ModelFileError, match="its calibration cannot be used"):
+        load(path)
 
 
 def test_an_altered_or_foreign_file_is_refused_with_a_remedy(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import CONFIG, model_file, tokenizer_json
 
+from guardrail.calibration import Platt
 from guardrail.engine.embedded.model import PolicyReader
 from guardrail.engine.embedded.tokens import pad
-from guardrail.engine.embedded.weights import Calibration, load, save, start_from
+from guardrail.engine.embedded.weights import load, save, start_from
 from guardrail.errors import ModelFileError
 
 
@@ -35,7 +36,7 @@ def test_what_a_text_meets_depends_on_its_compared_words_alone() -> None:
 def test_what_is_compared_survives_the_file(tmp_path: Path) -> None:
     model = PolicyReader(CONFIG)
     model.match.idle[3] = True
-    save(tmp_path / "m.safetensors", model, tokenizer_json(), Calibration())
+    save(tmp_path / "m.safetensors", model, tokenizer_json(), Platt(1.0, 0.0))
     again = load(tmp_path / "m.safetensors").model.match.idle
     assert again.dtype == torch.bool
     assert again.nonzero().flatten().tolist() == [3]

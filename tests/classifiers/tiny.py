@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from guardrail.calibration import Platt
 from guardrail.engine.embedded.model import PolicyReader, ReaderConfig
-from guardrail.engine.embedded.weights import Calibration, save
+from guardrail.engine.embedded.weights import save
 
 CONFIG = ReaderConfig(vocab_size=64, hidden=32, heads=4, inner=64, trunk_layers=3, reader_layers=2, max_positions=256)
 
@@ -23,7 +24,7 @@ def tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
-def model_file(folder: Path, *, seed: int = 0, calibration: Calibration | None = None) -> Path:
+def model_file(folder: Path, *, seed: int = 0, calibration: Platt | None = None) -> Path:
     """Random weights, scaled so that texts differ visibly in score."""
     torch.manual_seed(seed)
     model = PolicyReader(CONFIG)
@@ -31,5 +32,5 @@ def model_file(folder: Path, *, seed: int = 0, calibration: Calibration | None =
         model.head.weight.mul_(8)
         model.words.weight.mul_(2)
     path = folder / "tiny.safetensors"
-    save(path, model, tokenizer_json(), calibration or Calibration(), notes={"note": json.dumps("tiny")})
+    save(path, model, tokenizer_json(), calibration or Platt(1.0, 0.0), notes={"note": json.dumps("tiny")})
     return path

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from guardrail.engine.cope.lora import load_adapter
 from guardrail.engine.cope.source import locate
 from guardrail.errors import GuardrailError
-from guardrail.training.lora import Keeper, Lora, attach, learning, projections, save_adapter
+from guardrail.training.checkpoints import Keeper
+from guardrail.training.lora import Lora, attach, learning, projections, save_adapter
 from guardrail.training.steps import History, Pace, Progress, Upkeep, run
 
 SEVEN = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

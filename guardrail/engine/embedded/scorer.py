@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from guardrail.calibration import Platt
 from guardrail.engine.embedded.fast import FastReader
 from guardrail.engine.embedded.model import PolicyReader
 from guardrail.engine.embedded.statements import statements_of
 from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.embedded.tokens import Tokens, Window
-from guardrail.engine.embedded.weights import Calibration
 from guardrail.types import Policy, Span
 
 TOKENS_A_PASS = 2048  # of text; about a tenth of a second on one core
@@ -82,7 +82,7 @@ class Scorer:
         self,
         model: PolicyReader,
         tokens: Tokens,
-        calibration: Calibration,
+        calibration: Platt,
         *,
         dtype: torch.dtype = torch.float32,
         reader: Callable[[PolicyReader], Reader] = FastReader,

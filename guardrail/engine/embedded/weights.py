@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from guardrail.calibration import Platt
 from guardrail.engine.embedded.model import PolicyReader, ReaderConfig
 from guardrail.engine.embedded.tokens import Tokens
 from guardrail.errors import ModelFileError
@@ -19,24 +20,16 @@ EARLIER = "guardrail-embedded/1"  # without token matching: training may go on f
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """Platt scaling: probability = sigmoid(slope * logit + offset)."""
-
-    slope: float = 1.0
-    offset: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """A model ready to score, with the sha256 of the file it came from."""
 
     model: PolicyReader
     tokens: Tokens
-    calibration: Calibration
+    calibration: Platt
     digest: str
 
 
-def save(path: Path, model: PolicyReader, tokenizer_json: str, calibration: Calibration, *, notes: dict[str, str] | None = None) -> str:
+def save(path: Path, model: PolicyReader, tokenizer_json: str, calibration: Platt, *, notes: dict[str, str] | None = None) -> str:
     """Write the file atomically and return its sha256. `notes` go into the metadata (seed, steps, data digest)."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -64,7 +57,7 @@ def load(path: Path) -> Loaded:
     tensors, metadata, digest = _read(path, (FORMAT,))
     model = PolicyReader(ReaderConfig(**json.loads(metadata["config"])))
     model.load_state_dict(tensors)
-    return Loaded(model.eval(), Tokens.from_json(metadata["tokenizer"]), Calibration(**json.loads(metadata["calibration"])), digest)
+    return Loaded(model.eval(), Tokens.from_json(metadata["tokenizer"]), _calibration(metadata, path), digest)
 
 
 def start_from(model: PolicyReader, path: Path) -> str:
@@ -75,6 +68,13 @@ def start_from(model: PolicyReader, path: Path) -> str:
     tensors, _, digest = _read(path, (FORMAT, EARLIER))
     model.load_state_dict(tensors, strict=False)
     return digest
+
+
+def _calibration(metadata: dict[str, str], path: Path) -> Platt:
+    try:
+        return Platt(**json.loads(metadata["calibration"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its calibration cannot be used ({error}); reinstall the package or train one") from error
 
 
 def _read(path: Path, formats: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, str], str]:
