@@ -54,5 +54,18 @@ def with_litellm(url: str, text: str, model: str, stream: bool) -> Got:
     return Got("".join(chunk.delta.content or "" for chunk in chunks), next(c.finish_reason for c in reversed(chunks) if c.finish_reason))
 
 
+def with_the_helper(url: str, text: str, model: str, stream: bool) -> Got:
+    """`.parse()` and `.stream()`, which raise an error of their own for an answer that was withheld."""
+    messages: Any = [{"role": "user", "content": text}]
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=2) as client:
+        if not stream:
+            choice = client.chat.completions.parse(model=model, messages=messages).choices[0]
+            return Got(choice.message.content or "", choice.finish_reason)
+        with client.chat.completions.stream(model=model, messages=messages) as events:
+            last = events.get_final_completion().choices[0]
+    return Got(last.message.content or "", last.finish_reason)
+
+
 Client = Callable[[str, str, str, bool], Got]
 CLIENTS: dict[str, Client] = {"openai": with_openai, "langchain": with_langchain, "litellm": with_litellm}
+HELPERS: dict[str, Client] = {"openai-helpers": with_the_helper}

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import litellm
 import openai
 import pytest
-from contract_clients import CLIENTS, Client
+from contract_clients import CLIENTS, HELPERS, Client
 from contract_server import Running
 
 from guardrail.asgi.gate import NOTICE
@@ -20,11 +20,13 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 each_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
+each_helper = pytest.mark.parametrize("client", HELPERS.values(), ids=HELPERS)
+every_client = pytest.mark.parametrize("client", [*CLIENTS.values(), *HELPERS.values()], ids=[*CLIENTS, *HELPERS])
 each_way = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
 @each_way
-@each_client
+@every_client
 def test_an_allowed_exchange_is_as_if_nothing_stood_between(running: Running, client: Client, stream: bool) -> None:
     got = client(running.url, "Say hello", "embedded-echo", stream)
     assert (got.text, got.finish) == ("Say hello", "stop")
@@ -32,7 +34,7 @@ def test_an_allowed_exchange_is_as_if_nothing_stood_between(running: Running, cl
 
 
 @each_way
-@each_client
+@every_client
 def test_a_blocked_prompt_is_a_bad_request_asked_once_and_the_model_is_never_asked(running: Running, client: Client, stream: bool) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client(running.url, INSULT, "embedded-echo", stream)
@@ -51,6 +53,15 @@ def test_a_blocked_answer_is_a_content_filter_and_nothing_of_it_is_sent(running:
     assert (running.asked, running.hits) == (1, 1)
     for word in (b"worthless", b"idiot", b"despises"):
         assert word not in running.sent
+
+
+@each_way
+@each_helper
+def test_a_helper_raises_for_a_blocked_answer_and_nothing_of_it_is_sent(running: Running, client: Client, stream: bool) -> None:
+    with pytest.raises(openai.ContentFilterFinishReasonError):
+        client(running.url, "What do you think of me?", "embedded-violating", stream)
+    assert (running.asked, running.hits) == (1, 1)
+    assert b"idiot" not in running.sent
 
 
 @pytest.fixture
