@@ -11,6 +11,7 @@ from asgi_cases import CHAT, EVENTS, Answering, config, proxied, stream
 from protocol_cases import CASES
 
 from guardrail.events import DecisionMade
+from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Action, Stage
 
 SAFE = "The garden is calm today and the river runs slowly past the old mill. "
@@ -84,8 +85,19 @@ async def test_a_word_across_the_edge_of_a_window_is_found(mode: str, before: in
 
 
 @pytest.mark.parametrize("mode", HOLDING)
-async def test_what_is_bad_only_as_two_windows_together_is_found(mode: str) -> None:
-    said = f"{'x' * (WINDOW - 4)}{WORD}{'y' * 60} and the end"  # one run without a gap: it is cut within the word where anywhere
+@pytest.mark.parametrize("before", range(WINDOW - OVERLAP, 2 * WINDOW, 2))
+async def test_what_is_bad_only_as_two_windows_together_is_found_and_neither_half_is_out(mode: str, before: int) -> None:
+    said = f"{'a ' * (before // 2)}wild goose, and more of what is calm, and then some"
+    judge = ScriptedClassifier({"*": contains("wild goose")})
+    async with proxied(config(route(mode)), upstream=Answering(stream(*split(said, 1)), headers=EVENTS), classifier=judge) as proxy:
+        answered = await proxy.ask(stream=True)
+    check(mode, said, answered)
+    assert "wild" not in text(answered.content)
+
+
+@pytest.mark.parametrize("mode", HOLDING)
+async def test_a_word_in_a_run_without_a_gap_is_found(mode: str) -> None:
+    said = f"{'x' * (WINDOW - 4)}{WORD}{'y' * 60} and the end"
     check(mode, said, await asked(mode, stream(*split(said, 2))))
 
 
