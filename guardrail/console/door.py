@@ -47,7 +47,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
         if not (self._keeper.public or is_local(scope)):
-            await self._unknown(scope, receive, send)
+            await self._unknown({**scope, "root_path": ""}, receive, send)  # told of with its whole path
             return
         try:
             response = await self._answer(Request(scope, receive))

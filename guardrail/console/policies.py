@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlencode
 
-from starlette.responses import RedirectResponse, Response
-
 from guardrail.audit.store import AuditReader, Filter
 from guardrail.console import plots
 from guardrail.console.history import EVERYONE, Seen, difference
@@ -117,12 +115,12 @@ async def policy(room: Room, visit: Visit) -> Page:
     return Page("policy.html", found.title, data, drawn, at="policies")
 
 
-async def run_tests(room: Room, visit: Visit) -> Response:
-    """Run a policy's own tests, then show it again."""
+async def run_tests(room: Room, visit: Visit) -> Page:
+    """Run a policy's own tests, and show it with the results: here, since another worker process would not know them."""
     owned = _found(room, visit)
     if owned.policy.tests:
         await try_tests(room, owned.policy, owned.tenant or room.table.tenants[0])
-    return RedirectResponse(f"{visit.request.url.path.removesuffix('/test')}{owned.query}#tests", 303)
+    return await policy(room, visit)
 
 
 @dataclass(frozen=True, slots=True)

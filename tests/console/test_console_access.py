@@ -119,6 +119,7 @@ async def test_from_another_machine_there_is_no_console(address: str, headers: d
         for path in ("/console", "/console/login", "/console/overview", "/console/static/console.css"):
             response = await client.get(path, headers=headers)
             assert (response.status_code, response.json()) == (404, nowhere.json())
+            assert console.sink.of(RequestRefused)[-1].path == path
         assert (await client.post("/console/login", data={"key": KEY}, headers={"origin": HERE} | headers)).status_code == 404
 
 

@@ -243,7 +243,8 @@ async def test_policies_say_who_asks_them_and_run_their_tests_on_demand(tmp_path
         assert [case["passed"] for case in said["cases"]] == [None, None]
         assert {finding["code"] for finding in said["findings"]} >= {"L003", "L014"}
         before = len(console.sink.events)
-        assert (await console.send("policies/harassment/test")).headers["location"] == "/console/policies/harassment#tests"
+        ran = await console.send("policies/harassment/test")
+        assert (ran.status_code, "1 of 2" in ran.text) == (200, True)
         said = await console.twin("policies/harassment.json")
         assert [case["passed"] for case in said["cases"]] == [True, False]
         assert len(console.sink.events) == before
