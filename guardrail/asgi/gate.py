@@ -111,6 +111,8 @@ class Gate:
         if self._cutting is not None:
             self._cutting.cancel()
             await asyncio.wait((self._cutting,))
+            if not self._cutting.cancelled():
+                self._cutting.exception()  # it was raised by `settled`, or is of no use to anybody
         await self._stop_judging()
 
     async def _stop_judging(self) -> None:

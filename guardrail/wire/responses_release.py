@@ -226,27 +226,25 @@ class ResponseRelease(EventRelease):
     def _retold_item(self, event: Document) -> Document:
         if event["type"] != "response.output_item.done":
             return event
-        texts = {key: each.stretch.told for key, each in self._texts_of.items() if key[0] == event["output_index"]}
-        return {**event, "item": _with_texts(object_of(event, "item"), texts)}
+        return {**event, "item": _with_texts(object_of(event, "item"), self._told(event["output_index"]))}
 
     def _without(self, document: Document) -> Document:
         """An event that repeats texts, as they are now that something was taken out of one."""
-        kind = str(document["type"])
-        texts = {key: each.stretch.told for key, each in self._texts_of.items()}
+        kind, index = str(document["type"]), document.get("output_index")
         if kind in LAST:
             response = object_of(document, "response")
             output = response.get("output")
             items = output if isinstance(output, list) else []
-            told = [
-                _with_texts(item, {key: text for key, text in texts.items() if key[0] == index}, logprobs=False)
-                for index, item in enumerate(items)
-            ]
+            told = [_with_texts(item, self._told(place), logprobs=False) for place, item in enumerate(items)]
             return {**document, "response": {**response, "output": told}}
         if kind == "response.output_item.done" and isinstance(document.get("item"), dict):
-            own = {key: text for key, text in texts.items() if key[0] == document.get("output_index")}
-            return {**document, "item": _with_texts(object_of(document, "item"), own, logprobs=False)}
+            return {**document, "item": _with_texts(object_of(document, "item"), self._told(index), logprobs=False)}
         found = self._texts_of.get(_key(kind, document) or (None, "", None))
         return document if found is None or kind.endswith((".added", ".delta")) else _retold(document, found.stretch.told)
+
+    def _told(self, index: object) -> dict[Key, str]:
+        """What is out of the texts of one item."""
+        return {key: each.stretch.told for key, each in self._texts_of.items() if key[0] == index}
 
     def _closed(self) -> Iterator[Document]:
         """What ends the text that is being told, and its item."""

@@ -6,10 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import pytest
 from asgi_cases import CHAT, EVENTS, Answering, completion, config, proxied
 
+from guardrail.asgi import GuardMiddleware
 from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways
+from guardrail.assembly import open_guard
 from guardrail.errors import UpstreamError
 from guardrail.events import DecisionMade
 from guardrail.guard import Guard, Origin, Turn
@@ -397,3 +400,23 @@ async def test_a_client_that_leaves_ends_upstream_and_judging(mode: StreamMode, 
         await asyncio.wait_for(closed.wait(), 5)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() <= before
+
+
+@pytest.mark.parametrize("mode", LIVE)
+async def test_an_app_behind_the_middleware_is_told_that_nobody_listens_once_its_answer_is_cut_off(mode: StreamMode) -> None:
+    told = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+        for word in words("Something forbidden is told here, and then nothing comes for a long while."):
+            await send({"type": "http.response.body", "body": event(content=word), "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+        told.set()
+
+    guard = open_guard(live(mode, input={"policies": []}), classifiers={"embedded": ScriptedClassifier({"*": contains("forbidden")})})
+    async with guard, httpx.AsyncClient(transport=httpx.ASGITransport(GuardMiddleware(app, guard)), base_url="http://app") as client:
+        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+        reader = reading((await asyncio.wait_for(client.post(CHAT, json=body), 20)).content)
+    assert told.is_set()
+    assert reader.end()["finish_reason"] == "content_filter"
