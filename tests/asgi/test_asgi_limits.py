@@ -187,8 +187,9 @@ async def test_the_body_and_the_tokens_asked_for_are_bounded() -> None:
         assert (await chat(proxy, ACME, max_tokens=65)).json()["error"]["code"] == "max_tokens_exceeded"
         assert (await chat(proxy, ACME)).json()["error"]["param"] == "max_completion_tokens"
         assert (await chat(proxy, ORBIT)).status_code == 200
-        assert (await chat(proxy, ACME, max_tokens=1, tools=[{"a": "y" * 2000}])).status_code == 413
-        assert (await chat(proxy, ORBIT, tools=[{"a": "y" * 2000}])).status_code == 200
+        tools = [{"type": "function", "function": {"name": "look", "description": "y" * 2000, "parameters": {}}}]
+        assert (await chat(proxy, ACME, max_tokens=1, tools=tools)).status_code == 413
+        assert (await chat(proxy, ORBIT, tools=tools)).status_code == 200
 
 
 async def test_a_middleware_counts_as_the_proxy_does() -> None:
