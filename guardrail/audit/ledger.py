@@ -12,7 +12,7 @@ from guardrail.audit.chain import GENESIS, Chain
 from guardrail.audit.content import digest, sealed
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.record import AuditRecord
-from guardrail.audit.row import body_of, columns_of
+from guardrail.audit.row import Entry, body_of, columns_of
 from guardrail.audit.schema import COLUMNS, migrate
 
 Synchronous = Literal["full", "normal", "off"]
@@ -113,20 +113,21 @@ class Ledger:
     def append(self, records: Sequence[AuditRecord]) -> int:
         """Write all of them or none; the sequence of the last. What a record has of content is kept apart. Raises sqlite3.Error."""
         with self.transaction():
-            return self.add(records)
+            return self.add([Entry(record) for record in records])
 
-    def add(self, records: Sequence[AuditRecord]) -> int:
+    def add(self, entries: Sequence[Entry]) -> int:
         """`append` within a transaction that is open already."""
         head = self.head()
         rows: list[tuple[object, ...]] = []
         contents: list[tuple[int, bytes]] = []
-        for record in records:
+        for entry in entries:
+            record = entry.record
             if self._full(head, record.time):
                 self._insert(rows, contents)
                 head = self._seal(head)
             stored = None if record.content is None else sealed(record.id, record.content, self._keys.contents)
-            sequence, body = head.sequence + 1, body_of(record)
-            values = columns_of(record, sequence, "" if stored is None else digest(stored))
+            sequence, body = head.sequence + 1, body_of(entry)
+            values = columns_of(entry, sequence, "" if stored is None else digest(stored))
             hashed = self.chain.hash(head.hash, values, body)
             rows.append((sequence, *values, body, head.hash, hashed))
             if stored is not None:

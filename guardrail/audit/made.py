@@ -3,19 +3,29 @@
 import hmac
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
 from guardrail.events import DecisionMade
 from guardrail.types import Action, Decision, Mode, Part, Verdict
 
-_ACTIONS = {action: action.word for action in Action}
-_MODES = {mode: mode.value for mode in Mode}
+LONGEST_PATH = 256
+"""Characters of a part's path that are kept."""
+
+ACTIONS = {action: action.word for action in Action}
+MODES = {mode: mode.value for mode in Mode}
 _PART_HMAC = 32  # hexadecimal digits: enough that no two texts of a store share them
 
 
 def record_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str, str] = ("", "")) -> AuditRecord:
     """The record of a decision, without its text. `key` is that of the texts' hashes, `trace` the trace and span it was made in."""
+    verdicts = tuple(_verdict(verdict) for verdict in event.decision.verdicts)
+    return replace(frame_of(event, key, time=time, trace=trace), verdicts=verdicts)
+
+
+def frame_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str, str] = ("", "")) -> AuditRecord:
+    """`record_of` without the verdicts."""
     decision, outcome = event.decision, event.decision.outcome
     return AuditRecord(
         id=decision.id,
@@ -28,7 +38,6 @@ def record_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str,
         shadow=outcome.shadow.word,
         unjudged=outcome.unjudged,
         unavailable=outcome.unavailable,
-        verdicts=tuple(_verdict(verdict) for verdict in decision.verdicts),
         unscannable=tuple(plain(path, 256) for path in decision.unscannable),
         history=tuple(plain(change, 256) for change in decision.history),
         classifier=_classifiers(decision),
@@ -48,7 +57,7 @@ def record_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str,
 
 def texts_hmac(parts: Sequence[Part], key: bytes) -> str:
     """The keyed hash of everything that was judged: each part's text with its place."""
-    said = json.dumps([[plain(part.path, 256), part.choice, part.text] for part in parts], separators=(",", ":"))
+    said = json.dumps([[plain(part.path, LONGEST_PATH), part.choice, part.text] for part in parts], separators=(",", ":"))
     return f"hmac-sha256:{hmac.digest(key, b'texts' + said.encode(), 'sha256').hex()}"
 
 
@@ -68,9 +77,8 @@ def _classifiers(decision: Decision) -> str:
 
 
 def _part(part: Part, key: bytes) -> PartRecord:
-    return PartRecord(
-        plain(part.path, 256), plain(part.role, 64), plain(part.kind, 64), part.choice, len(part.text or ""), text_hmac(part.text, key)
-    )
+    characters, hashed = len(part.text or ""), text_hmac(part.text, key)
+    return PartRecord(plain(part.path, LONGEST_PATH), plain(part.role, 64), plain(part.kind, 64), part.choice, characters, hashed)
 
 
 def _verdict(verdict: Verdict) -> VerdictRecord:
@@ -79,9 +87,9 @@ def _verdict(verdict: Verdict) -> VerdictRecord:
         version=verdict.policy_version,
         digest=verdict.policy_digest,
         threshold=float(verdict.threshold),
-        action=_ACTIONS[verdict.action],
-        mode=_MODES[verdict.mode],
-        part=plain(verdict.part, 256),
+        action=ACTIONS[verdict.action],
+        mode=MODES[verdict.mode],
+        part=plain(verdict.part, LONGEST_PATH),
         classifier=verdict.classifier,
         score=verdict.score,
         error=None if verdict.error is None else plain(verdict.error, 64),

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
 from guardrail.audit.chain import Value
+from guardrail.audit.made import ACTIONS, LONGEST_PATH, MODES, plain
 from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
 from guardrail.audit.schema import COLUMNS
 from guardrail.errors import GuardrailError
-from guardrail.types import Provenance, Span
+from guardrail.types import Provenance, Span, Verdict
 
 SELECTED = ", ".join((*COLUMNS, "body"))
 """What `record_of_row` reads, in its order."""
@@ -22,9 +23,25 @@ class UnreadableRecordError(GuardrailError):
     """A row does not hold a record: it was damaged."""
 
 
-def columns_of(record: AuditRecord, sequence: int, content_digest: str) -> tuple[Value, ...]:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record that is to be written. `made` are its verdicts as the guard made them, where it has none of its own yet: to put them into
+    the record's form first would cost as much as the rest of the writing."""
+
+    record: AuditRecord
+    made: tuple[Verdict, ...] = ()
+
+    @property
+    def policies(self) -> tuple[dict[str, None], dict[str, None]]:
+        """Those that judged, and those of them that were violated."""
+        named = [(each.policy_id, each.violation) for each in self.made] or [(each.policy, each.violation) for each in self.record.verdicts]
+        return dict.fromkeys(name for name, _ in named), dict.fromkeys(name for name, violated in named if violated)
+
+
+def columns_of(entry: Entry, sequence: int, content_digest: str) -> tuple[Value, ...]:
     """The columns, in the order of `COLUMNS`, with the two that only the store knows."""
-    violated = dict.fromkeys(verdict.policy for verdict in record.verdicts if verdict.violation)
+    record = entry.record
+    judged, violated = entry.policies
     return (
         sequence,
         record.kind,
@@ -40,7 +57,7 @@ def columns_of(record: AuditRecord, sequence: int, content_digest: str) -> tuple
         int(record.unavailable),
         record.generation,
         float(record.duration_s),
-        listed(dict.fromkeys(verdict.policy for verdict in record.verdicts)),
+        listed(judged),
         listed(violated),
         record.request_id,
         record.trace_id,
@@ -54,17 +71,18 @@ def listed(names: Sequence[str] | dict[str, None]) -> str:
     return f",{','.join(names)}," if names else ""
 
 
-def body_of(record: AuditRecord) -> str:
+def body_of(entry: Entry) -> str:
     """Everything that is in no column, as JSON."""
+    record = entry.record
     policies: dict[tuple[Any, ...], int] = {}
     classifiers: dict[str, int] = {}
     parts = {(part.path, part.choice): place for place, part in enumerate(record.parts)}
-    verdicts = []
-    for verdict in record.verdicts:
-        key = (verdict.policy, verdict.version, verdict.digest, verdict.threshold, verdict.action, verdict.mode)
-        policy = policies.setdefault(key, len(policies))
+    verdicts: list[tuple[Any, ...]] = []
+    for verdict in entry.made or record.verdicts:
+        policy = policies.setdefault(_policy(verdict), len(policies))
         classifier = classifiers.setdefault(verdict.classifier, len(classifiers))
-        part = parts.get((verdict.part, verdict.choice), [verdict.part, verdict.choice])
+        path = plain(verdict.part, LONGEST_PATH)
+        part = parts.get((path, verdict.choice), (path, verdict.choice))
         extra = _extra(verdict)
         verdicts.append((policy, part, classifier, verdict.score, extra) if extra else (policy, part, classifier, verdict.score))
     document = {
@@ -87,15 +105,22 @@ def body_of(record: AuditRecord) -> str:
     return _ENCODE({name: value for name, value in document.items() if value})
 
 
-def _extra(verdict: VerdictRecord) -> dict[str, Any]:
+def _policy(verdict: Verdict | VerdictRecord) -> tuple[Any, ...]:
+    if isinstance(verdict, VerdictRecord):
+        return verdict.policy, verdict.version, verdict.digest, verdict.threshold, verdict.action, verdict.mode
+    action, mode = ACTIONS[verdict.action], MODES[verdict.mode]
+    return verdict.policy_id, verdict.policy_version, verdict.policy_digest, float(verdict.threshold), action, mode
+
+
+def _extra(verdict: Verdict | VerdictRecord) -> dict[str, Any]:
     """What only some verdicts have."""
     extra: dict[str, Any] = {}
     if verdict.error is not None:
-        extra["error"] = verdict.error
+        extra["error"] = plain(verdict.error, 64)
     if verdict.span is not None:
         extra["span"] = (verdict.span.start, verdict.span.end)
     if verdict.criterion is not None:
-        extra["criterion"] = verdict.criterion
+        extra["criterion"] = plain(verdict.criterion)
     if verdict.flags:
         extra["flags"] = verdict.flags
     if verdict.reading:

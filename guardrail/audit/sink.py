@@ -15,8 +15,8 @@ from opentelemetry.trace import format_span_id, format_trace_id, get_current_spa
 
 from guardrail.audit.content import redacted
 from guardrail.audit.keys import Secrets
-from guardrail.audit.made import record_of
-from guardrail.audit.record import AuditRecord
+from guardrail.audit.made import frame_of
+from guardrail.audit.row import Entry
 from guardrail.audit.writer import AuditWriter, Item, WriterSettings, WriterStatus
 from guardrail.events import AuditTroubled, DecisionMade, Event
 from guardrail.interfaces import Workload
@@ -107,11 +107,11 @@ def _settle(settled: "Future[bool]", kept: bool) -> None:
         settled.set_result(kept)
 
 
-def _make(event: DecisionMade, at: float, trace: tuple[str, str], key: bytes) -> AuditRecord:
-    record = record_of(event, key, time=at, trace=trace)
+def _make(event: DecisionMade, at: float, trace: tuple[str, str], key: bytes) -> Entry:
+    record, verdicts = frame_of(event, key, time=at, trace=trace), event.decision.verdicts
     match event.audit.content:
         case "full":
-            return replace(record, keeps="full", content=event.parts)
+            record = replace(record, keeps="full", content=event.parts)
         case "redacted":
-            return replace(record, keeps="redacted", content=redacted(event.parts, event.decision.verdicts))
-    return record
+            record = replace(record, keeps="redacted", content=redacted(event.parts, verdicts))
+    return Entry(record, verdicts)

@@ -16,6 +16,7 @@ from guardrail.audit.keys import Secrets, StoreKeys, open_keys
 from guardrail.audit.ledger import Ledger, SegmentSize, Synchronous, connect
 from guardrail.audit.record import NOTE, AuditRecord
 from guardrail.audit.retention import Retention, prune
+from guardrail.audit.row import Entry
 from guardrail.audit.tally import Tally, left_behind
 from guardrail.errors import GuardrailError
 from guardrail.events import AuditTroubled
@@ -38,7 +39,7 @@ class WriterSettings:
     synchronous: Synchronous = "full"
     segment: SegmentSize = field(default_factory=SegmentSize)
     retention: Retention = field(default_factory=Retention)
-    linger_s: float = 0.02
+    linger_s: float = 0.05
     retry_s: float = 2.0
     close_s: float = 10.0
     busy_s: float = 5.0
@@ -48,7 +49,7 @@ class WriterSettings:
 class Item:
     """One record to be: `make` builds it with the key of the texts' hashes. `settled` is told whether it is in the store."""
 
-    make: Callable[[bytes], AuditRecord]
+    make: Callable[[bytes], Entry]
     characters: int
     settled: Callable[[bool], None] | None = None
 
@@ -207,10 +208,10 @@ class AuditWriter:
             prune(ledger, self._settings.retention)
             self._pruned = time.monotonic()
 
-    def _made(self, batch: Sequence[Item]) -> tuple[list[AuditRecord], int]:
+    def _made(self, batch: Sequence[Item]) -> tuple[list[Entry], int]:
         """The records, and how many cannot be made: those are lost, which must not keep the others out."""
         assert self._keys is not None
-        records: list[AuditRecord] = []
+        records: list[Entry] = []
         for item in batch:
             try:
                 records.append(item.make(self._keys.texts[0]))
@@ -322,7 +323,7 @@ class AuditWriter:
             self._tally.close(remove=complete)
 
 
-def _note(**counts: int) -> AuditRecord:
+def _note(**counts: int) -> Entry:
     """The store's own word about records that it does not hold."""
     told = {name: count for name, count in counts.items() if count}
-    return AuditRecord(id=uuid.uuid4().hex, time=time.time(), kind=NOTE, note=MappingProxyType(told))
+    return Entry(AuditRecord(id=uuid.uuid4().hex, time=time.time(), kind=NOTE, note=MappingProxyType(told)))

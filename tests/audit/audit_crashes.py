@@ -30,6 +30,7 @@ sys.path[:0] = sys.argv[2:]
 from audit_cases import event
 from audit_crashes import SECRETS
 from guardrail.audit.made import record_of
+from guardrail.audit.row import Entry
 from guardrail.audit.writer import AuditWriter, Item, WriterSettings
 
 def kept(number, in_store):
@@ -40,7 +41,8 @@ writer = AuditWriter(Path(sys.argv[1]), SECRETS, WriterSettings(queue=500, synch
 writer.start()
 for number in itertools.count(1):
     time.sleep(0.0005 * (number % 3))  # so that the writer keeps pace, more or less
-    make = partial(record_of, event(id=f"{os.getpid()}-{number}"), time=time.time())
+    decision = event(id=f"{os.getpid()}-{number}")
+    make = lambda key, decision=decision: Entry(record_of(decision, key, time=time.time()))
     writer.put(Item(make, 23, partial(kept, number) if number % 7 == 0 else None))
     os.write(1, b"made %d\\n" % number)
 """

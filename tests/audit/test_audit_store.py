@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from audit_cases import FAILED, SPANNED, TEXT_KEY, WATCHED, filled, record, verdict
+from audit_cases import FAILED, SPANNED, TEXT_KEY, WATCHED, event, filled, record, verdict
 
 from guardrail.audit.chain import Chains
 from guardrail.audit.keys import StoreKeys
+from guardrail.audit.made import frame_of, record_of
+from guardrail.audit.row import Entry, body_of, columns_of
 from guardrail.audit.store import AuditReader, Filter
 from guardrail.errors import GuardrailError
 from guardrail.types import Provenance
@@ -21,6 +23,15 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert reader.get(made.id) == replace(made, sequence=1)
     assert reader.get("1") == replace(made, sequence=1)
     assert reader.get("unknown") is None
+
+
+def test_verdicts_as_they_were_made_are_written_as_those_of_a_record() -> None:
+    origin = Provenance("t", "k", "m", "a", "bf16", 64, 0.01)
+    odd = verdict("calm", 0.1, part="x\n" * 300, criterion="c\x00", reading=("rot13",), provenance=origin)
+    decided = event(SPANNED, FAILED, WATCHED, odd, verdict("calm", None, error="E\x07" * 100))
+    whole = Entry(record_of(decided, TEXT_KEY, time=1.0))
+    quick = Entry(frame_of(decided, TEXT_KEY, time=1.0), decided.decision.verdicts)
+    assert (body_of(quick), columns_of(quick, 1, "")) == (body_of(whole), columns_of(whole, 1, ""))
 
 
 @pytest.mark.parametrize(
