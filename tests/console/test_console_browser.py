@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 ARTEFACTS = Path(__file__).parents[2] / ".artefacts" / "console"
 PATIENCE_MS = 60_000  # for machines that are busy
+expect.set_options(timeout=PATIENCE_MS)
 BAD = "something forbidden"
 HOSTILE = "forbidden <img src=x onerror=alert(1)><script>alert(2)</script>"
 PAGES = ("overview", "decisions", "policies", "policies/harassment", "playground", "health")
