@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import click
 from yarl import URL
 
 from guardrail.cli.bench_servers import EMBEDDED, EMBEDDED_OBSERVED, SCRIPTED, SCRIPTED_OBSERVED, Running
@@ -47,8 +48,13 @@ def memory_sentences(server: Running, requests: int) -> list[str]:
         done, failed = done + len(found.latencies), failed + found.failures
         while len(tenths) <= 10 and done >= requests * len(tenths) / 10:
             tenths.append(resident_mib(server.pid))
-    spelled = ", ".join("?" if mib is None else f"{mib:.1f}" for mib in tenths)
+            click.echo(f"{done:,} requests: {_spelled(tenths[-1])} MiB", err=True)
+    spelled = ", ".join(_spelled(mib) for mib in tenths)
     return [f"Memory of {SCRIPTED_OBSERVED} before and at each tenth of {done:,} requests ({failed} failed), MiB: {spelled}."]
+
+
+def _spelled(mib: float | None) -> str:
+    return "?" if mib is None else f"{mib:.1f}"
 
 
 def resident_mib(pid: int) -> float | None:
