@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from config_cases import Policies, found
 
+from guardrail.cli.routes import routes
 from guardrail.config import check, load, loads
+from guardrail.config.show import show
 from guardrail.policy.registry import Sources, shipped_folder
 from guardrail.testing import policy
 from guardrail.types import Stage
@@ -64,3 +67,11 @@ def test_candidates_are_read_with_the_policies_and_a_change_of_one_is_a_change(t
     draft.write_text(text.replace("## Overview\n", "## Overview\n\nOn trial, again.\n", 1), encoding="utf-8")
     assert sources.load().digest != first.digest
     assert sources.load().at(3).candidates == sources.load().candidates
+
+
+def test_the_effective_configuration_and_the_routes_name_the_candidate(tmp_path: Path) -> None:
+    file = tmp_path / "guardrail.yaml"
+    file.write_text(TEXT.format("drafts/h.md"))
+    assert "candidate: drafts/h.md" in show(load(file))
+    told = CliRunner().invoke(routes, [str(file)], catch_exceptions=False).output
+    assert "r, input: harassment is judged beside its candidate drafts/h.md, which only records" in told

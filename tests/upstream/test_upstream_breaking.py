@@ -120,6 +120,28 @@ async def test_a_dead_upstream_is_not_tried_again_without_budget(monkeypatch: py
     assert tries == 3
 
 
+async def test_each_further_try_is_taken_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = UpstreamClient("http://127.0.0.1:9/v1", timeouts=Timeouts(connect_s=60))
+    client._retries = budget = RetryBudget(1e-9)
+    while budget.take():
+        pass
+    budget._held = 1.0  # one further try, and hardly more with each request
+    tries = 0
+
+    async def failing(*_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise UpstreamError("connect", "no")
+
+    monkeypatch.setattr(client, "_request", failing)
+    for _ in range(3):
+        with pytest.raises(UpstreamError):
+            async with client.send("POST", "/v1/x", (), b""):
+                pass
+    await client.aclose()
+    assert tries == 4  # three requests, and the one further try there was
+
+
 async def test_nothing_is_tried_again_after_the_time_of_one_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     client = UpstreamClient("http://127.0.0.1:9/v1", timeouts=Timeouts(connect_s=0.05))
     tries = 0
