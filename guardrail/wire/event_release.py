@@ -20,6 +20,7 @@ class EventRelease(ABC):
         self._decoder = SseDecoder(max_event_bytes=max_bytes, max_bytes=max_bytes)
         self._passage = Passage()
         self._texts: dict[str, list[str]] = {}
+        self._own: set[str] = set()  # the paths of the parts that may be those texts
         self._reason: str | None = None
         self._redacted = False
         self._begun = False
@@ -48,7 +49,7 @@ class EventRelease(ABC):
     def others(self) -> tuple[Part, ...]:
         """See `Release`. A text in several blocks was said in one: of its blocks, those that are not all of it are told here."""
         said = {readable("".join(texts)) for texts in self._texts.values()}
-        return tuple(part for part in self._collected.parts() if part.text is None or part.text not in said)
+        return tuple(part for part in self._collected.parts() if part.text is None or part.text not in said or part.path not in self._own)
 
     def text(self, said: Said, place: int) -> bytes:
         """See `Release`."""

@@ -102,6 +102,7 @@ class MessageRelease(EventRelease):
 
         opening: Document = {"type": "content_block_start", "index": index, "content_block": {**block, field: ""}}
         path = "content[*]" if field == "text" else f"content[{index}].{field}"
+        self._own |= {path, f"content[{index}].{field}"}
         stretch = self._passage.begin(path, [opening], spell)
         self._blocks[index] = ({**block, field: ""}, stretch)
         return [self._say(stretch.path, text, _KINDS[field])] if text else []

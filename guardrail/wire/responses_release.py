@@ -47,6 +47,11 @@ _BY_TEXT = {kind.text: kind for kind in _KINDS.values()}
 _PART_ADDED = {f"{kind.part}.added" for kind in _KINDS.values()}
 _PART_DONE = {f"{kind.part}.done" for kind in _KINDS.values()}
 
+_TOLD = {"response.output_item.added", "response.output_item.done", *_HEADS, *LAST, *_PART_ADDED, *_PART_DONE} | {
+    f"{name}.{end}" for name in (*_BY_TEXT, "response.function_call_arguments") for end in ("delta", "done")
+}
+"""The events that are told of an answer of which something was taken out."""
+
 Key = tuple[object, str, object]
 
 
@@ -124,6 +129,8 @@ class ResponseRelease(EventRelease):
 
     def _spelled(self, document: Document) -> bytes:
         if self._redacted:
+            if document["type"] not in _TOLD:
+                return b""  # it may repeat what was taken out
             document = self._without(document)
         index = document.get("output_index")
         if document["type"] == "response.output_item.added" and isinstance(index, int):
@@ -134,12 +141,12 @@ class ResponseRelease(EventRelease):
         return named_event({**document, "sequence_number": number})
 
     def _take(self, kind: str, document: Document) -> list[Said]:
-        index = document.get("output_index")
+        index = _number(document, "output_index")
         found = self._texts_of.get(_key(kind, document) or (None, "", None))
         stem, _, end = kind.rpartition(".")
         if kind in _HEADS:
             self._begin(kind, object_of(document, "response"))
-        elif kind == "response.output_item.added" and _harmless(item := object_of(document, "item")) and isinstance(index, int):
+        elif kind == "response.output_item.added" and _harmless(item := object_of(document, "item")) and index is not None:
             self._items[index] = item
             self._prelude.append({"type": kind, "output_index": index, "item": item})
         elif kind in _PART_ADDED and index in self._items and found is None:
@@ -160,7 +167,7 @@ class ResponseRelease(EventRelease):
         return []
 
     def _begin(self, kind: str, response: Document) -> None:
-        told = {key: value for key, value in response.items() if key in ECHOED} | {"output": [], "usage": None}
+        told = {key: value for key, value in response.items() if key in ECHOED} | {"output": [], "usage": None, "error": None}
         self._response = self._response or {**told, "id": response.get("id")}
         self._heads.append({"type": kind, "response": told})
 
@@ -183,6 +190,7 @@ class ResponseRelease(EventRelease):
         def spell(said: str) -> Document:
             return {"type": f"{kind.text}.delta", **place, "delta": said, **_logprobs(kind)}
 
+        self._own |= {path, f"output[{index}].{kind.holder}[{document.get(kind.index)}].text"}
         opening = [*self._prelude, {"type": document["type"], **place, "part": empty}]
         self._prelude = []
         self._texts_of[key] = _Text(kind, place, empty, self._passage.begin(path, opening, spell))
@@ -272,10 +280,14 @@ class ResponseRelease(EventRelease):
 
 def _key(kind: str, document: Mapping[str, object]) -> Key | None:
     """Which content part an event speaks of."""
-    index = document.get("output_index")
     holder, name = ("summary", "summary_index") if "summary" in kind else ("content", "content_index")
-    number = document.get(name)
-    return (index, holder, number) if isinstance(index, int) and isinstance(number, int) else None
+    index, number = _number(document, "output_index"), _number(document, name)
+    return (index, holder, number) if index is not None and number is not None else None
+
+
+def _number(document: Mapping[str, object], name: str) -> int | None:
+    value = document.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _logprobs(kind: _Kind) -> Document:

@@ -245,6 +245,25 @@ def test_what_repeats_a_text_that_was_redacted_is_told_as_it_went_out() -> None:
     assert [part["text"] for part in output[1]["content"]] == ["[gone] words.", " And more."]
 
 
+def test_a_text_that_stands_somewhere_else_as_well_is_judged_there_too() -> None:
+    again = {**ITEM, "id": "msg_2", "content": [{**PLAIN, "text": "Think.\nAgain."}]}
+    doubled = [*RESPONSE[:-1], {"type": "response.completed", "response": {**WHOLE, "output": [*WHOLE["output"], again]}}]
+    player = Player("responses")
+    player.take(spelled(doubled))
+    player.release.finish()
+    assert "output[3].content[0].text" in {part.path for part in player.release.others()}
+
+
+@pytest.mark.parametrize("odd", [[], {}, True, "1", None, -1])
+def test_an_event_without_a_place_waits_for_the_end(odd: Any) -> None:
+    events = [{**event, "output_index": odd} if event["type"] == "response.content_part.added" else event for event in RESPONSE]
+    player = Player("responses")
+    player.take(spelled(events))
+    for path in player.said:
+        player.let(path, 100)
+    assert b"Kind" not in player.content
+
+
 def test_what_the_upstream_repeats_otherwise_is_not_told_before_it_was_judged() -> None:
     lying = [{**event, "text": "something else"} if event["type"] == "response.output_text.done" else event for event in RESPONSE]
     player = Player("responses")
