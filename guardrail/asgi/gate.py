@@ -216,6 +216,7 @@ class Gate:
         self._exchange.held(live.most_held)
         if decision.action < Action.REDACT:
             self._hand_out(live.head)
+        await live.let_out()
         await self._outlet.write(b"")
 
     async def _unjudged(self) -> None:

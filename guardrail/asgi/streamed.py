@@ -75,6 +75,7 @@ class StreamedAnswer:
         self._failure: BaseException | None = None
         self._blocked: set[int] = set()
         self._said: dict[StreamPart, str] = {}
+        self._kept: list[bytes] = []
         self._concluded = False
         self.most_held = 0
         """Characters that waited for their verdict, at most at a time."""
@@ -110,7 +111,10 @@ class StreamedAnswer:
         self._raise()
 
     async def finish(self) -> Decision:
-        """The upstream's stream ended, or is not needed any more: judge and write the rest. The decision on the whole answer."""
+        """The upstream's stream ended, or is not needed any more: judge and write the rest. The decision on the whole answer.
+
+        Under `hold` all of it is written by `let_out`, so that the head can tell the decision.
+        """
         self._raise()
         unreadable: list[Part] = []
         if not self._all_blocked:
@@ -126,8 +130,20 @@ class StreamedAnswer:
         decision = await self._judge.recorded(self._judge.conclude(unreadable))
         if decision.outcome.unavailable and not self._all_blocked:  # the end is held until the record is kept
             raise UnjudgedError
-        await self._ways.write(self._wire.end(whole=not self._blocked))
+        await self._write(self._wire.end(whole=not self._blocked))
         return decision
+
+    async def let_out(self) -> None:
+        """Write what `hold` kept back until there was a decision."""
+        kept, self._kept = b"".join(self._kept), []
+        if kept:
+            await self._ways.write(kept)
+
+    async def _write(self, content: bytes) -> None:
+        if self._mode is StreamMode.HOLD:
+            self._kept.append(content)
+        else:
+            await self._ways.write(content)
 
     async def aclose(self) -> Decision | None:
         """Stop judging. The decision on an answer that broke off, if anything of it was judged. Idempotent."""
@@ -198,7 +214,7 @@ class StreamedAnswer:
         """Do what follows from a step, within one turn."""
         for part, text in ((release.part, release.text) for release in step.release):
             if not part.whole and (content := self._wire.text(Said(part.choice, part.path, text), self._flow.released(part))):
-                await self._ways.write(content)
+                await self._write(content)
         for choice, ruled in step.blocked:
             if ruled.unavailable:
                 raise UnjudgedError
@@ -206,12 +222,12 @@ class StreamedAnswer:
             texts = [part for part, kind in self._said.items() if part.choice == choice and kind == "text"]
             released = sum(self._flow.released(part) for part in texts)
             results = results_of(self._judge.violations(choice))
-            await self._ways.write(self._wire.refused(choice, results, self._ways.notice, released_chars=released))
+            await self._write(self._wire.refused(choice, results, self._ways.notice, released_chars=released))
         if step.blocked and self._all_blocked:
             self._halt()
         for choice in step.finished:
             if content := self._wire.rest(choice):
-                await self._ways.write(content)
+                await self._write(content)
         if step.judge:
             task = asyncio.create_task(self._judged(step.judge))
             self._tasks.add(task)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from asgi_cases import CHAT, EVENTS, Answering, completion, config, proxied, stream
 
+from guardrail.errors import ClassifierError
 from guardrail.events import DecisionMade
 from guardrail.testing import ScriptedClassifier
 from guardrail.types import Action, Score, Span, Stage, StreamMode
@@ -68,6 +69,7 @@ async def test_what_violates_is_taken_out_of_a_stream_in_every_mode(mode: Stream
         assert answered.content.endswith(b"data: [DONE]\n\n")
         decision = proxy.sink.of(DecisionMade)[-1].decision
         assert decision.action is Action.REDACT
+        assert answered.headers.get("x-guardrail-decision") == ("modify" if mode is StreamMode.HOLD else None)
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages", "/v1/responses"])
@@ -127,6 +129,19 @@ async def test_what_cannot_be_judged_is_not_released_where_something_might_be_ta
         async with proxied(redacting(), upstream=upstream, classifier=broken) as proxy:
             answered = await proxy.ask(stream=streamed)
             assert (answered.status_code, b"forbidden" in answered.content) == (503, False)
+
+
+async def test_of_a_held_stream_nothing_is_out_when_one_of_its_choices_cannot_be_judged() -> None:
+    class Half(ScriptedClassifier):
+        async def classify(self, requests: Any, *, deadline: float) -> Any:
+            return [ClassifierError("crash", "gone") if "odd" in request.text else Score(0.0, "s") for request in requests]
+
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    choices = [{"index": i, "delta": {"content": text}, "finish_reason": "stop"} for i, text in enumerate(("A calm day.", "An odd one."))]
+    pieces = [b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n" for choice in choices] + [b"data: [DONE]\n\n"]
+    async with proxied(redacting(), upstream=Answering(pieces, headers=EVENTS), classifier=Half()) as proxy:
+        answered = await proxy.ask(stream=True, n=2)
+        assert (answered.status_code, b"calm" in answered.content) == (503, False)
 
 
 async def test_an_answer_in_which_nothing_violates_is_let_out_byte_for_byte() -> None:
