@@ -6,7 +6,7 @@ from pathlib import Path
 from audit_cases import KEYS, SPANNED, filled, record
 
 from guardrail.audit.ledger import Ledger, SegmentSize, connect
-from guardrail.audit.retention import DAY_S, Pruned, Retention, prune, used_bytes
+from guardrail.audit.retention import DAY_S, Pruned, Retention, _drop, prune, used_bytes
 from guardrail.audit.store import AuditReader
 from guardrail.audit.verify import Anchor, Report, verify
 from guardrail.types import Part
@@ -66,6 +66,16 @@ def test_a_store_that_is_too_large_loses_its_oldest(tmp_path: Path) -> None:
     ledger = Ledger(connect(path), KEYS)
     assert used_bytes(ledger) <= bound
     ledger.close()
+
+
+def test_what_another_process_has_pruned_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    path = daily(tmp_path / "audit.db")
+    ledger = Ledger(connect(path), KEYS)
+    seen = ledger.segments()[0]
+    pruned(path, Retention(days=5), day=12)
+    assert _drop(ledger, seen, Pruned(), now=13 * DAY_S, whole=False) == Pruned()
+    ledger.close()
+    assert report(path).pruned[0] == (1, 2)
 
 
 def test_an_open_segment_ages_too(tmp_path: Path) -> None:

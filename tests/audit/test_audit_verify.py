@@ -39,7 +39,7 @@ def damage(path: Path, keys: StoreKeys = KEYS) -> tuple[str, int] | None:
 
 
 def tamper(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)
 
@@ -226,6 +226,18 @@ def test_a_store_that_was_put_back_is_known_by_a_head_written_down_elsewhere(tmp
     found = report(other, anchor=anchor).damage
     assert found is not None
     assert found.kind == "anchor"
+
+
+def test_a_record_of_another_history_with_the_same_key_is_named(tmp_path: Path) -> None:
+    path = filled(tmp_path / "audit.db", [record(), record(), record()])
+    other = filled(tmp_path / "other.db", [record(text="Other."), record(SPANNED), record()])
+    tamper(
+        path,
+        f"ATTACH '{other}' AS other",
+        "DELETE FROM main.records WHERE place = 2",
+        "INSERT INTO main.records SELECT * FROM other.records WHERE place = 2",
+    )
+    assert damage(path) == ("changed", 2)
 
 
 def test_many_hands_write_one_chain(tmp_path: Path) -> None:
