@@ -13,7 +13,7 @@ JOINED = 2_000
 """Characters of the user's turns that are judged as one text: the latest ones."""
 _NAMED = 8  # joined parts that are named; many more make no path that anybody reads
 
-Scope = Literal["all", "latest_turn"]
+Scope = Literal["all", "each", "latest_turn"]
 
 
 class Speaker(StrEnum):
@@ -66,9 +66,10 @@ class History:
 def scoped(parts: Sequence[Part], history: History | None, scope: Scope) -> tuple[Part, ...]:
     """The parts that are judged, and the user's entries among them joined.
 
-    `latest_turn` leaves out earlier entries of user, assistant and tools; whatever else there is, is judged wherever it stands.
+    `each` joins none. `latest_turn` leaves out earlier entries of user, assistant and tools; whatever else there is, is judged wherever it
+    stands.
     """
-    if history is None:
+    if history is None or scope == "each":
         return tuple(parts)
     kept = tuple(parts) if scope == "all" else tuple(part for part in parts if not _earlier(part, history))
     together = joined(kept, history)

@@ -293,7 +293,7 @@ class Route:
     streaming: Streaming = Streaming()
     on_block: Literal["error", "reply"] = "error"
     stored_turns: Literal["refuse", "resolve"] = "refuse"
-    scope: Literal["all", "latest_turn"] = "all"
+    scope: Literal["all", "each", "latest_turn"] = "all"
     history: Literal["block", "redact", "drop"] = "block"
     escalation: Escalation | None = None
     generation: int = 0

@@ -96,7 +96,7 @@ def _conversation_findings(config: Config) -> Iterator[Finding]:
     for index, route in enumerate(config.routes):
         loc, turns = ("routes", index), f"{', '.join(CONVERSATIONS[:-1])} and {CONVERSATIONS[-1]}"
         for key, value in (("scope", route.scope), ("history", route.history)):
-            if value not in ("all", "block") and route.path not in (ANY, *CONVERSATIONS):
+            if value not in ("all", "each", "block") and route.path not in (ANY, *CONVERSATIONS):
                 message = f"{key}: {value} needs turns, which requests to {route.path} have none of; it is for {turns}, or leave it out"
                 yield config.source.finding((*loc, key), Code.NOT_ENFORCEABLE, message)
         if route.history != "block" and route.timing == "parallel":

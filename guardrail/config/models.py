@@ -170,11 +170,11 @@ class RouteConfig(Section):
     )
     stream: StreamConfig = Field(default_factory=StreamConfig, description="When a streamed answer is let out.")
     audit: RouteAuditConfig = Field(default_factory=RouteAuditConfig, description="How its decisions are kept in the audit store.")
-    scope: Literal["all", "latest_turn"] = Field(
+    scope: Literal["all", "each", "latest_turn"] = Field(
         default="all",
         description=(
-            "Turns of a conversation that are judged: all, or what came after the assistant's last message (and system messages). What "
-            "the user said in several of them is judged as one text, too."
+            "Turns of a conversation that are judged: all of them, or what came after the assistant's last message (and system messages), "
+            "and what the user said in several of them as one text, too; `each` judges all, and none together."
         ),
     )
     history: Literal["block", "redact", "drop"] = Field(

@@ -39,6 +39,12 @@ def test_latest_turn_leaves_out_earlier_turns_and_nothing_else() -> None:
     assert "".join(part.text or "" for part in scoped([*parts, *others], history, "latest_turn")) == "acfhijkl"
 
 
+def test_each_judges_all_turns_and_none_together() -> None:
+    parts, history = conversation((U, "a"), (A, "b"), (U, "c"))
+    assert scoped(parts, history, "each") == tuple(parts)
+    assert len(scoped(parts, history, "all")) == 4
+
+
 def test_a_turn_is_the_users_entry_with_what_follows_until_the_next() -> None:
     assert History("messages", (S, U, A, T, A, U, U, A)).turns == (range(1, 5), range(5, 6), range(6, 8))
     assert History("messages", (S, A)).turns == ()
