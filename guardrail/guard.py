@@ -371,7 +371,7 @@ def _worked(ask: Ask, answers: Sequence[Answer]) -> bool | None:
     codes = {answer.code for answer in answers if isinstance(answer, ClassifierError)}
     if any(isinstance(answer, Score) for answer in answers):
         return True
-    if codes <= _OF_THE_TEXT or (codes == {"timeout"} and sum(len(request.text) for request in ask.requests) > _LONG):
+    if codes <= _OF_THE_TEXT or (codes == {"timeout"} and sum(map(len, {request.text for request in ask.requests})) > _LONG):
         return None
     return False
 

@@ -168,6 +168,16 @@ async def test_one_score_among_errors_says_that_the_classifier_works(clock: Cloc
     assert breaker.state == "closed"
 
 
+async def test_a_text_is_as_long_as_it_is_however_many_policies_ask_about_it(clock: Clock) -> None:
+    classifier = ScriptedClassifier({"*": lambda _: ClassifierError("timeout", "…")})
+    breaker = Breaker(SETTINGS, clock=clock)
+    guard = Guard({"scripted": classifier}, breakers={"scripted": breaker})
+    policies = [policy(name) for name in ("violence", "harassment", "toxicity", "hate")]
+    for _ in range(3):
+        await guard.check("long " * 1_200, route=route(*policies))
+    assert breaker.state == "open"
+
+
 class ClassifierErrorRule:
     def __call__(self, text: str) -> Any:
         del text
