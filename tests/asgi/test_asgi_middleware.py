@@ -22,7 +22,7 @@ from guardrail.testing import ScriptedClassifier, contains
 
 
 def app_with(**options: Any) -> FastAPI:
-    guard = open_guard(config(), classifiers={"embedded": ScriptedClassifier({"*": contains("forbidden")})})
+    guard = open_guard(config(options.pop("route", None)), classifiers={"embedded": ScriptedClassifier({"*": contains("forbidden")})})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -30,12 +30,13 @@ def app_with(**options: Any) -> FastAPI:
             yield
 
     app = FastAPI(lifespan=lifespan)
-    app.state.seen = []
+    app.state.seen, app.state.lengths = [], []
 
     @app.post(CHAT)
     async def chat(request: Request) -> Response:
         document = await request.json()
         app.state.seen.append(document)
+        app.state.lengths.append((int(request.headers["content-length"]), len(await request.body())))
         text = document["messages"][-1]["content"]
         if text == "crash":
             raise RuntimeError("a defect of the app")
@@ -185,3 +186,13 @@ def test_an_app_whose_guard_was_not_started_refuses() -> None:
     client = TestClient(app_with())  # no lifespan
     response = client.post(CHAT, json={"model": "m", "messages": HI})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "guardrail_unavailable")
+
+
+def test_an_app_behind_the_guard_sees_the_request_without_the_dropped_turn_and_its_length() -> None:
+    app = app_with(route={"history": "drop"})
+    turns = [{"role": "user", "content": "something forbidden"}, {"role": "user", "content": "hello"}]
+    with TestClient(app) as client:
+        answer = client.post(CHAT, json={"model": "m", "messages": turns, "seed": 7})
+    assert (answer.status_code, answer.headers["x-guardrail-history"]) == (200, "drop")
+    assert app.state.seen == [{"model": "m", "messages": turns[1:], "seed": 7}]
+    assert app.state.lengths[0][0] == app.state.lengths[0][1]
