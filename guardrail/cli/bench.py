@@ -86,9 +86,7 @@ def bench() -> None:
 @click.option(
     "--embedded/--no-embedded", default=True, help="Measure the embedded classifier too (default: yes, if its weights are there)."
 )
-@click.option(
-    "--observed", is_flag=True, help="Measure with audit store, OTLP and Prometheus on, beside the same without, instead of guarding off."
-)
+@click.option("--observed", is_flag=True, help="Measure with audit store and OTLP on, beside the same without, instead of guarding off.")
 @click.option(
     "--soak",
     type=click.IntRange(0),

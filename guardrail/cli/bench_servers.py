@@ -111,7 +111,7 @@ def _guarded(around: Around) -> Starlette:
 
 
 def _observed(serve: Callable[[Around], Starlette], around: Around) -> Starlette:
-    """The same with everything that watches: spans and metrics by OTLP, metrics for Prometheus, the audit store."""
+    """The same, watched: every request's spans and the metrics by OTLP, and the audit store."""
     export_to(around.collector)
     return serve(around)
 
@@ -131,8 +131,7 @@ DIRECT, BARE, OFF, SCRIPTED, EMBEDDED, SCRIPTED_OBSERVED, EMBEDDED_OBSERVED, COL
 
 
 def _config(around: Around, route: dict[str, object]) -> Config:
-    watching = {"telemetry": {"prometheus": {"enabled": True}}, "audit": {"path": f"{around.folder}/audit.db"}}
-    watched = watching if around.collector else {}
+    watched: dict[str, object] = {"audit": {"path": f"{around.folder}/audit.db"}} if around.collector else {}
     cache = {"entries": 0}  # what is measured is judging: no question may be answered from memory
     return Config.model_validate(
         {"upstreams": {"main": {"kind": "openai", "base_url": f"{around.upstream}/v1"}}, "routes": [route], "cache": cache, **watched}
