@@ -36,7 +36,7 @@ def app_with(**options: Any) -> FastAPI:
     async def chat(request: Request) -> Response:
         document = await request.json()
         app.state.seen.append(document)
-        app.state.lengths.append((int(request.headers["content-length"]), len(await request.body())))
+        app.state.lengths.append((request.headers.get("content-length"), str(len(await request.body()))))
         text = document["messages"][-1]["content"]
         if text == "crash":
             raise RuntimeError("a defect of the app")
