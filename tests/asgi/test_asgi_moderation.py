@@ -53,7 +53,8 @@ async def test_a_response_carries_its_own_shape(streamed: bool) -> None:
         answer = await proxy.client.post("/v1/responses", json=body)
     document = said(answer.text)[-1]["response"] if streamed else answer.json()
     told = Moderation.model_validate(document["moderation"])
-    assert (told.input.type, told.output.type) == ("moderation_result", "moderation_result")
+    assert told.input.type == "moderation_result"
+    assert told.output.type == "moderation_result"
     assert (told.input.flagged, told.output.flagged) == (False, True)
     assert "moderation" not in json.loads(upstream.bodies[0])
 

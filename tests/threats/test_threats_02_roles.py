@@ -59,7 +59,7 @@ async def test_what_the_application_says_itself_is_judged(path: str, body: Any) 
     await refused(path, body)
 
 
-OUTPUT = {
+OUTPUT: dict[str, dict[str, Any]] = {
     "refusal": {"content": None, "refusal": BAD},
     "reasoning_content": {"content": "fine", "reasoning_content": BAD},
     "reasoning": {"content": "fine", "reasoning": BAD},

@@ -14,7 +14,7 @@ def call(name: str = "f", arguments: str = "{}", **fields: Any) -> dict[str, Any
     return {"index": 0, "id": "t1", "type": "function", "function": {"name": name, "arguments": arguments}, **fields}
 
 
-CALLS = {
+CALLS: dict[str, dict[str, Any]] = {
     "arguments": {"tool_calls": [call(arguments=ARGUMENTS)]},
     "the name": {"tool_calls": [call(name=BAD)]},
     "the second of two": {"tool_calls": [call(), call(arguments=ARGUMENTS, index=1, id="t2")]},

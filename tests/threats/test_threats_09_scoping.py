@@ -101,7 +101,8 @@ KEYS = {name: f"a-long-key-of-{name}" for name in ("strict", "lax")}
 
 
 def two_tenants() -> Config:
-    checked, free = {"policies": ["harassment"]}, {"policies": []}
+    checked: dict[str, list[str]] = {"policies": ["harassment"]}
+    free: dict[str, list[str]] = {"policies": []}
     routes = [
         {"name": "lax", "tenant": "lax", "model": "lax-*", "input": free, "output": free},
         {"name": "strict", "tenant": "strict", "model": "m*", "input": checked, "output": checked},

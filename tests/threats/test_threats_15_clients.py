@@ -94,6 +94,7 @@ async def test_anthropics_client_reads_a_refusal(streamed: bool) -> None:
     upstream = Answering([message_events(BAD)], headers=EVENTS) if streamed else Answering([whole])
     async with proxied(config(), upstream=upstream) as proxy, httpx2.AsyncClient(transport=httpx2.ASGITransport(proxy.app)) as way:
         client = anthropic.AsyncAnthropic(base_url="http://guard", api_key="none", max_retries=2, http_client=way)
+        got: anthropic.types.Message
         if streamed:
             async with client.messages.stream(model="m", max_tokens=9, messages=HI) as events:
                 got = await events.get_final_message()
