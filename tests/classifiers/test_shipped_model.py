@@ -90,18 +90,7 @@ def _as_policy(variant: Variant) -> Policy:
     return policy("unseen", body=repr(variant), labels=(label,), overview=overview, terms=criteria[TERM])
 
 
-KNOWN_LIMIT = "a known limit of these weights, named in their card"
-
-
-@pytest.mark.parametrize(
-    "shipped",
-    [
-        # Its kept wording states the goal ("keeps discussion civil") instead of the offence, and is read the other way round.
-        pytest.param(each, marks=pytest.mark.xfail(reason=KNOWN_LIMIT, strict=True)) if each.id == "toxicity" else each
-        for each in POLICIES
-    ],
-    ids=lambda each: each.id,
-)
+@pytest.mark.parametrize("shipped", POLICIES, ids=lambda each: each.id)
 async def test_wordings_it_never_saw_separate_the_shipped_policies_own_cases(model: EmbeddedClassifier, shipped: Policy) -> None:
     wordings, random_ = Wordings.load(held_out=True), random.Random(1)
     labels = [case.expected for case in shipped.tests]
@@ -128,10 +117,7 @@ NEW_SUBJECTS = {
 }
 
 
-REFUNDS, *OTHERS = NEW_SUBJECTS
-
-
-@pytest.mark.parametrize("sentence", [pytest.param(REFUNDS, marks=pytest.mark.xfail(reason=KNOWN_LIMIT, strict=True)), *OTHERS])
+@pytest.mark.parametrize("sentence", NEW_SUBJECTS)
 async def test_one_sentence_on_a_subject_it_never_saw_is_read(model: EmbeddedClassifier, sentence: str) -> None:
     inside, outside = NEW_SUBJECTS[sentence]
     scores = await _scores(model, parse_prose(sentence, id="unseen"), (*inside, *outside))
