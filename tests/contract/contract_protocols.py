@@ -23,9 +23,10 @@ def completions_with_openai(url: str, text: str, model: str, stream: bool) -> Go
 
 
 def completions_with_litellm(url: str, text: str, model: str, stream: bool) -> Got:
-    options: dict[str, Any] = {"api_base": url, "api_key": "none", "max_retries": 2, "prompt": text, "stream": stream}
-    answer: Any = litellm.text_completion(model=f"text-completion-openai/{model}", **options)
-    choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=2) as inner:  # litellm would make one, and leave it open
+        options: dict[str, Any] = {"api_base": url, "api_key": "none", "max_retries": 2, "prompt": text, "stream": stream, "client": inner}
+        answer: Any = litellm.text_completion(model=f"text-completion-openai/{model}", **options)
+        choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
     return Got("".join(choice.text or "" for choice in choices), next(c.finish_reason for c in reversed(choices) if c.finish_reason))
 
 
