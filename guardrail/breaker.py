@@ -22,7 +22,8 @@ class Breaker:
     """Closed: all calls go. Open: none does. Half open: one goes, and what becomes of it closes or opens the breaker again.
 
     A success forgets the failures before it, so that one caller's bad requests do not shut out all others. What a call that began before
-    the last change comes to is no longer looked at. `changed` is told each new state. For one thread; it never waits.
+    the last change comes to is no longer looked at. Half open, a trial without a result for `open_s` is followed by another, and still
+    counts when it ends. `changed` is told each new state. For one thread; it never waits.
     """
 
     def __init__(
@@ -32,7 +33,8 @@ class Breaker:
         self._clock = clock
         self._changed = changed
         self._failed: deque[float] = deque(maxlen=settings.failures)
-        self._epoch = 0
+        self._ticket = 0
+        self._first = 0  # the first ticket since the last change of state
         self._until = 0.0
         self.state: State = "closed"
 
@@ -41,18 +43,22 @@ class Breaker:
         if self.state != "closed":
             if self._clock() < self._until:
                 return None
-            self._enter("half_open")  # also where a trial was never ended
-        return self._epoch
+            if self.state == "open":
+                self._enter("half_open")
+            else:  # the trial before takes long, or was never ended
+                self._ticket += 1
+                self._until = self._clock() + self._settings.open_s
+        return self._ticket
 
     def end(self, ticket: int, ok: bool | None) -> None:
         """What became of a call: it worked, it failed, or (None) nothing can be said of it."""
-        if ticket != self._epoch:
+        if ticket < self._first:
             return
         if self.state == "half_open":
-            if ok is None:
-                self._until = self._clock()
-            else:
+            if ok is not None:
                 self._enter("closed" if ok else "open")
+            elif ticket == self._ticket:
+                self._until = self._clock()
         elif ok:
             self._failed.clear()
         elif ok is not None:
@@ -69,7 +75,8 @@ class Breaker:
     def _enter(self, state: State) -> None:
         told = state != self.state
         self.state = state
-        self._epoch += 1
+        self._ticket += 1
+        self._first = self._ticket
         self._failed.clear()
         self._until = self._clock() + self._settings.open_s
         if told and self._changed is not None:

@@ -72,6 +72,35 @@ def test_a_trial_that_fails_opens_it_again_and_one_without_a_result_makes_room_f
     assert breaker.state == "closed"
 
 
+@pytest.mark.parametrize(("ok", "state"), [(True, "closed"), (False, "open"), (None, "half_open")])
+def test_a_trial_that_takes_longer_than_the_pause_still_counts(clock: Clock, ok: bool | None, state: str) -> None:
+    breaker = Breaker(SETTINGS, clock=clock)
+    for _ in range(3):
+        call(breaker, False)
+    clock.now = 5.0
+    slow = breaker.begin()
+    clock.now = 10.0
+    assert slow is not None
+    assert breaker.begin() is not None
+    breaker.end(slow, ok)
+    assert breaker.state == state
+    assert (breaker.begin() is None) == (state != "closed")  # the second trial has the place
+
+
+def test_what_works_again_but_slowly_is_not_shut_out_for_ever(clock: Clock) -> None:
+    breaker = Breaker(SETTINGS, clock=clock)
+    for _ in range(3):
+        call(breaker, False)
+    waiting: list[tuple[float, int]] = []
+    for clock.now in range(1, 60):
+        while waiting and waiting[0][0] <= clock.now:
+            breaker.end(waiting.pop(0)[1], True)
+        ticket = breaker.begin()
+        if ticket is not None:
+            waiting.append((clock.now + 8, ticket))
+    assert breaker.state == "closed"
+
+
 def test_failures_spread_over_more_than_the_window_do_not_open_it(clock: Clock) -> None:
     breaker = Breaker(SETTINGS, clock=clock)
     for clock.now in range(0, 100, 6):
