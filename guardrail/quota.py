@@ -13,7 +13,10 @@ CONCURRENCY_RETRY_S = 1.0  # when a place becomes free is not known
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """The limits of one caller; None is no limit. `burst` is how many requests may come at once after a pause, 1 at least."""
+    """The limits of one caller; None is no limit. `burst` is how many requests may come at once after a pause, 1 at least.
+
+    `characters_at_once` is the same of characters, what a minute brings unless it is given.
+    """
 
     requests_per_s: float | None = None
     burst: float = 1.0
@@ -22,21 +25,28 @@ class Ceilings:
     prompt_characters: int | None = None
     characters_per_minute: int | None = None
     answer_tokens: int | None = None
+    characters_at_once: int | None = None
 
     def share(self, workers: int) -> "Ceilings":
-        """One process's part of what `workers` processes allow together. What bounds a single request stays; one at once is the least."""
+        """One process's part of what `workers` processes allow together. What bounds a single request stays; one at once is the least.
+
+        The longest prompt fits after a pause, whichever process it reaches: what a minute brings is divided, the longest prompt is not.
+        """
+        minute = None if self.characters_per_minute is None else max(1, self.characters_per_minute // workers)
         return replace(
             self,
             requests_per_s=None if self.requests_per_s is None else self.requests_per_s / workers,
             burst=max(1.0, self.burst / workers),
             concurrency=None if self.concurrency is None else max(1, self.concurrency // workers),
-            characters_per_minute=None if self.characters_per_minute is None else max(1, self.characters_per_minute // workers),
+            characters_per_minute=minute,
+            characters_at_once=None if minute is None else max(minute, self.longest_prompt or 0),
         )
 
     @property
     def longest_prompt(self) -> int | None:
         """Characters of the longest prompt that could ever be taken."""
-        return min((bound for bound in (self.prompt_characters, self.characters_per_minute) if bound is not None), default=None)
+        at_once = self.characters_per_minute if self.characters_at_once is None else self.characters_at_once
+        return min((bound for bound in (self.prompt_characters, at_once) if bound is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ class Quota:
         self._inside = 0
         rate, characters = ceilings.requests_per_s, ceilings.characters_per_minute
         self._requests = None if rate is None else Bucket(rate, ceilings.burst, now=now)
-        self._characters = None if characters is None else Bucket(characters / 60, characters, now=now)
+        self._characters = None if characters is None else Bucket(characters / 60, ceilings.characters_at_once or characters, now=now)
 
     def enter(self, now: float) -> Excess | None:
         """Count a request that begins; None: it may, and `leave` is owed."""

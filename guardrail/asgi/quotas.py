@@ -24,7 +24,7 @@ class Quotas:
     """The quotas of the configured tenants. For the event loop's own thread.
 
     `workers`: how many processes share the limits; each allows its part, so that together they never allow more (but one request at once
-    each). `clock` is in seconds.
+    and, after a pause, one longest prompt each). `clock` is in seconds.
     """
 
     def __init__(self, config: Config, *, workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:

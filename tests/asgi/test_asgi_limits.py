@@ -19,8 +19,10 @@ from guardrail.asgi.service import GuardService
 from guardrail.assembly import open_guard
 from guardrail.config.models import Config
 from guardrail.config.tenants import hash_key
+from guardrail.errors import LimitError, WireError
 from guardrail.events import RequestRefused
 from guardrail.testing import RecordingSink, ScriptedClassifier
+from guardrail.types import Part
 
 ACME, ORBIT = {"authorization": "Bearer acme-key"}, {"x-api-key": "orbit-key"}
 CHECK = "/v1/guard/check"
@@ -229,6 +231,15 @@ async def test_an_upstreams_own_limits_do_not_stand_beside_ours() -> None:
 def test_each_of_several_workers_allows_its_part() -> None:
     quotas = Quotas(settings(requests_per_s=8, burst=8, concurrency=4), workers=4, clock=Clock())
     assert dict(quotas.headers("acme"))[b"x-ratelimit-limit-requests"] == b"2"
+
+
+def test_a_prompt_that_one_process_takes_is_taken_by_each_of_several() -> None:
+    quotas = Quotas(settings(prompt_characters=10_000, characters_per_minute=10_000), workers=4, clock=Clock())
+    quotas.read("acme", [Part("text", "x" * 10_000)])
+    with pytest.raises(LimitError):
+        quotas.read("acme", [Part("text", "x")])
+    with pytest.raises(WireError, match="this caller may send 10000"):
+        quotas.read("acme", [Part("text", "x" * 10_001)])
 
 
 @pytest.mark.parametrize(("seconds", "word"), [(0, "0ms"), (0.0201, "21ms"), (1, "1s"), (59.2, "1m0s"), (360, "6m0s")])

@@ -105,5 +105,18 @@ def test_the_shares_of_all_workers_are_no_more_than_the_whole(workers: int, per_
     assert share.burst * workers <= max(burst, workers) * (1 + 1e-9)
     assert share.concurrency * workers <= max(places, workers)
     assert share.characters_per_minute * workers <= max(characters, workers)
+    assert share.longest_prompt == whole.longest_prompt
     assert (share.body_bytes, share.prompt_characters, share.answer_tokens) == (4096, 100, 256)
     assert Ceilings().share(workers) == Ceilings()
+
+
+@pytest.mark.parametrize(("prompt", "at_once"), [(None, 1000), (1000, 1000), (300, 300), (100, 250)])
+def test_a_share_divides_the_rate_of_characters_and_never_the_longest_prompt(prompt: int | None, at_once: int) -> None:
+    share = Ceilings(prompt_characters=prompt, characters_per_minute=1000).share(4)
+    quota = Quota(share, now=0.0)
+    assert share.longest_prompt == (prompt or 1000)
+    assert [left.limit for left in quota.allowances(0.0)] == [at_once]
+    assert quota.read(at_once, 0.0) is None
+    wait = quota.read(100, 0.0)
+    assert wait is not None
+    assert wait.retry_after_s == pytest.approx(24.0)  # 250 a minute
