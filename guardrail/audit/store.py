@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from guardrail.audit.chain import Chains
 from guardrail.audit.content import opened
+from guardrail.audit.durations import Durations
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.made import text_hmac
 from guardrail.audit.record import DECISION, AuditRecord
@@ -49,7 +50,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What happened from `start` on, for a step. `policies` counts decisions by violated policy, `durations` are sorted seconds.
+    """What happened from `start` on, for a step. `policies` counts decisions by violated policy.
 
     `words` counts each decision once: as `unjudged` where nothing but a failure decided, as `shadow` where more would have been done than
     was, else as its action. `tenant_words` is the same for each tenant.
@@ -62,15 +63,13 @@ class Total:
     shadow: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     policies: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     tenants: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    durations: tuple[float, ...] = ()
+    durations: Durations = field(default_factory=Durations)
     words: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     tenant_words: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
 
     def percentile(self, share: float) -> float:
-        """The duration that this share (0 to 1) of the decisions does not exceed; 0 without any."""
-        if not self.durations:
-            return 0.0
-        return self.durations[min(len(self.durations) - 1, int(share * len(self.durations)))]
+        """The seconds that this share (0 to 1) of the decisions does not exceed; 0 without any."""
+        return self.durations.percentile(share)
 
 
 class AuditReader:
@@ -192,7 +191,7 @@ class _Bucket:
         self.policies: Counter[str] = Counter()
         self.tenants: Counter[str] = Counter()
         self.words: dict[str, Counter[str]] = {}
-        self.durations: list[float] = []
+        self.durations = Durations()
 
     def add(self, row: tuple[str, str, str, int, float, str]) -> None:
         tenant, action, shadow, unjudged, duration_s, violated = row
@@ -203,18 +202,18 @@ class _Bucket:
         word = "unjudged" if unjudged and not violated else "shadow" if shadow != action else action
         self.words.setdefault(tenant, Counter())[word] += 1
         self.policies.update(name for name in violated.split(",") if name)
-        self.durations.append(duration_s)
+        self.durations.add(duration_s)
 
     def total(self, start: float) -> Total:
         return Total(
             start,
-            len(self.durations),
+            self.durations.count,
             self.unjudged,
             MappingProxyType(dict(self.actions)),
             MappingProxyType(dict(self.shadow)),
             MappingProxyType(dict(self.policies)),
             MappingProxyType(dict(self.tenants)),
-            tuple(sorted(self.durations)),
+            self.durations,
             MappingProxyType(dict(sum(self.words.values(), Counter()))),
             MappingProxyType({tenant: MappingProxyType(dict(words)) for tenant, words in self.words.items()}),
         )

@@ -9,12 +9,13 @@ from types import MappingProxyType
 from markupsafe import Markup
 
 from guardrail.asgi.health import readiness
+from guardrail.audit.durations import Durations
 from guardrail.audit.record import AuditRecord
-from guardrail.audit.store import Total
+from guardrail.audit.store import AuditReader, Total
 from guardrail.console import plots
 from guardrail.console.decisions import Line, line
 from guardrail.console.page import Page, Visit
-from guardrail.console.room import Room
+from guardrail.console.room import Counted, Room, Step
 
 WORDS = ("pass", "annotate", "redact", "shadow", "block", "unjudged")
 """What a decision can have come to, as they are stacked."""
@@ -45,18 +46,6 @@ RANGES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One interval of the plots."""
-
-    start: float
-    decisions: int
-    words: Mapping[str, int]
-    p50: float | None
-    p95: float | None
-    p99: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Share:
     """A policy's violations, or a tenant's decisions by what they came to, as counts and as shares of `of`."""
 
@@ -73,7 +62,7 @@ async def overview(room: Room, visit: Visit) -> Page:
     """The page of it."""
     ready, status = readiness(room.service)
     now = time.time()
-    totals: Sequence[Total] = ()
+    counted = Counted()
     latest: list[Line] = []
     chosen = next((each for each in RANGES if each.name == visit.asked("range")), None)
     if room.audit is not None:
@@ -81,16 +70,16 @@ async def overview(room: Room, visit: Visit) -> Page:
         records = await room.read(lambda audit: audit.find(None, FEW), nothing)
         latest = [line(record) for record in records[:LATEST]]
         chosen = chosen or _reaching(records[-1].time if records else now, now, few=len(records) < FEW)
-        totals = await _totals(room, chosen, now)
+        counted = await _counted(room, chosen, now)
     chosen = chosen or RANGES[1]
-    steps = [_step(total) for total in totals]
+    totals, steps = counted.totals, counted.steps
     data = {
         "ready": status == 200,
         "health": ready,
         "audited": room.audit is not None,
         "range": chosen,
         "ranges": RANGES,
-        "sums": _sums(totals, chosen),
+        "sums": counted.sums,
         "words": [each for each in WORDS if each in ("pass", "block", "unjudged") or any(each in step.words for step in steps)],
         "steps": steps,
         "policies": _by_policy(room, totals),
@@ -105,15 +94,24 @@ def _reaching(oldest: float, now: float, *, few: bool) -> Range:
     return next((each for each in RANGES if few and now - oldest < each.length_s), RANGES[1])
 
 
-async def _totals(room: Room, chosen: Range, now: float) -> Sequence[Total]:
+async def _counted(room: Room, chosen: Range, now: float) -> Counted:
     """The counts of a range; those of a long one are counted anew once in a while only, however many look at them."""
     async with room.counting:
-        when, known = room.counted.get(chosen.name, (0.0, ()))
-        if not known or not 0 <= now - when < chosen.good_s:
-            until = (now + _MARGIN_S) // chosen.step_s * chosen.step_s + chosen.step_s
-            known = await room.read(lambda audit: audit.totals(until - chosen.length_s, until, chosen.step_s), [])
+        when, known = room.counted.get(chosen.name, (0.0, None))
+        if known is None or not 0 <= now - when < chosen.good_s:
+            known = await room.read(lambda audit: _count(audit, chosen, now), _sum((), chosen))
             room.counted[chosen.name] = now, known
         return known
+
+
+def _count(audit: AuditReader, chosen: Range, now: float) -> Counted:
+    """Read the store and sum up: in a thread, since both take long over many decisions."""
+    until = (now + _MARGIN_S) // chosen.step_s * chosen.step_s + chosen.step_s
+    return _sum(audit.totals(until - chosen.length_s, until, chosen.step_s), chosen)
+
+
+def _sum(totals: Sequence[Total], chosen: Range) -> Counted:
+    return Counted(totals, [_step(total) for total in totals], _sums(totals, chosen))
 
 
 def _step(total: Total) -> Step:
@@ -124,20 +122,18 @@ def _step(total: Total) -> Step:
 def _sums(totals: Iterable[Total], chosen: Range) -> dict[str, object]:
     """The whole range in a few numbers. Rates are None where nothing was decided."""
     words: Counter[str] = Counter()
-    durations: list[float] = []
+    durations = Durations()
     for total in totals:
         words.update(total.words)
-        durations += total.durations
+        durations.take(total.durations)
     count = sum(words.values())
-    durations.sort()
-    every = Total(0.0, decisions=count, durations=tuple(durations))
     return {
         "decisions": count,
         "a_minute": count / (chosen.length_s / 60),
         "words": {each: words[each] for each in WORDS},
         "block_rate": words["block"] / count if count else None,
         "unjudged_rate": words["unjudged"] / count if count else None,
-        **{name: every.percentile(share) if count else None for name, share in PERCENTILES.items()},
+        **{name: durations.percentile(share) if count else None for name, share in PERCENTILES.items()},
     }
 
 

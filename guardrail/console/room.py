@@ -1,7 +1,7 @@
 """What the pages look at: the running guard, the audit store if there is one, and what the console itself remembers."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +19,27 @@ from guardrail.types import Policy
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One interval of the overview's plots."""
+
+    start: float
+    decisions: int
+    words: Mapping[str, int]
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What happened over a range of the overview: by steps, and in a few numbers (`sums`)."""
+
+    totals: Sequence[Total] = ()
+    steps: Sequence[Step] = ()
+    sums: Mapping[str, object] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Room:
     """One for the console of a process. `tried` are the last results of policies' own tests."""
@@ -28,7 +49,7 @@ class Room:
     audit: AuditReader | None
     history: PolicyHistory
     tried: dict[Policy, Tried] = field(default_factory=dict)
-    counted: dict[str, tuple[float, Sequence[Total]]] = field(default_factory=dict)
+    counted: dict[str, tuple[float, Counted]] = field(default_factory=dict)
     """The last counts of each range of the overview, and when they were made."""
     counting: asyncio.Lock = field(default_factory=asyncio.Lock)
     judging: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import threading
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from console_cases import FORM, HERE, KEY, POLICIES, config, consoled, here
 
 from guardrail.assembly import build_app
+from guardrail.audit.durations import Durations
 from guardrail.config.tenants import hash_key
 from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Score, Span
@@ -64,6 +66,26 @@ async def test_the_overview_counts_what_was_decided(tmp_path: Path) -> None:
         text = await console.page("overview?range=7d")
         assert text.count('role="img"') == 2
         assert "25.0%" in text
+
+
+async def test_a_long_range_is_summed_up_off_the_loop_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many decisions there are, and however many look at them: the requests that are judged do not wait for it."""
+    summing: list[int] = []
+    percentile = Durations.percentile
+
+    def watched(self: Durations, share: float) -> float:
+        summing.append(threading.get_ident())
+        return percentile(self, share)
+
+    monkeypatch.setattr(Durations, "percentile", watched)
+    async with consoled(store=tmp_path / "audit.db") as console:
+        await console.ask("Hello")
+        first = await console.twin("overview.json?range=7d")
+        summed = len(summing)
+        assert summed
+        assert threading.get_ident() not in summing
+        again = await console.twin("overview.json?range=7d")
+        assert (len(summing), again["sums"], again["steps"]) == (summed, first["sums"], first["steps"])
 
 
 async def test_shadow_decisions_are_told_apart_from_passes(tmp_path: Path) -> None:
