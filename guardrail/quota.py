@@ -97,6 +97,11 @@ class Quota:
             return Excess("characters", wait_s)
         return None
 
+    def unread(self, characters: int, now: float) -> None:
+        """Give back what was counted of a prompt that is counted anew."""
+        if self._characters is not None:
+            self._characters.give(characters, now)
+
     def allowances(self, now: float) -> Iterator[Allowance]:
         """What is left of what is limited in time."""
         buckets: tuple[tuple[Kind, Bucket | None], ...] = (("requests", self._requests), ("characters", self._characters))

@@ -57,12 +57,18 @@ class Quotas:
         longest = quota.ceilings.longest_prompt
         if longest is None:
             return
-        characters = sum(len(part.text) for part in parts if part.text)
+        characters = _characters(parts)
         if characters > longest:
             error = WireError(400, "prompt_too_long", f"The prompt is too long: {characters} characters; this caller may send {longest}.")
             error.limit = "prompt"
             raise error
         _refuse(quota.read(characters, self._clock()))
+
+    def read_more(self, tenant: str, read: Iterable[Part], more: Iterable[Part]) -> None:
+        """Count text that belongs to a prompt of which a part was `read` already, as one prompt. Raises as `read`; then neither is counted."""
+        read = tuple(read)
+        self._quotas[tenant].unread(_characters(read), self._clock())
+        self.read(tenant, (*read, *more))
 
     def answer(self, tenant: str, path: str, document: Mapping[str, object]) -> None:
         """Raises WireError (400) for a request that asks for more tokens than the tenant may, or leaves their number open."""
@@ -87,6 +93,10 @@ def ceilings_of(limits: LimitsConfig) -> Ceilings:
         characters_per_minute=limits.characters_per_minute,
         answer_tokens=limits.max_tokens,
     )
+
+
+def _characters(parts: Iterable[Part]) -> int:
+    return sum(len(part.text) for part in parts if part.text)
 
 
 def _refuse(excess: Excess | None) -> None:

@@ -158,12 +158,15 @@ class GuardResponder:
         return exchange
 
     async def _continue(self, exchange: Exchange) -> None:
-        """Fetch the stored turns that the request continues. Raises WireError where the route does not, or they cannot be read."""
+        """Fetch and count the stored turns that the request continues. Raises WireError where the route does not, they cannot be read, or
+        the prompt is too long with them."""
         turns, route, wanted = self._service.stored, exchange.route, exchange.request.stored
         if turns is not None and route.stored_turns == "resolve":
             exchange.handed_out = partial(turns.handed_out.add, self._tenant)
             if wanted is not None:
                 exchange.stored = await turns.parts(wanted, route, self._tenant, self._scope["headers"])
+                if exchange.stored:
+                    self._service.quotas.read_more(self._tenant, exchange.request.parts, exchange.stored)
         elif wanted is not None:
             raise refused()
 

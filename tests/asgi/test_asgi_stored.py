@@ -13,6 +13,7 @@ from protocol_cases import response_events, whole_response
 from guardrail.asgi import stored
 from guardrail.asgi.stored import HandedOut
 from guardrail.assembly import open_guard
+from guardrail.config.models import Config
 from guardrail.config.tenants import hash_key
 from guardrail.errors import ConfigError
 
@@ -193,6 +194,33 @@ async def test_a_blocked_answer_is_not_continued() -> None:
         key = "key-of-acme-long-enough"
         assert (await ask(proxy, None, key)).json()["status"] == "incomplete"
         assert (await ask(proxy, "resp_1", key)).status_code == 400
+
+
+def limited(**limits: int) -> Config:
+    return config(RESOLVE, upstreams=UPSTREAMS, server={"limits": limits})
+
+
+@pytest.mark.parametrize("limit", ["prompt_characters", "characters_per_minute"])
+async def test_stored_turns_are_part_of_the_longest_prompt(limit: str) -> None:
+    upstream = Storing({"resp_b": ([message("x" * 80)], [message("told", "assistant")], None)})
+    for most, status in ((91, 400), (92, 200)):  # 8 in the request, 84 in the turn
+        async with proxied(limited(**{limit: most}), upstream=upstream) as proxy:
+            answer = await ask(proxy)
+            assert answer.status_code == status
+            if status == 400:
+                assert (answer.json()["error"]["code"], proxy.classifier.requests, upstream.posts) == ("prompt_too_long", [], 0)
+
+
+async def test_stored_turns_count_towards_the_characters_of_a_minute_and_what_is_refused_does_not() -> None:
+    upstream = Storing({"resp_b": ([message("x" * 80)], [message("told", "assistant")], None)})
+    async with proxied(limited(characters_per_minute=192), upstream=upstream) as proxy:
+        assert [(await ask(proxy)).status_code for _ in range(2)] == [200, 200]
+        judged = len(proxy.classifier.requests)
+        refused = await ask(proxy)
+        assert (refused.status_code, upstream.posts) == (429, 2)
+        assert int(refused.headers["retry-after"]) > 3  # for 92 characters, not for the request's own 8
+        assert len(proxy.classifier.requests) == judged
+        assert (await ask(proxy, None)).status_code == 200  # with the 8 that are left
 
 
 def test_a_bounded_number_of_ids_is_remembered_for_each_tenant() -> None:
