@@ -65,7 +65,7 @@ class Quotas:
         _refuse(quota.read(characters, self._clock()))
 
     def read_more(self, tenant: str, read: Iterable[Part], more: Iterable[Part]) -> None:
-        """Count text that belongs to a prompt of which a part was `read` already, as one prompt. Raises as `read`; then neither is counted."""
+        """Count the rest of a prompt of which a part was `read` before, as one prompt. Raises as `read`, and then neither is counted."""
         read = tuple(read)
         self._quotas[tenant].unread(_characters(read), self._clock())
         self.read(tenant, (*read, *more))
