@@ -37,7 +37,7 @@ def turned(text: str) -> Step | None:
 
 
 def hidden(text: str) -> Step | None:
-    """Messages written in tag characters or variation selectors, where their carrier stands."""
+    """Messages written in tag characters or variation selectors, in place of the picture that carries them."""
     if not _CARRIERS.search(text):
         return None
     return rewritten("hidden", text, _messages(text))
@@ -57,7 +57,9 @@ def _messages(text: str) -> Iterator[Edit]:
     for match in _RUN.finditer(text):
         message = _message(match[0])
         if message and not _is_flag(text, match):
-            yield *match.span(), f" {message} "
+            start = match.start()
+            carrier = start > 0 and unicodedata.category(text[start - 1]) == "So"  # a picture that only carries it says nothing beside it
+            yield start - carrier, match.end(), f" {message} "
 
 
 def _message(run: str) -> str:

@@ -153,8 +153,8 @@ def test_a_disguise_comes_off_and_says_which_it_was(name: str) -> None:
         ("5tup1d 1d10t, y0u 4re 4 l0s3r", "stupid idiot, you are a loser"),
         ("I h4te you", "I hate you"),
         ("c@ke and $ugar", "cake and sugar"),
-        ("Nice \U0001f600" + "".join(chr(0xE0000 + ord(sign)) for sign in "go away"), "Nice \U0001f600 go away "),
-        ("Nice \U0001f600" + selectors("go away"), "Nice \U0001f600 go away "),
+        ("Nice \U0001f600" + "".join(chr(0xE0000 + ord(sign)) for sign in "go away"), "Nice  go away "),
+        ("Nice \U0001f600" + selectors("go away"), "Nice  go away "),
         (" ".join("".join(map(FLAGS.get, word)) for word in ["you", "silly", "goose"]), "you silly goose"),  # type: ignore[arg-type]
         ("ᴀ 🅱🅸🅶 ⒷⒾⒼ cake", "a BIG BIG cake"),
         (codecs.encode("y0u 4r3 a w0rthl355 1d10t 4nd 3v3ry0n3 kn0w5 th4t", "rot13"), "you are a worthless idiot and everyone knows that"),
