@@ -41,6 +41,14 @@ class VerdictRecord:
         return self.score is not None and self.score >= self.threshold
 
 
+def came_to(action: str, shadow: str, *, unjudged: bool, unavailable: bool, violated: bool) -> str:
+    """What a decision came to, in one word: `unjudged` where nothing but a failure decided, `shadow` where more would have been done than
+    was, else its action. `violated`: anything was over its threshold, enforced or not."""
+    if unavailable or (unjudged and not violated):
+        return "unjudged"
+    return "shadow" if shadow != action else action
+
+
 @dataclass(frozen=True, slots=True)
 class PartRecord:
     """One judged part without its text: `hmac` is the start of the keyed hash of the text, "" where it is no text."""
@@ -99,6 +107,12 @@ class AuditRecord:
     def duration_s(self) -> float:
         """How long the judging took."""
         return self.timings.get("judging", 0.0)
+
+    @property
+    def word(self) -> str:
+        """What it came to, in one word."""
+        violated = any(each.violation for each in self.verdicts)
+        return came_to(self.action, self.shadow, unjudged=self.unjudged, unavailable=self.unavailable, violated=violated)
 
     @property
     def violations(self) -> tuple[VerdictRecord, ...]:

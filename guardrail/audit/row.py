@@ -11,7 +11,7 @@ from guardrail.audit.made import ACTIONS, LONGEST_PATH, MODES, plain
 from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
 from guardrail.audit.schema import COLUMNS
 from guardrail.errors import GuardrailError
-from guardrail.types import Provenance, Span, Verdict
+from guardrail.types import Mode, Provenance, Span, Verdict
 
 SELECTED = ", ".join((*COLUMNS, "body"))
 """What `record_of_row` reads, in its order."""
@@ -32,16 +32,19 @@ class Entry:
     made: tuple[Verdict, ...] = ()
 
     @property
-    def policies(self) -> tuple[dict[str, None], dict[str, None]]:
-        """Those that judged, and those of them that were violated."""
-        named = [(each.policy_id, each.violation) for each in self.made] or [(each.policy, each.violation) for each in self.record.verdicts]
-        return dict.fromkeys(name for name, _ in named), dict.fromkeys(name for name, violated in named if violated)
+    def policies(self) -> tuple[dict[str, None], dict[str, None], dict[str, None]]:
+        """Those that judged, those of them that were violated where it is enforced, and those that were violated in shadow only."""
+        named = [(each.policy_id, each.mode is Mode.ENFORCE, each.violation) for each in self.made]
+        named = named or [(each.policy, each.mode == Mode.ENFORCE.value, each.violation) for each in self.record.verdicts]
+        enforced = dict.fromkeys(name for name, enforcing, violated in named if violated and enforcing)
+        watched = dict.fromkeys(name for name, _, violated in named if violated and name not in enforced)
+        return dict.fromkeys(name for name, _, _ in named), enforced, watched
 
 
 def columns_of(entry: Entry, sequence: int, content_digest: str) -> tuple[Value, ...]:
     """The columns, in the order of `COLUMNS`, with the two that only the store knows."""
     record = entry.record
-    judged, violated = entry.policies
+    judged, enforced, watched = entry.policies
     return (
         sequence,
         record.kind,
@@ -58,7 +61,7 @@ def columns_of(entry: Entry, sequence: int, content_digest: str) -> tuple[Value,
         record.generation,
         float(record.duration_s),
         listed(judged),
-        listed(violated),
+        violations(enforced, watched),
         record.request_id,
         record.trace_id,
         record.text_hmac,
@@ -69,6 +72,17 @@ def columns_of(entry: Entry, sequence: int, content_digest: str) -> tuple[Value,
 def listed(names: Sequence[str] | dict[str, None]) -> str:
     """Names such that one of them can be looked for between commas; "" for none."""
     return f",{','.join(names)}," if names else ""
+
+
+def violations(enforced: Sequence[str] | dict[str, None], watched: Sequence[str] | dict[str, None]) -> str:
+    """The names of violated policies: those that are enforced, and behind an empty name those that only record. Each can be looked for."""
+    return listed([*enforced, *(("", *watched) if watched else ())])
+
+
+def violated_in(column: str) -> tuple[list[str], list[str]]:
+    """The two kinds of names that `violations` listed."""
+    enforced, _, watched = column.partition(",,")
+    return [name for name in enforced.split(",") if name], [name for name in watched.split(",") if name]
 
 
 def body_of(entry: Entry) -> str:

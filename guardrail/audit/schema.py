@@ -50,7 +50,16 @@ def _writers(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE writers (id TEXT PRIMARY KEY, committed INTEGER NOT NULL, noted INTEGER NOT NULL)")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_records, _segments, _writers)
+def _words(connection: sqlite3.Connection) -> None:
+    """Counting over time needs to know which decisions only a failure made."""
+    connection.execute("DROP INDEX records_by_time")
+    connection.execute(
+        "CREATE INDEX records_by_time ON records "
+        "(time, kind, tenant, route, stage, action, shadow, unjudged, unavailable, duration_s, violated)"
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_records, _segments, _writers, _words)
 """Step n brings a store from version n - 1 to version n."""
 
 

@@ -14,13 +14,18 @@ from guardrail.audit.content import opened
 from guardrail.audit.durations import Durations
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.made import text_hmac
-from guardrail.audit.record import DECISION, AuditRecord
-from guardrail.audit.row import SELECTED, record_of_row
+from guardrail.audit.record import DECISION, AuditRecord, came_to
+from guardrail.audit.row import SELECTED, record_of_row, violated_in
 from guardrail.audit.schema import MIGRATIONS, version_of
 from guardrail.errors import GuardrailError
 
 MOST_RECORDS = 10_000
 """Most records that one `find` gives."""
+COUNTED = (
+    "SELECT time, tenant, action, shadow, unjudged, unavailable, duration_s, violated FROM records INDEXED BY records_by_time "
+    "WHERE time >= ? AND time < ? AND kind = ?"
+)
+"""What `totals` reads: all of it lies in the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What happened from `start` on, for a step. `policies` counts decisions by violated policy.
+    """What happened from `start` on, for a step. `policies` counts decisions by policy that was violated where it is enforced,
+    `shadow_policies` by policy that was violated in shadow only.
 
-    `words` counts each decision once: as `unjudged` where nothing but a failure decided, as `shadow` where more would have been done than
-    was, else as its action. `tenant_words` is the same for each tenant.
+    `words` counts each decision once, by what it came to (`AuditRecord.word`). `tenant_words` is the same for each tenant.
     """
 
     start: float
@@ -62,6 +67,7 @@ class Total:
     actions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     shadow: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     policies: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    shadow_policies: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     tenants: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     durations: Durations = field(default_factory=Durations)
     words: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -123,12 +129,8 @@ class AuditReader:
         """Counts for each step from `since` until `until`, those without a decision included."""
         steps = max(1, min(MOST_RECORDS, -(-int((until - since) * 1000) // max(1, int(step_s * 1000)))))
         buckets = [_Bucket() for _ in range(steps)]
-        query = (
-            "SELECT time, tenant, action, shadow, unjudged, duration_s, violated FROM records INDEXED BY records_by_time "
-            "WHERE time >= ? AND time < ? AND kind = ?"
-        )
         with self.connection() as connection:
-            for row in connection.execute(query, (since, until, DECISION)):
+            for row in connection.execute(COUNTED, (since, until, DECISION)):
                 place = int((row[0] - since) / step_s)
                 if 0 <= place < steps:
                     buckets[place].add(row[1:])
@@ -189,19 +191,22 @@ class _Bucket:
         self.actions: Counter[str] = Counter()
         self.shadow: Counter[str] = Counter()
         self.policies: Counter[str] = Counter()
+        self.shadow_policies: Counter[str] = Counter()
         self.tenants: Counter[str] = Counter()
         self.words: dict[str, Counter[str]] = {}
         self.durations = Durations()
 
-    def add(self, row: tuple[str, str, str, int, float, str]) -> None:
-        tenant, action, shadow, unjudged, duration_s, violated = row
+    def add(self, row: tuple[str, str, str, int, int, float, str]) -> None:
+        tenant, action, shadow, unjudged, unavailable, duration_s, violated = row
         self.unjudged += unjudged
         self.actions[action] += 1
         self.shadow[shadow] += 1
         self.tenants[tenant] += 1
-        word = "unjudged" if unjudged and not violated else "shadow" if shadow != action else action
+        word = came_to(action, shadow, unjudged=bool(unjudged), unavailable=bool(unavailable), violated=bool(violated))
         self.words.setdefault(tenant, Counter())[word] += 1
-        self.policies.update(name for name in violated.split(",") if name)
+        enforced, watched = violated_in(violated)
+        self.policies.update(enforced)
+        self.shadow_policies.update(watched)
         self.durations.add(duration_s)
 
     def total(self, start: float) -> Total:
@@ -212,6 +217,7 @@ class _Bucket:
             MappingProxyType(dict(self.actions)),
             MappingProxyType(dict(self.shadow)),
             MappingProxyType(dict(self.policies)),
+            MappingProxyType(dict(self.shadow_policies)),
             MappingProxyType(dict(self.tenants)),
             self.durations,
             MappingProxyType(dict(sum(self.words.values(), Counter()))),

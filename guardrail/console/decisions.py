@@ -34,13 +34,6 @@ class Line:
     duration_s: float
 
 
-def word(record: AuditRecord) -> str:
-    """What a decision came to, in one word: `unjudged` where nothing but a failure decided, `shadow` where more would have been done."""
-    if record.unavailable or (record.unjudged and not record.violations):
-        return "unjudged"
-    return "shadow" if record.shadow != record.action else record.action
-
-
 def line(record: AuditRecord) -> Line:
     """A record as one line of a list."""
     scored = [each for each in record.verdicts if each.score is not None]
@@ -53,7 +46,7 @@ def line(record: AuditRecord) -> Line:
         tenant=record.tenant,
         route=record.route,
         model=record.model,
-        word=word(record),
+        word=record.word,
         enforced=record.action,
         policy=strongest.policy if strongest else "",
         score=strongest.score if strongest else None,

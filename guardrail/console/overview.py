@@ -138,15 +138,18 @@ def _sums(totals: Iterable[Total], chosen: Range) -> dict[str, object]:
 
 
 def _by_policy(room: Room, totals: Iterable[Total]) -> list[Share]:
-    """How often each policy in force, and each that was violated, was violated; those that were, first."""
+    """How often each policy in force, and each that was violated, was violated, enforced and in shadow; those that were, first."""
     violated: Counter[str] = Counter()
+    watched: Counter[str] = Counter()
     count = 0
     for total in totals:
         violated.update(total.policies)
+        watched.update(total.shadow_policies)
         count += total.decisions
     in_force = [policy.id for policy in room.publisher.sets.distinct()] if room.service.publisher is not None else []
-    names = dict.fromkeys([*in_force, *violated])
-    return sorted((Share(name, count, {"block": violated[name]}) for name in names), key=lambda each: (-each.words["block"], each.name))
+    names = dict.fromkeys([*in_force, *violated, *watched])
+    shares = [Share(name, count, {"block": violated[name], "shadow": watched[name]}) for name in names]
+    return sorted(shares, key=lambda each: (-each.words["block"], -each.words["shadow"], each.name))
 
 
 def _by_tenant(totals: Iterable[Total]) -> list[Share]:

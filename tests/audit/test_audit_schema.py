@@ -13,7 +13,8 @@ from guardrail.audit.store import AuditReader
 from guardrail.audit.verify import verify
 from guardrail.errors import GuardrailError
 
-ADDED = {2: ("segments", "contents"), 3: ("writers",)}
+ADDED = {2: ("segments", "contents"), 3: ("writers",), 4: ()}
+OLD_INDEX = "CREATE INDEX records_by_time ON records (time, kind, tenant, route, stage, action, shadow, unjudged, duration_s, violated)"
 
 
 def schema(path: Path) -> list[tuple[str, str]]:
@@ -28,6 +29,9 @@ def of_version(path: Path, version: int) -> Path:
         for later in range(version + 1, len(MIGRATIONS) + 1):
             for table in ADDED[later]:
                 connection.execute(f"DROP TABLE {table}")
+        if version < 4:
+            connection.execute("DROP INDEX records_by_time")
+            connection.execute(OLD_INDEX)
         connection.execute(f"PRAGMA user_version = {version}")
     return path
 

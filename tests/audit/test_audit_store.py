@@ -13,9 +13,10 @@ from guardrail.audit.durations import LEAST_S, STEP, Durations
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.made import frame_of, record_of
 from guardrail.audit.row import Entry, body_of, columns_of
-from guardrail.audit.store import AuditReader, Filter
+from guardrail.audit.store import COUNTED, AuditReader, Filter
+from guardrail.decision import decide
 from guardrail.errors import GuardrailError
-from guardrail.types import Provenance
+from guardrail.types import Action, Fallback, Provenance, Verdict
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -87,9 +88,53 @@ def test_totals_count_each_step(tmp_path: Path) -> None:
     made = [record(id="1", time=10.0), record(SPANNED, WATCHED, id="2", time=11.0), record(FAILED, id="3", time=35.0)]
     first, second, third = AuditReader(filled(tmp_path / "audit.db", made)).totals(10.0, 40.0, 10.0)
     assert (first.start, first.decisions, first.actions, first.shadow) == (10.0, 2, {"pass": 1, "block": 1}, {"pass": 1, "block": 1})
-    assert (first.policies, first.tenants) == ({"toxicity": 1, "harassment": 1}, {"acme": 2})
+    assert (first.policies, first.shadow_policies, first.tenants) == ({"toxicity": 1}, {"harassment": 1}, {"acme": 2})
     assert (second.decisions, second.percentile(0.5)) == (0, 0.0)
     assert (third.decisions, third.unjudged, third.percentile(0.99)) == (1, 1, 0.0125)
+
+
+UNDECIDED = verdict("violence", None)
+FLAGGED = verdict("toxicity", 0.7, action=Action.ANNOTATE)
+
+
+@pytest.mark.parametrize("on_error", Fallback)
+@pytest.mark.parametrize(
+    "verdicts",
+    [
+        (UNDECIDED,),
+        (UNDECIDED, WATCHED),
+        (UNDECIDED, FLAGGED),
+        (UNDECIDED, SPANNED),
+        (WATCHED,),
+        (SPANNED, WATCHED),
+        (FLAGGED,),
+        (verdict(),),
+    ],
+)
+def test_totals_say_of_a_decision_what_its_record_says(tmp_path: Path, verdicts: tuple[Verdict, ...], on_error: Fallback) -> None:
+    made = record(*verdicts, time=10.0, outcome=decide(verdicts, on_error=on_error))
+    reader = AuditReader(filled(tmp_path / "audit.db", [made]))
+    (total,) = reader.totals(10.0, 20.0, 10.0)
+    (kept,) = reader.find()
+    assert (total.words, total.tenant_words) == ({kept.word: 1}, {"acme": {kept.word: 1}})
+    if kept.unavailable:
+        assert kept.word == "unjudged"
+    violated = {each.policy: each.mode for each in kept.violations}
+    assert dict(total.policies) == {name: 1 for name, mode in violated.items() if mode == "enforce"}
+    assert dict(total.shadow_policies) == {name: 1 for name, mode in violated.items() if mode == "shadow"}
+    assert all(reader.find(Filter(violated=name)) == [kept] for name in violated)
+
+
+def test_a_policy_that_is_enforced_and_watched_counts_as_enforced_once(tmp_path: Path) -> None:
+    both = record(verdict("harassment", 0.9), WATCHED, time=10.0)
+    (total,) = AuditReader(filled(tmp_path / "audit.db", [both])).totals(10.0, 20.0, 10.0)
+    assert (total.policies, total.shadow_policies) == ({"harassment": 1}, {})
+
+
+def test_totals_are_read_from_the_index_alone(tmp_path: Path) -> None:
+    with AuditReader(filled(tmp_path / "audit.db", [record()])).connection() as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {COUNTED}", (0.0, 1.0, "decision")).fetchall()
+    assert "COVERING INDEX records_by_time" in str(plan)
 
 
 def test_totals_of_many_decisions_take_no_more_room_than_those_of_few(tmp_path: Path) -> None:

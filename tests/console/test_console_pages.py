@@ -59,7 +59,7 @@ async def test_the_overview_counts_what_was_decided(tmp_path: Path) -> None:
         assert said["sums"]["words"] == {"pass": 2, "annotate": 0, "redact": 0, "shadow": 0, "block": 1, "unjudged": 1}
         assert (said["sums"]["block_rate"], said["sums"]["unjudged_rate"]) == (0.25, 0.25)
         assert said["policies"][0]["name"] == "harassment"
-        assert said["policies"][0]["words"] == {"block": 1}
+        assert said["policies"][0]["words"] == {"block": 1, "shadow": 0}
         assert said["tenants"] == [{"name": "default", "of": 4, "words": {"pass": 2, "block": 1, "unjudged": 1}}]
         assert sum(step["decisions"] for step in said["steps"]) == 4
         assert said["range"]["name"] == "5m"
@@ -93,7 +93,9 @@ async def test_shadow_decisions_are_told_apart_from_passes(tmp_path: Path) -> No
     settings = config(routes=[{"name": "watching", "input": checks, "output": {"policies": []}}])
     async with consoled(settings, store=tmp_path / "audit.db") as console:
         assert (await console.ask(BAD)).status_code == 200
-        assert (await console.twin("overview.json"))["sums"]["words"]["shadow"] == 1
+        said = await console.twin("overview.json")
+        assert said["sums"]["words"]["shadow"] == 1
+        assert [(each["name"], each["words"]) for each in said["policies"]] == [("harassment", {"block": 0, "shadow": 1})]
         lines = (await console.twin("decisions.json?action=shadow"))["lines"]
         assert [(line["word"], line["enforced"]) for line in lines] == [("shadow", "pass")]
         assert "would have been done" in await console.page(f"decisions/{lines[0]['id']}")
