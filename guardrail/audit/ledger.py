@@ -14,6 +14,7 @@ from guardrail.audit.keys import StoreKeys
 from guardrail.audit.record import AuditRecord
 from guardrail.audit.row import Entry, body_of, columns_of
 from guardrail.audit.schema import COLUMNS, migrate
+from guardrail.errors import GuardrailError
 
 Synchronous = Literal["full", "normal", "off"]
 
@@ -159,9 +160,10 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """The only writer for the length of a `with`; undone when it raises."""
+        """The only writer for the length of a `with`; undone when it raises. Raises GuardrailError for a keyed store and no key."""
         self.connection.execute("BEGIN IMMEDIATE")
         with self.connection:
+            self._no_weaker()
             yield
 
     def head(self) -> Head:
@@ -171,6 +173,16 @@ class Ledger:
     def close(self) -> None:
         """Give the file back."""
         self.connection.close()
+
+    def _no_weaker(self) -> None:
+        """What is written without a key over what is signed with one would leave nothing that anybody could prove."""
+        head, signature = read_head(self.connection)
+        name = signature.partition(":")[0] or head.chain
+        if name and self.chain.key is None:
+            raise GuardrailError(
+                f"the store is chained with the key {name}, and without a key nothing is written into it: set the environment variable "
+                "that `audit: key_env` names, and give the configuration"
+            )
 
     def _full(self, head: Head, now: float) -> bool:
         """Whether the next record begins a segment: each segment has one chain."""

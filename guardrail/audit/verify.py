@@ -96,12 +96,16 @@ class _Walk:
         self._hash = GENESIS
         self._next = 1
         self._keyed = False
+        self._newest = UNKEYED
         self._anchor: Anchor | None = None
 
     def whole(self, anchor: Anchor | None) -> None:
         self._anchor = anchor
+        if anchor is not None and anchor.sequence == 0:
+            self._anchored(GENESIS)  # written down while there was no record: every store begins there
         head, signature = read_head(self._connection)
         self._report.head = f"{head.sequence}:{head.hash.hex()}" if isinstance(head.hash, bytes) else ""
+        self._newest = signature.partition(":")[0]
         segments = read_segments(self._connection)
         for number, segment in enumerate(segments, 1):
             self._segment(segment, number)
@@ -115,10 +119,12 @@ class _Walk:
         if segment.number != number or segment.first != self._next or segment.after != self._hash:
             raise _DamagedError("seal", self._next, f"segment {segment.number} does not follow what is before it")
         if not self._chains.signed(segment.signature, "segment", *segment.values()):
-            self._key_at_hand(segment.signature)
+            if segment.chain != self._newest or self._chains.named(segment.chain) is None:  # else no other key came between
+                self._key_at_hand(segment.signature)
             raise _DamagedError("seal", segment.first, f"the seal of segment {segment.number} is not genuine, or its key is not at hand")
         marked = bool(segment.pruned or segment.content_dropped or segment.mark)
         if marked and not self._chains.signed(segment.mark, "mark", *segment.marks()):
+            self._key_at_hand(segment.mark)
             raise _DamagedError("seal", segment.first, f"segment {segment.number} says that it was pruned, which is not genuine")
         if segment.pruned:
             self._report.pruned.append((segment.first, segment.last))
@@ -237,9 +243,10 @@ class _Walk:
     def _key_at_hand(self, signature: str) -> None:
         """Raises GuardrailError where it is only that we lack the key."""
         name = signature.partition(":")[0]
-        if self._chains.current.key is None and len(name) == 16 and all(letter in "0123456789abcdef" for letter in name):
+        if self._chains.named(name) is None and len(name) == 16 and all(letter in "0123456789abcdef" for letter in name):
             raise GuardrailError(
-                f"the store is chained with the key {name}, which is not at hand: set the environment variable that `audit: key_env` names"
+                f"the store is chained with the key {name}, which is not at hand: set the environment variable that `audit: key_env` "
+                "names, with older secrets behind the newest one, commas between"
             )
 
     def _anchored(self, hashed: bytes) -> None:

@@ -153,6 +153,14 @@ def test_old_decisions_are_dropped(place: Path, run: Callable[..., Result]) -> N
     assert "Records 1 to 2 were pruned." in run("verify", "--config", config).output
 
 
+def test_nothing_is_dropped_from_a_keyed_store_without_its_key(place: Path, run: Callable[..., Result]) -> None:
+    config = written(place)
+    decided(config, "one", "two")
+    refused = run("prune", "--store", place / "audit.db", "--days", "0", code=1).exception
+    assert "without a key nothing is written" in str(refused)
+    assert "Sound: 2 decisions" in run("verify", "--config", config).output
+
+
 def test_a_store_must_be_named(run: Callable[..., Result], tmp_path: Path) -> None:
     assert "which store?" in str(run("list", code=1).exception)
     assert "there is no audit store" in str(run("list", "--store", tmp_path / "audit.db", code=1).exception)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from audit_cases import KEYS, SPANNED, TEXT_KEY, UNKEYED, filled, record
+from audit_cases import KEY, KEYS, SPANNED, TEXT_KEY, UNKEYED, filled, record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guardrail.audit.chain import Chains
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.ledger import Ledger, SegmentSize, connect
+from guardrail.audit.retention import Retention, prune
 from guardrail.audit.store import AuditReader
 from guardrail.audit.verify import Anchor, Damage, Report, verify
 from guardrail.errors import GuardrailError
@@ -209,6 +210,45 @@ def test_a_key_that_is_missing_is_said_and_one_that_is_new_takes_over(tmp_path: 
         report(path, UNKEYED)
     tamper(path, "UPDATE records SET tenant = 'orbit' WHERE place = 1")  # without a key then, yet what follows it has one
     assert damage(path, newer) == ("changed", 1)
+
+
+def test_an_older_key_that_is_missing_is_said_and_is_no_damage(tmp_path: Path) -> None:
+    path = filled(tmp_path / "audit.db", [record(), record()])
+    newest = b"the newest key of all, long enough"
+    both, alone = (StoreKeys(Chains.of(keys), (TEXT_KEY,)) for keys in ([newest, KEY], [newest]))
+    ledger = Ledger(connect(path), both)
+    ledger.append([record()])  # seals what the older key wrote
+    assert damage(path, both) is None
+    for keys in (alone, KEYS, UNKEYED):
+        with pytest.raises(GuardrailError, match="not at hand"):
+            report(path, keys)
+    prune(ledger, Retention(days=0.1))
+    ledger.close()
+    assert report(path, both).pruned == [(1, 2), (3, 3)]
+    with pytest.raises(GuardrailError, match="not at hand"):
+        report(path, KEYS)
+
+
+def test_a_keyed_store_is_written_by_nobody_without_its_key(tmp_path: Path) -> None:
+    path = kept(tmp_path / "audit.db")
+    ledger = Ledger(connect(path), UNKEYED)
+    for write in (lambda: ledger.append([record()]), ledger.seal, lambda: prune(ledger, Retention(days=0.1))):
+        with pytest.raises(GuardrailError, match="without a key nothing is written"):
+            write()
+    ledger.close()
+    assert (report(path).damage, report(path).records, report(path).pruned) == (None, 9, [])
+
+
+def test_a_head_of_an_empty_store_is_where_every_store_begins(tmp_path: Path) -> None:
+    path = filled(tmp_path / "audit.db", [])
+    sequence, _, hashed = report(path).head.partition(":")
+    anchor = Anchor(int(sequence), hashed)
+    assert report(path, anchor=anchor).damage is None
+    filled(path, [record()])
+    assert report(path, anchor=anchor).damage is None
+    found = report(path, anchor=Anchor(0, "ab" * 32)).damage
+    assert found is not None
+    assert found.kind == "anchor"
 
 
 def test_a_store_that_was_put_back_is_known_by_a_head_written_down_elsewhere(tmp_path: Path) -> None:
