@@ -47,6 +47,14 @@ def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> 
     return taken
 
 
+def oversized(ledger: Ledger, retention: Retention) -> bool:
+    """Whether the store is larger than it may be, and there is a sealed segment that could go: the newest goes last."""
+    if retention.bytes is None or used_bytes(ledger) <= retention.bytes:
+        return False
+    newest = ledger.connection.execute("SELECT pruned FROM segments ORDER BY number DESC LIMIT 1").fetchone()
+    return newest is not None and not newest[0]
+
+
 def used_bytes(ledger: Ledger) -> int:
     """The size of the store without its free pages."""
     pages, free, size = (

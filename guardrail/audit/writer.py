@@ -15,7 +15,7 @@ from types import MappingProxyType
 from guardrail.audit.keys import Secrets, StoreKeys, open_keys
 from guardrail.audit.ledger import Ledger, SegmentSize, Synchronous, connect
 from guardrail.audit.record import NOTE, AuditRecord
-from guardrail.audit.retention import Retention, prune
+from guardrail.audit.retention import Retention, oversized, prune
 from guardrail.audit.row import Entry
 from guardrail.audit.tally import Tally, left_behind
 from guardrail.errors import GuardrailError
@@ -159,7 +159,10 @@ class AuditWriter:
                 break
             try:
                 self._write(batch)
-                batch, pause = [], 0.05
+                batch = []
+                self._prune()
+                self._recovered()
+                pause = 0.05
                 continue
             except _TROUBLE as error:
                 self._trouble(error)
@@ -203,9 +206,17 @@ class AuditWriter:
         for item in batch:
             if item.settled is not None:
                 item.settled(True)
-        self._recovered(unnoted)
-        if time.monotonic() - self._pruned > _PRUNING_S or not self._pruned:
-            prune(ledger, self._settings.retention)
+        if unnoted:
+            with self._state:
+                self._burst = 0
+            logger.error("%s decisions were left out of the audit store: its queue was full", unnoted)
+            self._say_dropped()
+
+    def _prune(self) -> None:
+        """From time to time, and whenever the store is too large. Its failures are not the batch's, which is written."""
+        ledger, retention = self._open(), self._settings.retention
+        if not self._pruned or time.monotonic() - self._pruned > _PRUNING_S or oversized(ledger, retention):
+            prune(ledger, retention)
             self._pruned = time.monotonic()
 
     def _made(self, batch: Sequence[Item]) -> tuple[list[Entry], int]:
@@ -281,16 +292,11 @@ class AuditWriter:
             self._ledger.close()
             self._ledger = None
 
-    def _recovered(self, dropped: int) -> None:
+    def _recovered(self) -> None:
         if self._failing:
             self._failing = ""
             logger.warning("the audit store %s can be written again", self._path)
             self._told(AuditTroubled("recovered", 0))
-        if dropped:
-            with self._state:
-                self._burst = 0
-            logger.error("%s decisions were left out of the audit store: its queue was full", dropped)
-            self._say_dropped()
 
     def _say_dropped(self) -> None:
         """What was left out since this was last said."""

@@ -15,7 +15,9 @@ from audit_cases import event, folder_gone
 from audit_crashes import crash
 
 from guardrail.audit.keys import Secrets, open_keys
+from guardrail.audit.ledger import SegmentSize
 from guardrail.audit.record import NOTE, AuditRecord
+from guardrail.audit.retention import Retention
 from guardrail.audit.sink import AuditSink, SinkSettings
 from guardrail.audit.store import AuditReader, Filter
 from guardrail.audit.verify import Report, verify
@@ -207,3 +209,39 @@ def test_a_killed_process_loses_only_what_was_not_acknowledged_and_the_next_one_
     first = crash(tmp_path / "audit.db", after)
     again = crash(tmp_path / "audit.db", after)
     assert min(first.made, again.made) >= after
+
+
+BOUND = 1_000_000
+
+
+def test_a_store_that_is_bounded_in_size_is_never_larger_for_long(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    bounded = {"segment": SegmentSize(bytes=BOUND // 8), "retention": Retention(bytes=BOUND)}
+    with running(path, close_s=60.0, linger_s=0.0, **bounded) as sink:
+        for number in range(60):
+            sink.emit(event(id=f"d{number}", text="Meet me. " * 10_000, audit=Audit(content="full")))
+            _until(lambda written=number + 1: sink.status().written == written)
+    assert path.stat().st_size <= 1.5 * BOUND
+    assert [record.id for record in found(path)][-1] == "d59"
+    assert (report(path).damage, report(path).pruned[0][0]) == (None, 1)
+
+
+def test_a_pruning_that_fails_is_said_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    path, told = tmp_path / "audit.db", Told()
+    bounded = {"segment": SegmentSize(records=2), "retention": Retention(bytes=1)}
+    with running(path, told, close_s=60.0, **bounded) as sink:
+        sink.emit(event(id="d0"))
+        _until(lambda: sink.status().written == 1)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TRIGGER kept BEFORE UPDATE ON segments BEGIN SELECT RAISE(ABORT, 'it is kept'); END")
+        for number in range(1, 5):
+            sink.emit(event(id=f"d{number}"))
+        assert "it is kept" in told.wait_for("failing").detail
+        _until(lambda: sink.status().written == 5)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TRIGGER kept")
+        told.wait_for("recovered")
+        assert sink.status().written == 5
+    assert report(path).damage is None
+    assert report(path).pruned == [(1, 2), (3, 4)]
+    assert [record.id for record in found(path)] == ["d4"]
