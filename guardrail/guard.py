@@ -201,17 +201,17 @@ class Guard:
 
     async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer | Partial]:
         steps = flow(requests, classifier=route.classifier, escalation=route.escalation)
-        partial: dict[tuple[str, str], Partial] = {}
+        partial: dict[tuple[tuple[str, str], str], Partial] = {}
         try:
             ask = next(steps)
             while True:
                 ask = steps.send(await self._whole(ask, partial, deadline=deadline))
         except StopIteration as stop:
             answers: list[Answer] = stop.value
-        known = [(answer, partial.get((request.policy.digest, request.text))) for answer, request in zip(answers, requests, strict=True)]
+        known = [(answer, partial.get((request.policy.key, request.text))) for answer, request in zip(answers, requests, strict=True)]
         return [part if part is not None and answer is part.error else answer for answer, part in known]
 
-    async def _whole(self, ask: Ask, partial: dict[tuple[str, str], Partial], *, deadline: float) -> list[Answer]:
+    async def _whole(self, ask: Ask, partial: dict[tuple[tuple[str, str], str], Partial], *, deadline: float) -> list[Answer]:
         """One classifier's answers, texts that it finds too long judged in windows. What remains in part unjudged goes to `partial`."""
         steps = windowed(ask.requests, await self._ask(ask, deadline=deadline))
         try:
@@ -222,7 +222,7 @@ class Guard:
             found: list[Answer | Partial] = stop.value
         for place, answer in enumerate(found):
             if isinstance(answer, Partial):
-                partial[ask.requests[place].policy.digest, ask.requests[place].text] = answer
+                partial[ask.requests[place].policy.key, ask.requests[place].text] = answer
         return [answer.error if isinstance(answer, Partial) else answer for answer in found]
 
     async def _ask(self, ask: Ask, *, deadline: float) -> list[Answer]:

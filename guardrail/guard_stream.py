@@ -10,7 +10,7 @@ from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
 from guardrail.guard import Guard, Turn, cleaned
 from guardrail.interfaces import Session, SupportsSessions
-from guardrail.questions import strongest, verdict_of
+from guardrail.questions import distinct, strongest, verdict_of
 from guardrail.types import Action, ClassifyRequest, Decision, Part, Policy, Score, Verdict
 from guardrail.window import Ruling, StreamPart, Window, ruling
 
@@ -44,7 +44,7 @@ class AnswerJudge:
         self._classifier = guard.growing(turn.route)
         checks = turn.route.checks(turn.stage)
         self._groups: dict[str, tuple[Policy, ...]] = {}
-        for policy in {check.policy.digest: check.policy for check in checks}.values():
+        for policy in distinct(checks).values():
             beginning = opening(context_for(policy, turn.stage, turn.context))
             self._groups[beginning] = (*self._groups.get(beginning, ()), policy)
         self._growing: dict[tuple[StreamPart, str], _Growing] = {}
@@ -52,7 +52,7 @@ class AnswerJudge:
         self._verdicts: dict[str, tuple[Verdict, ...]] = {}
         self._numbers: dict[str, int] = {}
         self._ended: set[str] = set()
-        self._redacting: dict[tuple[str, str], Verdict] = {}
+        self._redacting: dict[tuple[str, int], Verdict] = {}  # by the part's path and the check's place
         self._recordable = False
 
     @property
@@ -82,9 +82,10 @@ class AnswerJudge:
 
     def conclude(self, others: Sequence[Part] = ()) -> Decision:
         """The one decision on the answer, which is emitted. `others` are parts that could not be read, and are no window."""
-        last = (verdict for found in self._verdicts.values() for verdict in found)
         verdicts = tuple(
-            self._redacting.get((verdict.part, verdict.policy_digest), verdict) if not verdict.violation else verdict for verdict in last
+            verdict if verdict.violation else self._redacting.get((path, check), verdict)
+            for path, found in self._verdicts.items()
+            for check, verdict in enumerate(found)
         )
         return self._guard.conclude((*self._parts.values(), *others), verdicts, self._turn)
 
@@ -120,8 +121,8 @@ class AnswerJudge:
         if path not in self._ended and (blocks or window.number >= self._numbers.get(path, -1)):
             self._numbers[path], self._parts[path], self._verdicts[path] = window.number, part, verdicts
         if ruled.action is Action.REDACT:
-            found = (verdict for verdict in verdicts if verdict.violation and verdict.action is Action.REDACT)
-            self._redacting |= {(path, verdict.policy_digest): verdict for verdict in found}
+            found = ((check, verdict) for check, verdict in enumerate(verdicts) if verdict.violation and verdict.action is Action.REDACT)
+            self._redacting |= {(path, check): verdict for check, verdict in found}
         if blocks:
             self._ended.add(path)  # a window behind it that passes later is no answer to it
         return ruled
@@ -141,13 +142,13 @@ class AnswerJudge:
         ]
         answered = await asyncio.gather(*(self._caught_up(classifier, growing, window, text) for growing in groups))
         name = self._turn.route.classifier
-        by_digest = {
-            policy.digest: answer
+        known = {
+            policy.key: answer
             for growing, answers in zip(groups, answered, strict=True)
             for policy, answer in zip(growing.policies, answers, strict=True)
         }
         checks = self._turn.route.checks(self._turn.stage)
-        return tuple(verdict_of(part, check, by_digest[check.policy.digest], name) for check in checks)
+        return tuple(verdict_of(part, check, known[check.policy.key], name) for check in checks)
 
     async def _caught_up(self, classifier: SupportsSessions, growing: _Growing, window: Window, text: str) -> list[Answer]:
         async with growing.lock:

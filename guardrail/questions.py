@@ -1,7 +1,7 @@
 """One stage's parts as rows of one classify call, under every disguise undone, and what the answers to them come to for each part."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from guardrail.context import context_for
@@ -41,9 +41,10 @@ class Questions:
         self._tenant = tenant
         self._first = 0 if raw else 1
         self._rows: dict[str, int] = {}
-        policies: dict[str, Policy] = {check.policy.digest: check.policy for check in checks}
+        policies = distinct(checks)
         self._policies = tuple((policy, context_for(policy, stage, said)) for policy in policies.values())
-        self._columns: Mapping[str, int] = {digest: column for column, digest in enumerate(policies)}
+        columns = {key: column for column, key in enumerate(policies)}
+        self._columns = tuple(columns[check.policy.key] for check in checks)
 
     def add(self, known: Readings) -> None:
         """Ask for every reading that was not asked for yet."""
@@ -62,14 +63,21 @@ class Questions:
         if not asked:
             return []
         found = []
-        for check in self._checks:
-            column = self._columns[check.policy.digest]
+        for check, column in zip(self._checks, self._columns, strict=True):
             each = [read_verdict(part, check, answers[row + column], classifier, reading) for reading, row in asked]
             found.append(placed(part, flagged(strongest(each), known)))
         return found
 
     def _asked(self, known: Readings) -> list[Reading]:
         return [reading for reading in known.found[self._first :] if reading.text.strip()]
+
+
+def distinct(checks: Iterable[Check]) -> dict[tuple[str, str], Policy]:
+    """The policies of the checks by their keys, in order."""
+    found: dict[tuple[str, str], Policy] = {}
+    for check in checks:
+        found.setdefault(check.policy.key, check.policy)
+    return found
 
 
 def strongest(verdicts: Sequence[Verdict]) -> Verdict:

@@ -47,11 +47,11 @@ class RouteTable:
         return tuple(route for _, route in self._entries.get(tenant, ()))
 
     def policies_of(self, classifier: str) -> tuple[Policy, ...]:
-        """Every policy that the named classifier is asked about, each digest once: what it must prepare before this table is used."""
+        """Every policy that the named classifier is asked about, each once: what it must prepare before this table is used."""
         every = (route for tenant in self.tenants for route in self.for_tenant(tenant))
         routes = (route for route in every if classifier in (route.classifier, route.escalation and route.escalation.classifier))
         policies = (check.policy for route in routes for check in (*route.input, *route.output))
-        return tuple({(policy.id, policy.digest): policy for policy in policies}.values())
+        return tuple({policy.key: policy for policy in policies}.values())
 
 
 def compile(config: Config, policy_sets: PolicySource, generation: int) -> RouteTable:  # noqa: A001 (as re.compile)

@@ -116,7 +116,7 @@ class Policy:
     """A parsed policy file.
 
     `body` is exactly what reaches a model that reads the whole policy (no front matter, tests or changes) and `digest` is
-    `sha256:` over it and over what it is judged with, so that equal digests mean equal judgement. `judge_with`: `prompt` judges an
+    `sha256:` over it and over what it is judged with, so that equal digests mean equal text to judge by. `judge_with`: `prompt` judges an
     answer together with what the user said last. `lines` maps front-matter keys and sections to their lines.
     """
 
@@ -138,6 +138,11 @@ class Policy:
     path: str = "<text>"
     judge_with: Literal["nothing", "prompt"] = "nothing"
     lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), compare=False, hash=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Under which answers are kept: its id too, since some classifiers go by that, and what another's text scored is not its score."""
+        return self.id, self.digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class VerdictCache:
             for text in (request.text, request.context):
                 if text not in digests:
                     digests[text] = self._digest(text or "")
-            asked = request.policy.id, request.policy.digest, digests[request.text], digests[request.context]
+            asked = *request.policy.key, digests[request.text], digests[request.context]
             found.append(Key(request.tenant, name, classifier, *asked))
         return found
 
@@ -95,9 +95,9 @@ class VerdictCache:
         self._bytes += entry.size
         return evicted
 
-    def keep(self, policies: Mapping[str, frozenset[str]]) -> int:
-        """Forget what no policy in force will ask again; how many that was. `policies`: the digests in force by tenant."""
-        gone = [key for key in self._held if key.policy_digest not in policies.get(key.tenant, frozenset())]
+    def keep(self, policies: Mapping[str, frozenset[tuple[str, str]]]) -> int:
+        """Forget what no policy in force will ask again; how many that was. `policies`: the keys of those in force by tenant."""
+        gone = [key for key in self._held if (key.policy, key.policy_digest) not in policies.get(key.tenant, frozenset())]
         for key in gone:
             self._drop(key)
         return len(gone)

@@ -18,7 +18,8 @@ MOST_REMEMBERED = 64
 MOST_WAITING = 32
 """Questions of one tenant that may wait for a policy of theirs to be made ready."""
 
-_Key = tuple[str, str, int]
+_Key = tuple[str, tuple[str, str], int]
+"""A classifier, a policy's key, a generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class AdHocPolicies:
         Raises ClassifierError (`timeout` after `within_s` seconds, or as the classifier does), WireError (429) where too many questions of
         the tenant wait already.
         """
-        key = (classifier, policy.digest, self._published(classifier)[1])
+        key = (classifier, policy.key, self._published(classifier)[1])
         if self._remembered(key):
             return
         try:
@@ -80,7 +81,7 @@ class AdHocPolicies:
 
     async def _prepare(self, key: _Key, wanted: _Ready) -> None:
         """Those in force are named with it, so that it is never they that make room for it: the new ones too, published meanwhile."""
-        classifier, digest, _ = key
+        classifier, asked, _ = key
         while True:
             policies, current = self._published(classifier)
             self._make_room(classifier, current)
@@ -89,7 +90,7 @@ class AdHocPolicies:
             generation = self._published(classifier)[1]
             if generation == current:
                 break
-        self._ready[classifier, digest, generation] = wanted
+        self._ready[classifier, asked, generation] = wanted
 
     def _make_room(self, classifier: str, generation: int) -> None:
         """Room for one more: what belongs to an earlier generation goes, and then what the tenant with the most used the longest ago."""

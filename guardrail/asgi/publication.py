@@ -81,8 +81,9 @@ class Publisher:
             self.sets = sets
             self.table = table
             if self._cache is not None:
-                tenants = self._config.tenant_names
-                self._cache.keep({name: frozenset(policy.digest for policy in sets.for_tenant(name).values()) for name in tenants})
+                tried = frozenset(policy.key for policy in sets.candidates.values())
+                owned = {name: sets.for_tenant(name).values() for name in self._config.tenant_names}
+                self._cache.keep({name: tried | {policy.key for policy in policies} for name, policies in owned.items()})
         self._events.emit(PoliciesPublished(sets.generation, len(sets.distinct())))
         return True
 

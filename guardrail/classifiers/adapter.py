@@ -77,7 +77,7 @@ class AdapterClassifier:
         calibrations = read_calibrations(model.frame.head.parent, model.frame, model.adapter_digest)
         self._outputs = Outputs.of(model.frame, calibrations, self._options)
         self._places = {label: place for place, label in enumerate(model.frame.labels)}
-        self._labels: dict[str, str] = {}
+        self._labels: dict[tuple[str, str], str] = {}
         self._id = f"adapter@{model.digest[:23]}{self._outputs.suffix}"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="adapter-classifier")
         self._waiting: deque[_Call] = deque()
@@ -100,7 +100,7 @@ class AdapterClassifier:
         """Scores in order; see `Classifier`. `criterion` is the category."""
         if self._outage == _CLOSED:
             raise ClassifierError("crash", _CLOSED)
-        asked = [request for request in requests if request.policy.digest in self._labels]
+        asked = [request for request in requests if request.policy.key in self._labels]
         call = _Call(asked, deadline)
         if self._size + call.size > MOST_WAITING and self._size:
             raise ClassifierError("overloaded", f"{self._size} characters are waiting already, {MOST_WAITING} may")
@@ -184,7 +184,7 @@ class AdapterClassifier:
             row.ids = ids
 
     def _answer(self, call: _Call, request: ClassifyRequest) -> Answer:
-        label = self._labels.get(request.policy.digest)
+        label = self._labels.get(request.policy.key)
         row = call.rows.get(request.text)
         if label is None or row is None or row.read is None:
             return ClassifierError("not_prepared", f"policy {request.policy.id} {request.policy.version} was not prepared")

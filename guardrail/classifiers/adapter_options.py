@@ -85,19 +85,9 @@ class Outputs:
             )
         return found
 
-    def labels(self, policies: Sequence[Policy]) -> dict[str, str]:
-        """The category of each policy, by the policy's digest. Raises ClassifierError (not_prepared).
-
-        Policies of one text count as one question wherever they are asked, so they must mean one category.
-        """
-        found: dict[str, tuple[str, str]] = {}
-        for policy in policies:
-            label = self.label(policy)
-            before, other = found.setdefault(policy.digest, (label, policy.id))
-            if before != label:
-                message = f"policies {other} and {policy.id} have the same text and mean {before} and {label}; let their texts differ"
-                raise ClassifierError("not_prepared", message)
-        return {each: label for each, (label, _) in found.items()}
+    def labels(self, policies: Sequence[Policy]) -> dict[tuple[str, str], str]:
+        """The category of each policy, by the policy's key. Raises ClassifierError (not_prepared)."""
+        return {policy.key: self.label(policy) for policy in policies}
 
     def score(self, label: str, probability: float) -> float:
         """Of a category's plain probability."""

@@ -99,7 +99,7 @@ class EmbeddedClassifier:
         return self._id
 
     async def prepare(self, policies: Sequence[Policy]) -> None:
-        """Encode the policies' statements; about a tenth of a second each, once for each digest."""
+        """Encode the policies' statements; about a tenth of a second each, once for each text."""
         await asyncio.get_running_loop().run_in_executor(self._worker, self._scorer.prepare, tuple(policies))
 
     async def classify(self, requests: Sequence[ClassifyRequest], *, deadline: float) -> list[Answer]:

@@ -180,7 +180,7 @@ def _policy(room: Room, tenant: str, verdict: VerdictRecord) -> tuple[str, Polic
     own = sets.for_tenant(tenant).get(verdict.policy)
     owner = tenant if own is not None and sets.base.get(verdict.policy) != own else ""
     known = [*(each.policy for each in room.history.of(owner, verdict.policy)), *sets.candidates.values()]
-    return owner, next((each for each in known if (each.id, each.digest) == (verdict.policy, verdict.digest)), own)
+    return owner, next((each for each in known if each.key == (verdict.policy, verdict.digest)), own)
 
 
 def _in_force(room: Room, tenant: str, verdict: VerdictRecord) -> bool:

@@ -214,7 +214,7 @@ def _scores(audit: AuditReader, policy: Policy) -> Scores:
     """Scores that exactly this text of the policy gave, from the newest records. Blocks on the store."""
     counts, records = [0] * BINS, 0
     for record in audit.find(Filter(policy=policy.id), limit=MOST_RECORDS):
-        scores = [each.score for each in record.verdicts if each.digest == policy.digest and each.score is not None]
+        scores = [each.score for each in record.verdicts if (each.policy, each.digest) == policy.key and each.score is not None]
         records += bool(scores)
         for score in scores:
             counts[min(BINS - 1, int(score * BINS))] += 1

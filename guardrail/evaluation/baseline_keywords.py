@@ -48,7 +48,7 @@ class KeywordClassifier:
 
     def __init__(self, words: Mapping[str, Sequence[str]] | None = None) -> None:
         self._given = {policy: tuple(listed) for policy, listed in (words or {}).items()}
-        self._known: dict[str, _Known] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
         spelled = json.dumps([HALF, SHORTEST, _ENDINGS, sorted(_SAID_OF_ALL), self._given], sort_keys=True)
         self._id = f"keywords@sha256:{hashlib.sha256(spelled.encode()).hexdigest()[:16]}"
 
@@ -59,7 +59,7 @@ class KeywordClassifier:
 
     async def prepare(self, policies: Sequence[Policy]) -> None:
         """Find the policies' words."""
-        self._known |= {policy.digest: _Known(MappingProxyType(self._words(policy))) for policy in policies}
+        self._known |= {policy.key: _Known(MappingProxyType(self._words(policy))) for policy in policies}
 
     async def classify(self, requests: Sequence[ClassifyRequest], *, deadline: float) -> list[Answer]:
         """Scores in order; see `Classifier`. `span` is the first word that was found, `criterion` what it stands for."""
@@ -79,7 +79,7 @@ class KeywordClassifier:
         return found
 
     def _answer(self, request: ClassifyRequest, deadline: float) -> Answer:
-        known = self._known.get(request.policy.digest)
+        known = self._known.get(request.policy.key)
         if known is None:
             return ClassifierError("not_prepared", f"policy {request.policy.id} {request.policy.version} was not prepared")
         if time.monotonic() >= deadline:

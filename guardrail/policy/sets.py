@@ -87,7 +87,7 @@ class PolicySets:
     def distinct(self) -> tuple[Policy, ...]:
         """Every policy of every set once, which is what a classifier has to hold."""
         owners = (self.base, *self.tenants.values(), self.candidates)
-        found = {(policy.id, policy.digest): policy for owned in owners for policy in owned.values()}
+        found = {policy.key: policy for owned in owners for policy in owned.values()}
         return tuple(found.values())
 
     def at(self, generation: int) -> "PolicySets":

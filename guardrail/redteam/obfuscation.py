@@ -87,7 +87,7 @@ async def measure(
     """
     if not cases:
         raise GuardrailError("there is nothing to disguise: no policy has a test case")
-    policies = {policy.digest: policy for policy, _ in cases}
+    policies = {policy.key: policy for policy, _ in cases}
     await classifier.prepare(tuple(policies.values()))
     asked = _Asked(classifier)
     plain = await asked.flags([(policy, case.text) for policy, case in cases], None)
@@ -143,10 +143,10 @@ class _Asked:
     async def verdicts(self, texts: Sequence[tuple[Policy, str]], limits: ReadingLimits | None) -> list[Verdict | None]:
         """One for each text, in order; None for one that says nothing. Raises ClassifierError."""
         found: list[Verdict | None] = [None] * len(texts)
-        by_policy: dict[str, list[int]] = {}
+        by_policy: dict[tuple[str, str], list[int]] = {}
         for place, (policy, text) in enumerate(texts):
             if text.strip():
-                by_policy.setdefault(policy.digest, []).append(place)
+                by_policy.setdefault(policy.key, []).append(place)
         for places in by_policy.values():
             policy = texts[places[0]][0]
             turn = Turn(_route(policy, limits), Stage.INPUT, "default", Origin(), time.monotonic())

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 from asgi_cases import BAD, config, proxied
 
-from guardrail.asgi.ad_hoc import MOST_REMEMBERED, MOST_WAITING
+from guardrail.asgi.ad_hoc import MOST_REMEMBERED, MOST_WAITING, AdHocPolicies
 from guardrail.config.tenants import hash_key
 from guardrail.errors import ClassifierError
-from guardrail.testing import ScriptedClassifier, contains
+from guardrail.testing import ScriptedClassifier, contains, policy
 from guardrail.types import Policy
 
 KEYS = {name: f"a-long-key-of-{name}" for name in ("loud", "quiet")}
@@ -145,3 +145,13 @@ async def test_too_many_waiting_is_told_with_a_time_to_come_back() -> None:
         assert {response.status_code for response in told} == {429, 503}
         slow.gate.set()
         assert (await label(proxy, "Mentions of rivers.")).status_code == 200  # those who left hold nobody up
+
+
+async def test_policies_of_one_text_are_made_ready_each_by_its_own_name() -> None:
+    slow = Slow()
+    ad_hoc = AdHocPolicies({"slow": slow}, lambda _: ((), 1))
+    for name in ("one", "twin", "one"):
+        await ad_hoc.prepare("slow", policy(name, body="same"), tenant="acme", within_s=20)
+    assert [each.id for each in slow.prepared] == ["one", "twin"]
+    assert len(slow.asked) == 2
+    await ad_hoc.aclose()

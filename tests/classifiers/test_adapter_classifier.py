@@ -149,11 +149,12 @@ async def test_a_policy_without_a_category_is_refused_and_never_passes() -> None
         assert answer.code == "not_prepared"
 
 
-async def test_two_policies_of_one_text_that_mean_two_categories_are_refused() -> None:
-    same = replace(TOOLS, body=ANIMALS.body, digest=ANIMALS.digest)  # the guard asks equal texts once
-    async with opened(cases.adapter("gemma2")) as classifier:
-        with pytest.raises(ClassifierError, match="animals and tools have the same text"):
-            await classifier.prepare([ANIMALS, same])
+async def test_two_policies_of_one_text_are_judged_each_by_its_own_category() -> None:
+    same = replace(TOOLS, body=ANIMALS.body, digest=ANIMALS.digest)
+    async with opened(cases.adapter("gemma2"), PLAIN, ANIMALS, TOOLS, same) as classifier:
+        assert await values(classifier, same) == await values(classifier, TOOLS) != await values(classifier, ANIMALS)
+        decision = await Guard({"scripted": classifier}).check(TEXTS[0], route=route(ANIMALS, same, deadline_s=20.0))
+        assert [verdict.criterion for verdict in decision.verdicts] == ["animals", "tools"]
 
 
 def test_a_category_that_the_adapter_does_not_have_is_refused_at_once() -> None:

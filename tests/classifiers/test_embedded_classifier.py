@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,21 @@ def test_policies_of_old_generations_go_when_there_are_very_many(tmp_path: Path,
     scorer.prepare([TWO, policy("three", body="three")])
     assert not scorer.is_resident(ONE)
     assert scorer.is_resident(TWO)
+
+
+def test_policies_of_one_text_are_one_question_unless_their_titles_name_their_labels(tmp_path: Path) -> None:
+    loaded = load(model_file(tmp_path))
+    scorer = Scorer(loaded.model, loaded.tokens, loaded.calibration)
+    twin, other = replace(ONE, id="twin"), replace(ONE, id="other", labels=(replace(ONE.labels[0], name="Quite another thing"),))
+    scorer.prepare([ONE, twin, other])
+    reading = scorer.begin([("abc", each) for each in (ONE, twin, other)])
+    assert len(reading.policies) == 2
+    one, same, another = scorer.score([("abc", each) for each in (ONE, twin, other)])
+    assert one == same
+    alone = Scorer(loaded.model, loaded.tokens, loaded.calibration)
+    alone.prepare([other])
+    assert another.value == pytest.approx(alone.score([("abc", other)])[0].value, abs=1e-6)
+    assert another.value != pytest.approx(one.value, abs=1e-6)
 
 
 async def test_a_crash_tells_every_waiter_and_the_next_call_works(

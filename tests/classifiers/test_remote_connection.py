@@ -14,9 +14,10 @@ from remote_server import KEY, POLICY, Reply, Server, asking, breaks_off, questi
 
 from guardrail.classifiers.remote.connection import Endpoint
 from guardrail.classifiers.remote.faults import pause_asked
-from guardrail.classifiers.remote.label import Labels, LabelSettings
+from guardrail.classifiers.remote.label import Labeler, Labels, LabelSettings
 from guardrail.errors import ClassifierError
-from guardrail.testing import policy
+from guardrail.guard import Guard
+from guardrail.testing import policy, route
 from guardrail.types import Score
 
 GOOD = says({"label": "1", "confidence": 0.9, "model": "cope-a-9b"})
@@ -275,6 +276,28 @@ async def test_preparing_asks_once_about_each_new_policy_and_names_one_that_fail
             await classifier.prepare([POLICY, other])
         with pytest.raises(ClassifierError):  # it is tried again, not remembered as good
             await classifier.prepare([other])
+
+
+async def test_preparing_tries_each_of_two_policies_of_one_text_that_have_their_own_labelers() -> None:
+    twin = policy("twin", body=POLICY.body)
+    labels = Labels(LabelSettings(labelers={POLICY.id: Labeler("ours"), "twin": Labeler("theirs")}))
+    gone: Reply = lambda asked: (says({}, status=404) if asked.body["labeler_id"] == "theirs" else GOOD)(asked)  # noqa: E731
+    async with serving(gone) as server, asking(labels, server.url) as classifier:
+        for policies in ([POLICY, twin], [twin, POLICY]):
+            with pytest.raises(ClassifierError, match="policy 'twin' was tried on the server"):
+                await classifier.prepare(policies)
+        await classifier.prepare([POLICY])
+        with pytest.raises(ClassifierError, match="policy 'twin' was tried on the server"):
+            await classifier.prepare([twin])
+
+
+async def test_policies_of_one_text_are_judged_each_by_its_own_labeler() -> None:
+    labels = Labels(LabelSettings(labelers={"weapons": Labeler("of-weapons"), "poetry": Labeler("of-poetry")}))
+    said: Reply = lambda asked: says({"label": int(asked.body["labeler_id"] == "of-weapons"), "confidence": 0.99})(asked)  # noqa: E731
+    under = route(policy("weapons", body="same"), policy("poetry", body="same"), deadline_s=20.0)
+    async with serving(said) as server, asking(labels, server.url) as classifier:
+        decision = await Guard({"scripted": classifier}).check("hello", route=under)
+        assert [verdict.policy_id for verdict in decision.violations] == ["weapons"]
 
 
 async def test_a_text_that_no_request_can_hold_is_asked_about_as_the_guard_asks() -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ async def test_a_given_list_stands_in_for_the_policys_words_and_changes_the_id()
     listed = open_keywords({"words": {"garden": ["Hedges"]}})
     assert await scores(listed, GARDEN, ["a tulip", "a hedge"]) == pytest.approx([0, 1 / 3])
     assert listed.id != KeywordClassifier().id == KeywordClassifier({}).id
+
+
+async def test_a_given_list_is_of_its_own_policy_though_another_has_the_same_text() -> None:
+    listed, twin = open_keywords({"words": {"garden": ["Hedges"]}}), replace(GARDEN, id="twin")
+    await listed.prepare([GARDEN, twin])
+    answers = await listed.classify([ClassifyRequest(each, "a hedge") for each in (GARDEN, twin)], deadline=time.monotonic() + 60)
+    assert [answer.value for answer in answers if isinstance(answer, Score)] == pytest.approx([1 / 3, 0])
 
 
 async def test_every_shipped_policy_has_words() -> None:

@@ -12,7 +12,8 @@ from guardrail.errors import ClassifierError
 from guardrail.events import DecisionMade, EventFanout
 from guardrail.guard import Guard, Origin
 from guardrail.testing import RecordingSink, ScriptedClassifier, contains, policy, route
-from guardrail.types import Action, Check, Escalation, Fallback, Mode, Part, Score, Stage
+from guardrail.types import Action, Check, Escalation, Fallback, Mode, Part, Policy, Score, Stage
+from guardrail.verdict_cache import VerdictCache
 
 VIOLENCE, INSULTS = policy("violence"), policy("insults")
 ROUTE = route(VIOLENCE, INSULTS)
@@ -209,3 +210,37 @@ async def test_a_sink_that_fails_hurts_neither_the_decision_nor_its_neighbours()
     decision = await Guard({"scripted": ScriptedClassifier()}, events).check("hello", route=ROUTE)
     assert decision.action is Action.PASS
     assert (events.failures, len(sink.of(DecisionMade))) == (len(sink.events), 1)
+
+
+TWINS = [policy("weapons", body="same"), policy("poetry", body="same")]  # some classifiers go by a policy's id
+
+
+@pytest.mark.parametrize("policies", [TWINS, TWINS[::-1]], ids=["first", "last"])
+@pytest.mark.parametrize("beside", Mode)
+async def test_policies_of_one_text_have_each_its_own_answer(policies: list[Policy], beside: Mode) -> None:
+    classifier = ScriptedClassifier({"weapons": contains("attack")})
+    checks = [Check(each, 0.5, mode=Mode.ENFORCE if each.id == "weapons" else beside) for each in policies]
+    decision = await Guard({"scripted": classifier}, cache=VerdictCache(entries=9, size=9_999, max_age_s=60)).check(
+        "an attack", route=route(*checks)
+    )
+    assert decision.action is Action.BLOCK
+    assert [verdict.policy_id for verdict in decision.violations] == ["weapons"]
+    assert len(classifier.requests) == 2
+
+
+async def test_what_one_of_two_policies_of_one_text_could_not_judge_is_said_of_that_one_alone() -> None:
+    full = ClassifierError("overloaded", "full")
+
+    def weapons(text: str) -> float | ClassifierError:
+        if len(text) > 2_000:
+            return ClassifierError("too_long", "too long")
+        return 0.9 if "attack" in text else full
+
+    def poetry(text: str) -> float | ClassifierError:
+        return ClassifierError("too_long", "too long") if len(text) > 2_000 else full
+
+    guard = Guard({"scripted": ScriptedClassifier({"weapons": weapons, "poetry": poetry})})
+    decision = await guard.check("attack " + "a calm day " * 300, route=route(*TWINS))
+    assert [(verdict.policy_id, verdict.score, verdict.error) for verdict in decision.verdicts] == [
+        ("weapons", 0.9, None), ("poetry", None, "overloaded"),
+    ]  # fmt: skip

@@ -142,3 +142,27 @@ async def test_a_shadow_check_blocks_nothing() -> None:
     judge = AnswerJudge(guard, Turn(watched, Stage.OUTPUT, "acme", Origin(), time.monotonic()))
     assert await judge.judge([window("an attack")]) == [PASS]
     assert judge.conclude().outcome.shadow is Action.BLOCK
+
+
+@pytest.mark.parametrize("kind", [Sessions, ScriptedClassifier])
+@pytest.mark.parametrize("first", ["violence", "poetry"])
+async def test_policies_of_one_text_have_each_its_own_answer(kind: type[ScriptedClassifier], first: str) -> None:
+    classifier = Sessions() if kind is Sessions else ScriptedClassifier({"violence": contains("attack")})
+    twins = sorted((policy("violence", body="same"), policy("poetry", body="same")), key=lambda each: each.id != first)
+    judge = AnswerJudge(Guard({"scripted": classifier}), Turn(route(*twins), Stage.OUTPUT, "acme", Origin(), time.monotonic()))
+    assert await judge.judge([window("an attack")]) == [BLOCK]
+    assert [verdict.policy_id for verdict in judge.conclude().violations] == ["violence"]
+
+
+async def test_what_was_taken_out_under_one_check_is_not_told_of_another_one_of_the_same_policy() -> None:
+    checks = Check(VIOLENCE, 0.5, Action.REDACT), Check(VIOLENCE, 0.3, Action.REDACT, Mode.SHADOW)
+    for under in (checks, checks[::-1]):
+        guard = Guard({"scripted": ScriptedClassifier({"violence": contains("attack")})})
+        judge = AnswerJudge(guard, Turn(route(*under), Stage.OUTPUT, "acme", Origin(), time.monotonic()))
+        await judge.judge([window("an attack")])
+        await judge.judge([window("an [redacted]", 1, version=1)])
+        decision = judge.conclude()
+        assert [(verdict.mode, verdict.threshold, verdict.violation) for verdict in decision.verdicts] == [
+            (check.mode, check.threshold, True) for check in under
+        ]
+        assert decision.action is Action.REDACT

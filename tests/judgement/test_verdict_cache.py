@@ -157,7 +157,7 @@ def test_what_no_policy_in_force_asks_is_forgotten() -> None:
     ours, theirs, old = key(held, "a"), key(held, "a", tenant="orbit"), key(held, "a", policy=INSULTS)
     for each in (ours, theirs, old):
         held.put(each, SCORE, 0.0)
-    assert held.keep({"acme": frozenset([VIOLENCE.digest]), "orbit": frozenset()}) == 2
+    assert held.keep({"acme": frozenset([VIOLENCE.key]), "orbit": frozenset()}) == 2
     assert [held.get(each, 0.0) for each in (ours, theirs, old)] == [SCORE, None, None]
 
 
@@ -211,8 +211,17 @@ async def test_decisions_are_the_same_with_and_without_a_cache(steps: Sequence[t
     for texts, wording, tenant, stage, publishes in steps:
         under = route(*WORDINGS[wording], escalation=Escalation("judge", 0.4, 0.5))
         if publishes:
-            held.keep({tenant: frozenset(each.digest for each in WORDINGS[wording])})
+            held.keep({tenant: frozenset(each.key for each in WORDINGS[wording])})
         parts = [Part(str(place), text) for place, text in enumerate(texts)]
         one, other = [await guard.check(parts, route=under, stage=stage, tenant=tenant) for guard in (plain, remembering)]
         assert told(one) == told(other)
         assert len(held) <= entries
+
+
+def test_what_only_another_policy_of_the_same_text_asks_is_forgotten() -> None:
+    held = cache()
+    ours, twin = key(held, "a"), key(held, "a", policy=policy("twin", body=VIOLENCE.body))
+    for each in (ours, twin):
+        held.put(each, SCORE, 0.0)
+    assert held.keep({"acme": frozenset([VIOLENCE.key])}) == 1
+    assert (held.get(ours, 0.0), held.get(twin, 0.0)) == (SCORE, None)

@@ -55,6 +55,12 @@ async def test_what_misses_a_bar_is_named() -> None:
     assert [row.name for row in joined.overflagged] == ["letters apart, gaps lost"]
 
 
+async def test_policies_of_one_text_are_judged_each_by_its_own_name() -> None:
+    twin = [(policy("twin", body=RUDE.body), CASES[0][1]), (RUDE, CASES[2][1])]
+    told = await measure(ScriptedClassifier({"twin": 1.0}), twin, [], limits=LIMITS)
+    assert (told.plain.raw.detected, told.plain.raw.flagged) == (1.0, 0.0)
+
+
 async def test_equal_questions_are_asked_once() -> None:
     classifier = ScriptedClassifier()
     await table(classifier, [DISGUISES[0], DISGUISES[0]])

@@ -53,7 +53,7 @@ class RemoteClassifier:
         self._api = api
         self._server = server
         self._manners = manners or Manners()
-        self._tried: OrderedDict[str, None] = OrderedDict()
+        self._tried: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._waiting = 0
         self._closed = False
 
@@ -65,15 +65,15 @@ class RemoteClassifier:
     async def prepare(self, policies: Sequence[Policy]) -> None:
         """Ask about one harmless text under each policy that was not tried before: the server keeps the policy's beginning in its cache,
         and a wrong address, key or model is found before traffic is. Raises ClassifierError naming the policy."""
-        fresh = list({policy.digest: policy for policy in policies if policy.digest not in self._tried}.values())
+        fresh = list({policy.key: policy for policy in policies if policy.key not in self._tried}.values())
         deadline = time.monotonic() + self._manners.trial_s
         answers = await self.classify([ClassifyRequest(policy, TRIAL_TEXT) for policy in fresh], deadline=deadline)
         for policy, answer in zip(fresh, answers, strict=True):
             if isinstance(answer, ClassifierError):
                 raise ClassifierError(answer.code, f"policy {policy.id!r} was tried on the server: {answer}")
         for policy in policies:
-            self._tried[policy.digest] = None
-            self._tried.move_to_end(policy.digest)
+            self._tried[policy.key] = None
+            self._tried.move_to_end(policy.key)
         while len(self._tried) > MOST_REMEMBERED:
             self._tried.popitem(last=False)
 

@@ -12,13 +12,16 @@ from torch import Tensor
 from guardrail.calibration import Platt
 from guardrail.engine.embedded.fast import FastReader
 from guardrail.engine.embedded.model import PolicyReader
-from guardrail.engine.embedded.statements import statements_of
+from guardrail.engine.embedded.statements import heading, statements_of
 from guardrail.engine.embedded.token_match import Encoded
 from guardrail.engine.embedded.tokens import Tokens, Window
 from guardrail.types import Policy, Span
 
 TOKENS_A_PASS = 2048  # of text; about a tenth of a second on one core
 MOST_RESIDENT = 1024  # policies; beyond that those of the oldest generations go
+
+
+_Key = tuple[str, str]
 
 
 class Reader(Protocol):
@@ -44,11 +47,11 @@ class Found:
 class Reading:
     """Texts on their way through the model, under the policies as they were when it began. Advanced by `Scorer.advance`."""
 
-    def __init__(self, asked: Sequence[tuple[str, Policy]], resident: dict[str, Any], tokens: Tokens) -> None:
-        self.policies: dict[str, Any] = {policy.digest: resident[policy.digest] for _, policy in asked}
-        self.wanted: dict[str, dict[str, list[int]]] = {}
+    def __init__(self, asked: Sequence[tuple[str, Policy]], resident: dict[_Key, Any], tokens: Tokens) -> None:
+        self.policies: dict[_Key, Any] = {_key(policy): resident[_key(policy)] for _, policy in asked}
+        self.wanted: dict[str, dict[_Key, list[int]]] = {}
         for place, (text, policy) in enumerate(asked):
-            self.wanted.setdefault(text, {}).setdefault(policy.digest, []).append(place)
+            self.wanted.setdefault(text, {}).setdefault(_key(policy), []).append(place)
         self.best: list[tuple[float, Span]] = [(-math.inf, Span(0, 0))] * len(asked)
         self._tokens = tokens
         self._texts = deque(self.wanted)
@@ -91,24 +94,24 @@ class Scorer:
         self._reader = reader(self._model)
         self._tokens = tokens
         self._calibration = calibration
-        self._resident: dict[str, Any] = {}
+        self._resident: dict[_Key, Any] = {}
 
     def prepare(self, policies: Sequence[Policy]) -> None:
         """Encode what is new. Policies of before stay, since exchanges may still be pinned to them, until there are very many."""
         known = dict(self._resident)
         with torch.inference_mode():
             for policy in policies:
-                if policy.digest not in known:
+                if _key(policy) not in known:
                     statements = statements_of(policy)
                     encoded = self._model.encode_statements(*self._tokens.statements([statement.text for statement in statements]))
-                    known[policy.digest] = self._reader.resident(encoded, torch.tensor([statement.kind for statement in statements]))
-        wanted = {policy.digest for policy in policies}
-        spare = [digest for digest in known if digest not in wanted][: max(0, len(known) - MOST_RESIDENT)]
-        self._resident = {digest: resident for digest, resident in known.items() if digest not in spare}
+                    known[_key(policy)] = self._reader.resident(encoded, torch.tensor([statement.kind for statement in statements]))
+        wanted = {_key(policy) for policy in policies}
+        spare = [key for key in known if key not in wanted][: max(0, len(known) - MOST_RESIDENT)]
+        self._resident = {key: resident for key, resident in known.items() if key not in spare}
 
     def is_resident(self, policy: Policy) -> bool:
         """Whether `begin` can be asked about the policy."""
-        return policy.digest in self._resident
+        return _key(policy) in self._resident
 
     def begin(self, asked: Sequence[tuple[str, Policy]]) -> Reading:
         """Start on (text, policy) pairs; cheap, nothing is computed yet. Raises KeyError for a policy that is not resident."""
@@ -148,17 +151,22 @@ class Scorer:
 
     def _read(self, taken: Sequence[tuple[Reading, str, Window]]) -> None:
         # In one order whoever asks first: the same policies are then laid side by side once.
-        asked_for = {digest: resident for reading, _, _ in taken for digest, resident in reading.policies.items()}
+        asked_for = {key: resident for reading, _, _ in taken for key, resident in reading.policies.items()}
         policies = dict(sorted(asked_for.items()))
-        column = {digest: place for place, digest in enumerate(policies)}
-        asked = [(row, digest) for row, (reading, text, _) in enumerate(taken) for digest in reading.wanted[text]]
-        pairs = [(row, column[digest]) for row, digest in asked]
+        column = {key: place for place, key in enumerate(policies)}
+        asked = [(row, key) for row, (reading, text, _) in enumerate(taken) for key in reading.wanted[text]]
+        pairs = [(row, column[key]) for row, key in asked]
         logits = self._reader.read([window.ids for _, _, window in taken], list(policies.values()), pairs)
-        for (row, digest), logit in zip(asked, logits, strict=True):
+        for (row, key), logit in zip(asked, logits, strict=True):
             reading, text, window = taken[row]
-            for place in reading.wanted[text][digest]:
+            for place in reading.wanted[text][key]:
                 reading.note(place, logit, window.span)
 
     def _probability(self, logit: float) -> float:
         scaled = torch.tensor(self._calibration.slope * logit + self._calibration.offset, dtype=torch.float64)
         return float(torch.sigmoid(scaled))
+
+
+def _key(policy: Policy) -> _Key:
+    """Everything that the model reads of a policy: policies that it cannot tell apart are one."""
+    return policy.digest, heading(policy)

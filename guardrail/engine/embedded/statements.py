@@ -29,7 +29,7 @@ def statements_of(policy: Policy) -> tuple[Statement, ...]:
     defined term. Not read by this model: the section on interpreting language. When there are too many, terms go first, then the last
     criteria.
     """
-    title = " or ".join(label.name for label in policy.labels) or policy.title
+    title = heading(policy)
     # The first piece's vector gives the answer; the rest of a long overview stands beside it.
     found = [Statement(LABEL, piece, title) for piece in _pieces(_plain(f"{title}. {policy.overview}"))]
     for label in policy.labels:
@@ -39,6 +39,11 @@ def statements_of(policy: Policy) -> tuple[Statement, ...]:
         found += _criteria(EXCLUDE, label.excludes)
     found += _criteria(TERM, policy.terms)
     return tuple(found[:MAX_STATEMENTS])
+
+
+def heading(policy: Policy) -> str:
+    """What the policy is about in a few words. The rest of its statements is of its text alone."""
+    return " or ".join(label.name for label in policy.labels) or policy.title
 
 
 def _criteria(kind: int, criteria: tuple[Criterion, ...]) -> list[Statement]:
