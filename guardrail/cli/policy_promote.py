@@ -40,6 +40,7 @@ _RATE = click.FloatRange(0, 1)
 )
 @click.option("--min-agreement", type=click.FloatRange(-1, 1), help="Least Cohen's kappa of the two versions.")
 @click.option("--min-rate", type=_RATE, default=0.9, show_default=True, help="Least share of its own tests that the candidate must pass.")
+@click.option("--narrow", is_flag=True, help="Allow a candidate that leaves a stage (`applies_to`); what was flagged there is released.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 def promote(
     policy_id: str,
@@ -52,6 +53,7 @@ def promote(
     max_flips: float,
     min_agreement: float | None,
     min_rate: float,
+    narrow: bool,
     dry_run: bool,
     names: tuple[str, ...],
     config_path: Path | None,
@@ -67,7 +69,7 @@ def promote(
     target, before = Path(current.path), Path(current.path).read_bytes()
     written = document.read_text(candidate)
     tried = document.parse(written, str(candidate))
-    refused = list(promotion.faults(current, tried))
+    refused = list(promotion.faults(current, tried, narrow=narrow))
     if not refused:
         found = judge((current, tried), Texts(**texts).read(policy_id, config_path), names, config_path, tests=True)  # type: ignore[arg-type]
         bounds = Bounds(min_texts, max_flips, min_agreement)

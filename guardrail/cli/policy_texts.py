@@ -39,7 +39,7 @@ class Texts:
     def read(self, policy: str, config_path: Path | None) -> list[Asked]:
         """All of them. Raises GuardrailError for a set or store that cannot be read, and a store that keeps no texts of the policy."""
         found = [
-            Asked(f"{item.set}:{item.id}", item.text, item.stage, item.area, item.label)
+            Asked(f"{item.set}:{item.id}", item.text, item.stage, item.area, item.label, item.context)
             for data in chosen_sets(self.data)
             for item in data.items
         ]

@@ -4,7 +4,10 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 
+from guardrail.context import asks
+from guardrail.errors import GuardrailError
 from guardrail.evaluation.agreement import Kappa, kappa
+from guardrail.evaluation.dataset import ANSWER
 from guardrail.evaluation.run import ANY, AREAS
 from guardrail.evaluation.steer import Rate
 from guardrail.guard import Guard, Origin, Turn
@@ -17,13 +20,17 @@ PATIENCE_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A text, where it came from, and what people say of it under this policy (1 violates, 0 does not, None: nobody says)."""
+    """A text, where it came from, and what people say of it under this policy (1 violates, 0 does not, None: nobody says).
+
+    `context`: of an answer, the prompt it answers.
+    """
 
     id: str
     text: str
     stage: Stage = Stage.INPUT
     area: str = ""
     label: int | None = None
+    context: str | None = None
 
     def label_under(self, policy: str) -> int | None:
         """The label, where it speaks of this policy: a harmless text is harmless under each."""
@@ -33,7 +40,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One text under both versions: scores (the highest of its readings), and verdicts, None where one could not be judged."""
+    """One text under both versions: scores (the highest of its readings), and verdicts, None where one could not be judged.
+
+    A version that does not apply to the text's stage has no score, and flags nothing.
+    """
 
     asked: Asked
     old_score: float | None
@@ -63,7 +73,7 @@ class PolicyComparison:
 
     @property
     def complete(self) -> tuple[Judged, ...]:
-        """The texts that both versions judged."""
+        """The texts that were judged by each version that applies to them."""
         return tuple(each for each in self.judged if each.complete)
 
     @property
@@ -147,20 +157,45 @@ class Bounds:
 
 
 async def compared(old: Policy, new: Policy, texts: Sequence[Asked], classifier: Classifier) -> AsyncGenerator[Judged, None]:
-    """Judge each text under both versions as the guard would: disguises undone, long texts in windows. Raises ClassifierError for a
-    version that the classifier cannot serve."""
+    """Judge each text as the guard would: disguises undone, long texts in windows, by each version in its own stages, answers with their
+    prompts where a version asks for that. Texts of a stage that neither applies to are left out.
+
+    Raises ClassifierError for a version that the classifier cannot serve, and GuardrailError where the texts cannot tell the two apart.
+    """
+    route = _route(Check(old, old.threshold), Check(new, new.threshold, mode=Mode.SHADOW))
+    _comparable(new.id, route, texts)
     await classifier.prepare((old, new) if old.digest != new.digest else (new,))
     guard = Guard({"it": classifier})
-    checks = (Check(old, old.threshold), Check(new, new.threshold, mode=Mode.SHADOW))
-    route = Route("compare", "/", "*", "*", "", "it", checks, checks, on_error=Fallback.BLOCK, deadline_s=PATIENCE_S)
     for stage in Stage:
-        of_stage = [text for text in texts if text.stage is stage]
-        for first in range(0, len(of_stage), BATCH):
-            some = of_stage[first : first + BATCH]
+        of_stage = [text for text in texts if text.stage is stage and route.checks(stage)]
+        step = 1 if stage is Stage.OUTPUT and asks(route) else BATCH  # a turn has one prompt
+        for first in range(0, len(of_stage), step):
+            some = of_stage[first : first + step]
             parts = [Part(str(place), each.text) for place, each in enumerate(some)]
-            verdicts = await guard.judge(parts, Turn(route, stage, "*", Origin(), time.monotonic()))
+            verdicts = await guard.judge(parts, Turn(route, stage, "*", Origin(), time.monotonic(), context=some[0].context))
             for place, each in enumerate(some):
                 yield _judged(each, [verdict for verdict in verdicts if verdict.part == str(place)])
+
+
+def _route(*checks: Check) -> Route:
+    prompts, answers = (tuple(check for check in checks if stage in check.policy.applies_to) for stage in (Stage.INPUT, Stage.OUTPUT))
+    return Route("compare", "/", "*", "*", "", "it", prompts, answers, on_error=Fallback.BLOCK, deadline_s=PATIENCE_S)
+
+
+def _comparable(policy: str, route: Route, texts: Sequence[Asked]) -> None:
+    """Raises GuardrailError where nothing would be compared, or not what the guard judges."""
+    if texts and not any(route.checks(each.stage) for each in texts):
+        raise GuardrailError(f"none of the texts is of a stage that {policy!r} applies to; rows of answers have the `kind` {ANSWER}")
+    if not texts or not asks(route):
+        return
+    answers = [each for each in texts if each.stage is Stage.OUTPUT]
+    bare = sum(not (each.context or "").strip() for each in answers)
+    if bare or not answers:
+        lack = f"{bare} of {len(answers)} answers have no prompt" if answers else "there is no answer among the texts"
+        raise GuardrailError(
+            f"{policy!r} judges answers with their prompts (`judge_with: prompt`), and {lack}: give --data whose answers have "
+            "their prompts as `context`; an audit store does not tell them"
+        )
 
 
 def _judged(asked: Asked, verdicts: Iterable[Verdict]) -> Judged:

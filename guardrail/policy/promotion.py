@@ -14,13 +14,19 @@ from guardrail.types import Policy
 Step = Literal["major", "minor", "patch"]
 
 
-def faults(current: Policy, candidate: Policy) -> Iterator[str]:
-    """Why a candidate cannot take a policy's place, whatever it judges."""
+def faults(current: Policy, candidate: Policy, *, narrow: bool = False) -> Iterator[str]:
+    """Why a candidate cannot take a policy's place, whatever it judges. `narrow`: it may leave a stage."""
     if candidate.id != current.id:
         yield f"{candidate.path} is a version of {candidate.id!r}, not of {current.id!r}"
         return
     if (candidate.digest, candidate.threshold, candidate.applies_to) == (current.digest, current.threshold, current.applies_to):
         yield f"{candidate.path} judges as {current.path} does: there is nothing to promote"
+    left = " and ".join(sorted(stage.value for stage in current.applies_to - candidate.applies_to))
+    if left and not narrow:
+        yield (
+            f"{candidate.path} does not judge {left}, which version {current.version} does; say --narrow if it is to be judged no more "
+            "(routes that name the policy there must be changed, too)"
+        )
     for finding in lint(candidate):
         if finding.severity == "error":
             yield str(finding)

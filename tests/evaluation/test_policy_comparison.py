@@ -1,10 +1,12 @@
 """Two versions over the same texts: what cannot be judged is in no rate, and labels count where they speak of the policy."""
 
-from guardrail.errors import ClassifierError
+import pytest
+
+from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.evaluation.policy_comparison import Asked, Bounds, Judged, PolicyComparison, compared
 from guardrail.evaluation.policy_comparison_report import markdown
 from guardrail.testing import ScriptedClassifier, policy
-from guardrail.types import ClassifyRequest, Score, Stage
+from guardrail.types import ClassifyRequest, Policy, Score, Stage
 
 OLD = policy("violence")
 NEW = policy("violence", version="1.1.0", body="new words", threshold=0.3)
@@ -59,3 +61,65 @@ async def test_texts_in_the_report_are_no_markup() -> None:
     told = await found(Asked("a|b", "tea | <b>*x*</b>\n\u202e# no heading"))
     assert "a\\|b" in markdown([told], texts=True)
     assert "tea \\| \\<b\\>\\*x\\*\\</b\\> # no heading" in markdown([told], texts=True)
+
+
+class Listening(ScriptedClassifier):
+    """Flags what speaks of an attack, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[tuple[str, str]] = []
+
+    def _answer(self, request: ClassifyRequest) -> object:
+        self.shown.append((request.policy.version, request.text))
+        return Score(0.9 if "attack" in request.text else 0.1, "scripted")
+
+
+async def between(old: Policy, new: Policy, *texts: Asked) -> tuple[dict[str, tuple[bool | None, bool | None]], list[tuple[str, str]]]:
+    classifier = Listening()
+    judged = [each async for each in compared(old, new, texts, classifier)]
+    return {each.asked.id: (each.old, each.new) for each in judged}, classifier.shown
+
+
+async def test_a_version_is_judged_in_its_own_stages_alone_and_flags_nothing_elsewhere() -> None:
+    narrowed = policy("violence", version="1.1.0", applies_to=frozenset({Stage.INPUT}))
+    texts = Asked("prompt", "an attack"), Asked("answer", "the attack", Stage.OUTPUT)
+    told, shown = await between(OLD, narrowed, *texts)
+    assert told == {"prompt": (True, True), "answer": (True, False)}
+    assert [version for version, text in shown if text == "the attack"] == ["1.0.0"]
+    told, _ = await between(narrowed, OLD, *texts)
+    assert told["answer"] == (False, True)
+
+
+async def test_texts_of_a_stage_that_neither_version_judges_count_for_nothing() -> None:
+    answers = {"applies_to": frozenset({Stage.OUTPUT})}
+    old, new = policy("violence", **answers), policy("violence", version="1.1.0", body="new words", **answers)
+    told, _ = await between(old, new, Asked("prompt", "an attack"), Asked("answer", "tea", Stage.OUTPUT))
+    assert set(told) == {"answer"}
+    with pytest.raises(GuardrailError, match="none of the texts is of a stage that 'violence' applies to"):
+        await between(old, new, Asked("prompt", "an attack"))
+
+
+ASKING = policy("violence", version="1.1.0", judge_with="prompt")
+
+
+async def test_a_version_that_asks_for_the_prompt_is_judged_with_each_answers_own() -> None:
+    told, shown = await between(
+        OLD,
+        ASKING,
+        Asked("a", "first, a step", Stage.OUTPUT, context="plan an attack"),
+        Asked("b", "first, boil", Stage.OUTPUT, context="make tea"),
+    )
+    assert told == {"a": (False, True), "b": (False, False)}
+    assert ("1.1.0", "[user]: plan an attack\n\n[assistant]: first, a step") in shown
+    assert ("1.0.0", "first, a step") in shown
+
+
+@pytest.mark.parametrize("versions", [(OLD, ASKING), (ASKING, OLD)])
+@pytest.mark.parametrize("said", [None, "  "])
+async def test_where_a_version_asks_for_the_prompt_answers_need_one(versions: tuple[Policy, Policy], said: str | None) -> None:
+    bare = Asked("b", "first, boil", Stage.OUTPUT, context=said)
+    with pytest.raises(GuardrailError, match="1 of 2 answers have no prompt"):
+        await between(*versions, Asked("a", "a step", Stage.OUTPUT, context="x"), bare)
+    with pytest.raises(GuardrailError, match="there is no answer among the texts"):
+        await between(*versions, Asked("c", "a prompt"))

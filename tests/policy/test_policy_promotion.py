@@ -131,6 +131,29 @@ def test_a_file_that_is_no_successor_is_refused(home: Home, draft: str, reason: 
     assert reason in refused.output
 
 
+def test_a_candidate_that_leaves_a_stage_is_refused_unless_that_is_wanted_and_counts_there_as_released(home: Home) -> None:
+    home.draft.write_text(DRAFT.replace("applies_to: [input, output]", "applies_to: [input]"))
+    answers = [json.dumps({"text": f"an estate {number}", "id": f"a{number}", "kind": "llm_response"}) + "\n" for number in range(100)]
+    refused = home.promote("--change", "x")
+    assert (refused.exit_code, home.target.read_text()) == (1, DOCUMENT)
+    assert "does not judge output, which version 1.2.0 does; say --narrow if it is to be judged no more" in refused.output
+    home.data.write_text(home.data.read_text() + "".join(answers))
+    refused = home.promote("--change", "x", "--narrow")
+    assert (refused.exit_code, home.target.read_text()) == (1, DOCUMENT)
+    assert "100 of 200 verdicts change" in refused.output
+    assert home.promote("--change", "x", "--narrow", "--max-flips", "0.5").exit_code == 0
+    assert [stage.value for stage in read(home.target).applies_to] == ["input"]
+
+
+def test_a_candidate_that_asks_for_the_prompt_is_not_promoted_on_texts_without_one(home: Home) -> None:
+    home.draft.write_text(DRAFT.replace("language: en", "language: en\njudge_with: prompt"))
+    with pytest.raises(GuardrailError, match="there is no answer among the texts"):
+        home.promote("--change", "x")
+    rows = [{"text": f"text {number}", "id": f"a{number}", "kind": "llm_response", "context": "any cars?"} for number in range(100)]
+    home.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert home.promote("--change", "x").exit_code == 0
+
+
 def test_without_a_word_about_the_change_or_for_trial_nothing_is_written(home: Home) -> None:
     with pytest.raises(GuardrailError, match=r"say in one line what 1\.3\.0 changes"):
         home.promote()
