@@ -219,6 +219,12 @@ def _prometheus_findings(config: Config) -> Iterator[Finding]:
     if wanted.key is not None and owner is not None:
         message = f"telemetry.prometheus.key is a key of tenant {owner!r}, which must not see the others' numbers; make another one"
         yield config.source.finding((*place, "key"), Code.SHARED_KEY, message)
+    if wanted.key is None:
+        message = (
+            "telemetry.prometheus has no key, so whoever asks from this machine is told the metrics: through a reverse proxy on it that "
+            "does not set X-Forwarded-For, that is everybody; set telemetry.prometheus.key (guardrail config hash-key)"
+        )
+        yield config.source.finding((*place, "enabled"), Code.KEYLESS, message, warning=True)
     if not _installed("prometheus_client"):
         message = "telemetry.prometheus needs packages that are not installed; run: pip install 'guardrail[prometheus]'"
         yield config.source.finding((*place, "enabled"), Code.MISSING_PACKAGE, message)

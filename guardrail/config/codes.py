@@ -41,3 +41,4 @@ class Code(StrEnum):
     MISSING_FOLDER = "C042"
     UNWRITABLE = "C043"
     NO_STORE = "C044"  # the console has nothing to show
+    KEYLESS = "C045"  # told to whoever asks from this machine, a reverse proxy on it included

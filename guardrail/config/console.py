@@ -28,7 +28,9 @@ class ConsoleConfig(Section):
         description="Hash of the key that opens the console, made with `guardrail config hash-key`. No tenant's key; never the key itself."
     )
     public: bool = Field(
-        default=False, description="Serve it to other machines too; else to clients on this machine alone, whatever the proxy listens on."
+        default=False,
+        description="Serve it to other machines too; else to clients on this machine alone, whatever the proxy listens on. A reverse proxy "
+        "on this machine must set X-Forwarded-For, or those who come through it are taken for clients on this machine.",
     )
     session_minutes: int = Field(default=60, ge=5, le=1_440, description="How long one sign-in lasts, in minutes.")
     trace_url: TraceUrl | None = Field(

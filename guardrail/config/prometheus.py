@@ -19,5 +19,5 @@ class PrometheusConfig(Section):
     key: KeyHash | None = Field(
         default=None,
         description="Hash of the key that Prometheus sends (`Authorization: Bearer …`), made with `guardrail config hash-key`. "
-        "No tenant's key. Default: clients on this machine alone may fetch them.",
+        "No tenant's key. Default: clients on this machine alone may fetch them; a reverse proxy on it must then set X-Forwarded-For.",
     )

@@ -262,3 +262,13 @@ def test_judging_the_latest_turn_alone_says_what_it_gives_up() -> None:
     text = "routes:\n  - name: a\n    scope: latest_turn\n"
     assert found(text) == ["3 C014 warning"]
     assert "a caller writes these itself" in _message(text, "C014")
+
+
+def test_metrics_without_a_key_are_warned_of_because_a_reverse_proxy_may_pass_for_this_machine() -> None:
+    section = "telemetry:\n  prometheus:\n    enabled: {enabled}\n"
+    (warned,) = [each for each in check(loads(section.format(enabled="true"))) if each.code == "C045"]
+    assert (warned.severity, warned.line) == ("warning", 3)
+    assert "X-Forwarded-For" in warned.message
+    assert "guardrail config hash-key" in warned.message
+    for silent in (section.format(enabled="true") + f"    key: '{A}'\n", section.format(enabled="false")):
+        assert "C045" not in [each.code for each in check(loads(silent))]
