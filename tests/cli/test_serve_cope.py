@@ -19,6 +19,7 @@ classifiers:
   cope: {kind: cope, model: MODEL, kv_gib: 0.1, host_gib: 0, most_outside: 1}
 routes:
   - {name: main, upstream: main, classifier: cope, deadline_ms: 30000}
+cache: {entries: 0}  # else what was judged once is answered without the engine
 upstreams: {main: {kind: embedded}}
 """
 TEXT = "The library opens at nine."

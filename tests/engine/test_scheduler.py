@@ -169,10 +169,13 @@ def test_nothing_is_lost_and_nothing_runs_twice(limits: Limits, moves: list[Work
     assert not bench.scheduler._busy
 
 
+LOOKED_AT_OF_ONE_TENANT = 8  # so many of a tenant's works that do not fit are looked past in a batch
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.builds(Work, prefix=st.just("p"), tokens=st.integers(1, 100), deadline=st.floats(1, 100), level=st.integers(0, 3))))
 def test_a_batch_goes_by_level_and_then_by_deadline(works: list[Work]):
-    """What was left out does not come before what was taken, unless it did not fit any more."""
+    """What was left out does not come before what was taken, unless it did not fit any more, or stood behind as many that did not."""
     bench = Bench(Limits(batch=250, patience_s=1e9))
     bench.submit(*works)
     taken = [portion.work for portion in bench.step().portions]
@@ -181,7 +184,8 @@ def test_a_batch_goes_by_level_and_then_by_deadline(works: list[Work]):
     left = 250 - sum(work.tokens for work in taken)
     for work in set(works) - set(taken):
         before = sum(other.tokens for other in taken if (other.level, other.deadline) <= (work.level, work.deadline))
-        assert before + work.tokens > 250 or work.tokens > left
+        ahead = [other for other in works if other not in taken and other.level == work.level and other.deadline <= work.deadline]
+        assert before + work.tokens > 250 or work.tokens > left or len(ahead) >= LOOKED_AT_OF_ONE_TENANT
 
 
 def test_a_batch_is_full_while_there_is_work():

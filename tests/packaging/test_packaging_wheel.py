@@ -55,7 +55,7 @@ def test_it_holds_nothing_but_the_package(wheel: zipfile.ZipFile):
     kinds = {Path(name).suffix for name in wheel.namelist() if name.startswith("guardrail/")}
 
     assert {name.split("/")[0] for name in wheel.namelist()} == {"guardrail", f"guardrail-{__version__}.dist-info"}
-    assert kinds <= {".py", ".typed", ".md", ".yaml", ".jsonl", ".safetensors", ""}
+    assert kinds <= {".py", ".typed", ".md", ".yaml", ".jsonl", ".safetensors", ".html", ".css", ".js", ".svg", ""}
     assert "guardrail/py.typed" in wheel.namelist()
 
 
@@ -69,7 +69,7 @@ def test_its_metadata_names_licence_and_command(wheel: zipfile.ZipFile):
 
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cope", "litellm", "train", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"cope", "litellm", "parquet", "prometheus", "train", "dev"}
     assert content(wheel, ".dist-info/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert b"guardrail = guardrail.cli:main" in content(wheel, "entry_points.txt")
 
