@@ -62,7 +62,7 @@ def judgements(summary: Summary, found: Mapping[Key, Prediction]) -> Iterator[Ju
     digests = {policy.id: policy.digest for policy in summary.info.policies}
     for row in summary.rows:
         for judged in row.judged:
-            yield Judgement(row, judged, tuple(found[judged.item.set, judged.item.id, digests[policy]] for policy in judged.scores))
+            yield Judgement(row, judged, tuple(found[judged.item.set, judged.item.id, policy, digests[policy]] for policy in judged.scores))
 
 
 def document(judgement: Judgement, classifier: str, *, text: bool) -> dict[str, object]:

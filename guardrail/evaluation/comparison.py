@@ -176,10 +176,10 @@ def _check(first: RunInfo, second: RunInfo, *, versions: bool) -> None:
 
 
 def _by_text(run: Run) -> dict[Place, dict[str, Prediction]]:
-    known = {policy.digest for policy in run.info.policies}
+    known = {(policy.id, policy.digest) for policy in run.info.policies}
     found: dict[Place, dict[str, Prediction]] = defaultdict(dict)
     for each in run.found.values():
-        if each.digest in known:
+        if (each.policy, each.digest) in known:
             found[each.set, each.item][each.policy] = each
     return found
 

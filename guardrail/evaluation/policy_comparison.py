@@ -164,7 +164,7 @@ async def compared(old: Policy, new: Policy, texts: Sequence[Asked], classifier:
     """
     route = _route(Check(old, old.threshold), Check(new, new.threshold, mode=Mode.SHADOW))
     _comparable(new.id, route, texts)
-    await classifier.prepare((old, new) if old.digest != new.digest else (new,))
+    await classifier.prepare((old, new) if old.key != new.key else (new,))
     guard = Guard({"it": classifier})
     for stage in Stage:
         of_stage = [text for text in texts if text.stage is stage and route.checks(stage)]

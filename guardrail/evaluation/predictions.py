@@ -10,7 +10,7 @@ from guardrail.errors import GuardrailError
 
 PREDICTIONS, RUN = "predictions.jsonl", "run.json"
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Prediction:
 
     @property
     def key(self) -> Key:
-        """What it is the answer to: set, item and the policy's digest."""
-        return (self.set, self.item, self.digest)
+        """What it is the answer to: set, item, and the policy's id and digest."""
+        return (self.set, self.item, self.policy, self.digest)
 
 
 @dataclass(frozen=True, slots=True)

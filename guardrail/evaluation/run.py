@@ -104,7 +104,7 @@ async def ask(
     before, failed = len(questions) - len(missing), 0
     yield Progress(before, len(questions), before, failed)
     if missing:
-        await classifier.prepare(list({policy.digest: policy for _, policies in missing for policy in policies}.values()))
+        await classifier.prepare(list({policy.key: policy for _, policies in missing for policy in policies}.values()))
     for first in range(0, len(missing), info.batch):
         chunk = missing[first : first + info.batch]
         found = await _judged(classifier, [(item, policy) for item, policies in chunk for policy in policies])
@@ -127,7 +127,7 @@ def _opened(folder: Path, info: RunInfo, *, growing: bool) -> PredictionFile:
 
 
 def _missing(item: Item, policies: Sequence[Policy], known: set[Key]) -> tuple[Policy, ...]:
-    return tuple(policy for policy in policies if (item.set, item.id, policy.digest) not in known)
+    return tuple(policy for policy in policies if (item.set, item.id, *policy.key) not in known)
 
 
 async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) -> list[Prediction]:

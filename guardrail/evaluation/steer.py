@@ -189,8 +189,8 @@ async def steer(
     """
     probes = [_Probe.of(policy, [sample for sample in samples if sample.area == policy.id]) for policy in policies]
     elsewhere = steer_policies.off_topic()
-    pairs = {(policy.digest, sample.text): (policy, sample.text) for probe in probes for policy in probe.asked for sample in probe.samples}
-    pairs |= {(policy.digest, sample.text): (policy, sample.text) for sample in samples for policy in elsewhere}
+    pairs = {(policy.key, sample.text): (policy, sample.text) for probe in probes for policy in probe.asked for sample in probe.samples}
+    pairs |= {(policy.key, sample.text): (policy, sample.text) for sample in samples for policy in elsewhere}
     scores = await _scores(classifier, list(pairs.values()), report)
     return Steering(
         classifier.id,
@@ -203,7 +203,7 @@ async def steer(
     )
 
 
-Scores = Mapping[tuple[str, str], float]
+Scores = Mapping[tuple[tuple[str, str], str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class _Probe:
 
     def wording(self, scores: Scores) -> Wording:
         wordings = (self.policy, *self.other_words)
-        values = [[scores[policy.digest, sample.text] for policy in wordings] for sample in self.samples]
+        values = [[scores[policy.key, sample.text] for policy in wordings] for sample in self.samples]
         stable = [len({value >= self.policy.threshold for value in row}) == 1 for row in values]
         return Wording(self.policy.id, Rate.of_flags(stable), sum(max(row) - min(row) for row in values) / len(values))
 
@@ -278,20 +278,20 @@ def _at_length(probes: Sequence[_Probe], lines: int, scores: Scores) -> Length:
 
 
 def _flag(scores: Scores, policy: Policy, sample: Sample) -> bool:
-    return scores[policy.digest, sample.text] >= policy.threshold
+    return scores[policy.key, sample.text] >= policy.threshold
 
 
 async def _scores(classifier: Classifier, pairs: Sequence[tuple[Policy, str]], report: Callable[[int, int], None]) -> Scores:
-    policies = {policy.digest: policy for policy, _ in pairs}
+    policies = {policy.key: policy for policy, _ in pairs}
     await classifier.prepare(list(policies.values()))
     ordered = sorted(pairs, key=lambda pair: pair[1])  # the judgements of one text stand together
-    found: dict[tuple[str, str], float] = {}
+    found: dict[tuple[tuple[str, str], str], float] = {}
     for first in range(0, len(ordered), CHUNK):
         requests = [ClassifyRequest(policy, text) for policy, text in ordered[first : first + CHUNK]]
         answers = await classifier.classify(requests, deadline=time.monotonic() + PATIENCE_S)
         for request, answer in zip(requests, answers, strict=True):
             if isinstance(answer, ClassifierError):
                 raise answer
-            found[request.policy.digest, request.text] = answer.value
+            found[request.policy.key, request.text] = answer.value
         report(min(first + CHUNK, len(ordered)), len(ordered))
     return found

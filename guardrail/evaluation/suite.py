@@ -12,6 +12,7 @@ import yaml
 
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.dataset import DataSet, Item, in_any_area
+from guardrail.evaluation.predictions import Key
 from guardrail.evaluation.run import ANY, AREAS
 from guardrail.types import Policy
 from guardrail.units import held_out, unit_of
@@ -117,9 +118,9 @@ class Questions:
         """Set and area of each task without a text to measure."""
         return tuple(name.rpartition("/")[0] for name, items in self.items.items() if not items)
 
-    def key(self, item: Item, policy: Policy) -> tuple[str, str, str]:
+    def key(self, item: Item, policy: Policy) -> Key:
         """Under which key the prediction about an item's text is found."""
-        return (item.set, self.places[_place(item)], policy.digest)
+        return (item.set, self.places[_place(item)], *policy.key)
 
 
 def questions(suite: Suite, data: Iterable[DataSet], policies: Sequence[Policy], *, limit: int | None = None, seed: int = 0) -> Questions:
@@ -131,7 +132,7 @@ def questions(suite: Suite, data: Iterable[DataSet], policies: Sequence[Policy],
     items: dict[str, tuple[Item, ...]] = {}
     asked: list[tuple[Item, tuple[Policy, ...]]] = []
     places: dict[Place, str] = {}
-    known: set[tuple[Place, str]] = set()
+    known: set[tuple[Place, tuple[str, str]]] = set()
     for each in data:
         for item in each.items:
             places.setdefault(_place(item), item.id)
@@ -145,8 +146,8 @@ def questions(suite: Suite, data: Iterable[DataSet], policies: Sequence[Policy],
                 raise GuardrailError(f"the suite asks the policy {task.asked} about {task.set}, and it is not among the policies")
             for item in items[task.name]:
                 place = _place(item)
-                new = tuple(policy for policy in task.policies(policies) if (place, policy.digest) not in known)
-                known |= {(place, policy.digest) for policy in new}
+                new = tuple(policy for policy in task.policies(policies) if (place, policy.key) not in known)
+                known |= {(place, policy.key) for policy in new}
                 if new:
                     mine.setdefault(place, []).append((replace(item, id=places[place]), new))
         asked += [question for about in mine.values() for question in about]

@@ -116,7 +116,7 @@ def summarise(plan: Plan, info: RunInfo, found: Mapping[Key, Prediction]) -> Sum
     rows = []
     for (name, area), items in groups.items():
         asked = plan.asked(area)
-        judged = [each for item in items if (each := _judged(item, [found.get((name, item.id, p.digest)) for p in asked], thresholds))]
+        judged = [each for item in items if (each := _judged(item, [found.get((name, item.id, *p.key)) for p in asked], thresholds))]
         for each in judged:
             # A text that violates something does not say which policy; one that violates nothing violates none.
             for policy, score in each.scores.items() if len(asked) == 1 or not each.label else ():

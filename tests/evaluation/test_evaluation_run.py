@@ -12,6 +12,7 @@ from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.evaluation.dataset import DataSet, open_set
 from guardrail.evaluation.predictions import Prediction, read_run
 from guardrail.evaluation.run import Plan, Progress, evaluate
+from guardrail.evaluation.summary import summarise
 from guardrail.testing import ScriptedClassifier, contains, policy
 
 HATE, ATTACK = policy("hate_speech"), policy("prompt_attack")
@@ -52,7 +53,20 @@ async def test_a_text_is_asked_under_the_policy_of_its_area_and_a_benign_one_und
     }
     info, found = read_run(tmp_path / "out")
     assert (info.classifier, info.sets[0].rows, len(found)) == ("scripted", 4, 5)
-    assert found["small", "a", HATE.digest].score == 0.97
+    assert found["small", "a", *HATE.key].score == 0.97
+
+
+async def test_policies_of_one_text_are_asked_and_kept_each_by_its_own_name(tmp_path: Path) -> None:
+    twin = replace(ATTACK, body=HATE.body, digest=HATE.digest)
+    classifier, plan, out = scripted(), Plan((data(tmp_path),), (HATE, twin), {}, batch=2), tmp_path / "out"
+    await run(classifier, plan, out)
+    info, found = read_run(out)
+    assert {policy.id for policy in classifier.prepared} == {"hate_speech", "prompt_attack"}
+    assert {each.policy for each in found.values() if each.item == "d"} == {"hate_speech", "prompt_attack"}
+    (pooled,) = (row for row in summarise(plan, info, found).rows if row.area == "benign")
+    assert pooled.failed == 0
+    again = scripted()
+    assert await run(again, plan, out) == Progress(4, 4, 4, 0)
 
 
 async def test_a_run_that_stopped_goes_on_and_asks_what_failed_again(tmp_path: Path) -> None:
