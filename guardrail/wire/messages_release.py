@@ -121,16 +121,26 @@ class MessageRelease(EventRelease):
     def _close(self, index: object) -> list[Said]:
         block, stretch = self._blocks[index]
         self._ended.add(index)
-        events = [*stretch.beside, {"type": "content_block_stop", "index": index}]
-        said = [event["delta"] for event in stretch.beside if isinstance(event.get("delta"), dict)]
-        signatures = [delta["signature"] for delta in said if isinstance(delta, dict) and delta.keys() == {"type", "signature"}]
-        signed = {"signature": "".join(map(str, signatures))} if block["type"] == "thinking" and signatures else {}
-        if len(signatures) == len(stretch.beside) and _harmless({**block, **signed}):
-            self._passage.close(stretch, lambda _: events)
+        stop: Document = {"type": "content_block_stop", "index": index}
+        signatures = [signature for event in stretch.beside if (signature := _signature(event)) is not None]
+        known = len(signatures) == len(stretch.beside) and (not signatures or block["type"] == "thinking")
+        if known and _harmless({**block, **({"signature": "".join(signatures)} if signatures else {})}):
+            deltas = [{"type": "signature_delta", "signature": signature} for signature in signatures]
+            events: list[Document] = [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+            self._passage.close(stretch, lambda _: [*events, stop])
         else:
             self._passage.close(stretch)
-            self._passage.withhold(*events)
+            self._passage.withhold(*stretch.beside, stop)
         return [Said(0, stretch.path, "", _KINDS[_FIELDS[str(block["type"])]], complete=True)]
+
+
+def _signature(event: Document) -> str | None:
+    """The signature in a delta that says nothing else. What stands beside the delta is judged at the end, and not told."""
+    delta = event.get("delta")
+    if not isinstance(delta, dict) or delta.keys() != {"type", "signature"} or delta["type"] != "signature_delta":
+        return None
+    signature = delta["signature"]
+    return signature if isinstance(signature, str) else None
 
 
 def _harmless(block: Document) -> bool:

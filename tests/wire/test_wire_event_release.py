@@ -275,6 +275,29 @@ def test_what_the_upstream_repeats_otherwise_is_not_told_before_it_was_judged() 
     assert "something else" in {part.text for part in player.release.others()}
 
 
+@pytest.mark.parametrize(
+    ("start", "delta", "beside"),
+    [
+        (THINKING[0], THINKING[-1], {"note": "something else"}),
+        (THINKING[0], {**THINKING[-1], "type": "something else"}, {}),
+        (THINKING[0], {**THINKING[-1], "signature": ["something else"]}, {}),
+        (text()[0], {**THINKING[-1], "signature": "something else"}, {}),
+    ],
+)
+def test_beside_a_signature_nothing_goes_out_before_it_was_judged(start: Any, delta: Any, beside: Any) -> None:
+    said = {"type": f"{start['type']}_delta", start["type"]: "Hm."}
+    events = block(0, start, said, delta)
+    events[2] |= beside
+    player = Player("messages")
+    player.take(spelled([MESSAGE[0], *events, *END]))
+    (path,) = player.said
+    player.let(path, 100)
+    assert b"Hm." in player.content
+    assert b"something else" not in player.content
+    player.release.finish()
+    assert any("something else" in (part.text or "") for part in player.release.others())
+
+
 def _texts(content: bytes) -> list[str]:
     found = []
     for event in documents(content):
