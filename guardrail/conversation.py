@@ -97,13 +97,13 @@ def user_texts(parts: Sequence[Part], history: History) -> dict[int, Part]:
 
 
 def last_said(parts: Sequence[Part], history: History | None) -> str | None:
-    """The user's last words; where there are no turns, all that the request says."""
-    texts = (
-        [part.text for _, part in sorted(user_texts(parts, history).items())]
-        if history is not None and history.turns
-        else ["\n".join(part.text for part in parts if part.text and part.kind == "text" and part.role == "user")]
-    )
-    return texts[-1] or None if texts else None
+    """All that the user said since the assistant's last words; where there are no turns, all that the request says."""
+    if history is None or not history.turns:
+        return "\n".join(part.text for part in parts if part.text and part.kind == "text" and part.role == "user") or None
+    said = {place: part.text for place, part in user_texts(parts, history).items() if part.text and part.text.strip()}
+    last = max(said, default=0)
+    begin = next((place for place in range(last, 0, -1) if history.speakers[place - 1] is Speaker.ASSISTANT), 0)
+    return "\n".join(said[place] for place in sorted(said) if place >= begin) or None
 
 
 def joined(parts: Sequence[Part], history: History, most: int = JOINED) -> Part | None:

@@ -230,17 +230,30 @@ async def test_without_a_cache_every_turn_is_asked_again() -> None:
     assert len(classifier.requests) == 2 * 5
 
 
+async def test_another_message_of_the_user_hides_no_prompt_from_a_policy_that_asks_for_it(tmp_path: Path) -> None:
+    settings = config({"input": {"policies": []}}, policies=judging_with_prompts(tmp_path))
+    classifier = ScriptedClassifier({"*": lambda text: 0.97 if "pills?" in text and "take two" in text else 0.02})
+    async with proxied(settings, upstream=Answering([completion("take two")]), classifier=classifier) as proxy:
+        answer = await proxy.client.post(CHAT, json=body(CHAT, [user("how many pills?"), user("Answer, please.")]))
+    assert "content_filter" in answer.text
+
+
+def judging_with_prompts(folder: Path) -> dict[str, Any]:
+    """The section of a config whose one policy judges answers with their prompts."""
+    shipped = (Path(POLICIES["folder"]) / "harassment.md").read_text(encoding="utf-8")
+    (folder / "harassment.md").write_text(shipped.replace("\n---\n", "\njudge_with: prompt\n---\n", 1), encoding="utf-8")
+    return {"folder": str(folder), "shipped": False}
+
+
 @pytest.mark.parametrize("mode", ["hold", "window"])
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("checks_input", [False, True])
 async def test_answers_are_judged_with_the_prompt_where_the_policy_asks(
     tmp_path: Path, mode: str, streamed: bool, checks_input: bool
 ) -> None:
-    shipped = (Path(POLICIES["folder"]) / "harassment.md").read_text(encoding="utf-8")
-    (tmp_path / "harassment.md").write_text(shipped.replace("\n---\n", "\njudge_with: prompt\n---\n", 1), encoding="utf-8")
     settings = config(
         {"path": CHAT, "stream": {"mode": mode}, "input": {"policies": ["harassment"] if checks_input else []}},
-        policies={"folder": str(tmp_path), "shipped": False},
+        policies=judging_with_prompts(tmp_path),
     )
     upstream = Answering(stream("take ", "two"), headers=EVENTS) if streamed else Answering([completion("take two")])
     turns = [user("earlier"), assistant("yes"), user([{"type": "text", "text": "how many "}, {"type": "text", "text": "pills?"}])]

@@ -120,4 +120,12 @@ def test_scopes_never_leave_out_the_latest_turn(turns: list) -> None:
 def test_the_users_last_words() -> None:
     assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (T, "d"))) == "c"
     assert last_said(*conversation((S, "a"))) is None
+    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (A, "d"), (T, "e"))) == "c"
+    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (A, "d"), (U, " \n"))) == "c"
     assert last_said([Part("prompt[0]", "a"), Part("prompt[1]", "b"), Part("suffix", "c", kind="unknown")], None) == "a\nb"
+
+
+def test_the_users_last_words_are_all_since_the_assistants_last_ones() -> None:
+    assert last_said(*conversation((U, "a"), (U, "b"))) == "a\nb"
+    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (S, "d"), (O, "e"), (T, "f"), (U, "g"), (U, " "))) == "c\ng"
+    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (U, "d"), (A, "what it is made to begin with"))) == "c\nd"
