@@ -33,10 +33,11 @@ def findings(decision: Decision, *, everything: bool = False) -> tuple[Verdict, 
 
     A policy that did both appears twice. `everything` adds the policies that did neither, with their highest score.
     """
-    strongest: dict[tuple[str, Mode], Verdict] = {}
-    failed: dict[tuple[str, Mode], Verdict] = {}
+    strongest: dict[tuple[object, ...], Verdict] = {}
+    failed: dict[tuple[object, ...], Verdict] = {}
     for verdict in decision.verdicts:
-        key = verdict.policy_id, verdict.mode  # a version on trial must not hide the one in force
+        # A version on trial must not hide the one that it is tried beside, which may be in shadow too.
+        key = verdict.policy_id, verdict.policy_version, verdict.policy_digest, verdict.threshold, verdict.mode
         if verdict.score is None:
             failed.setdefault(key, verdict)
         elif (best := strongest.get(key)) is None or _rank(verdict) > _rank(best):

@@ -26,3 +26,15 @@ async def test_a_candidate_that_would_block_lets_pass_and_is_recorded_with_its_o
         assert [each.policy_version for each in findings(event.decision, everything=True)] == ["1.1.0", "1.0.0"]
         moderated = await proxy.client.post("/v1/moderations", json={"input": "hello"})
         assert moderated.json()["results"][0]["flagged"] is False
+
+
+async def test_a_candidate_beside_a_policy_in_shadow_hides_no_finding_of_it(tmp_path: Path) -> None:
+    draft = tmp_path / "other.md"
+    text = (Path(POLICIES["folder"]) / "harassment.md").read_text(encoding="utf-8")
+    draft.write_text(text.replace("version: 1.0.0", "version: 1.1.0").replace("threshold: 0.5", "threshold: 0.2"), encoding="utf-8")
+    tried = {"policies": [{"id": "harassment", "candidate": str(draft), "mode": "shadow"}]}
+    settings = config({"input": tried, "output": {"policies": []}})
+    async with proxied(settings, classifier=ScriptedClassifier({"harassment": 0.9})) as proxy:
+        await proxy.ask()
+        (event,) = proxy.sink.of(DecisionMade)
+        assert sorted(each.policy_version for each in findings(event.decision)) == ["1.0.0", "1.1.0"]
