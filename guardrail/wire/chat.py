@@ -99,6 +99,9 @@ CHOICE_FIELDS = frozenset(
     ]
 )
 
+TOLD_FIELDS = (CHOICE_FIELDS - {"token_ids"}) | {"text", "delta"}
+"""The fields of a choice that stay when something was taken out of its text: nothing else, for it may be spelled there in numbers."""
+
 
 def read_request(document: Mapping[str, object]) -> Request:
     """The request in a parsed document. Raises WireError (400) for anything that proxy and upstream could read differently.

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from guardrail.types import Part
 from guardrail.wire.answer import FilterResults
-from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, choice_index, refused_deltas
+from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, TOLD_FIELDS, choice_index, refused_deltas
 from guardrail.wire.chat_stream import CHAT_CHUNKS, ChatStreamCollector, StreamShape
 from guardrail.wire.completions import TEXT_CHUNKS, refused_text
 from guardrail.wire.document import parse_object, readable
+from guardrail.wire.parts import is_tokens
 from guardrail.wire.release import Said
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
 
@@ -119,7 +120,7 @@ class ChatRelease:
         begin = b"" if choice in self._begun else self._frame(choice, {})
         frames = self._rest.pop(choice, [])
         if choice in self._redacted:
-            frames = [_without_logprobs(piece) for piece in frames]
+            frames = [_without_spelled(piece) for piece in frames]
         return begin + b"".join(frames)
 
     def refused(self, choice: int, results: FilterResults, notice: str | None, *, released_chars: int) -> bytes:
@@ -137,7 +138,7 @@ class ChatRelease:
 
     def end(self, *, whole: bool) -> bytes:
         """See `Release`: usage and `[DONE]`."""
-        loose = self._loose if whole else []
+        loose = self._loose if whole and not self._redacted else []  # they may spell what was taken out
         return b"".join((*loose, *map(frame, self._usages))) + DONE
 
     def _take(self, event: SseEvent) -> list[Said]:
@@ -189,9 +190,14 @@ class ChatRelease:
         return frame({**self._head, "choices": [self._spelled(choice, {**begun, **fields})]})
 
 
-def _without_logprobs(piece: bytes) -> bytes:
-    """A frame of one choice, as `frame` spells it, without the text that its log probabilities spell."""
+def _without_spelled(piece: bytes) -> bytes:
+    """A frame of one choice, as `frame` spells it, without what spells its text again: log probabilities, token ids, and whatever of a
+    choice is not known."""
     document = parse_object(piece.removeprefix(b"data: "))
     choices = document["choices"]
     assert isinstance(choices, list)
-    return frame({**document, "choices": [{**choice, "logprobs": None} for choice in choices]})
+    told = [{key: value for key, value in choice.items() if key in TOLD_FIELDS} | {"logprobs": None} for choice in choices]
+    for choice in told:
+        if isinstance(delta := choice.get("delta"), dict):
+            choice["delta"] = {key: value for key, value in delta.items() if not is_tokens(value)}
+    return frame({**document, "choices": told})

@@ -4,10 +4,13 @@ import re
 from collections.abc import Mapping
 
 from guardrail.types import Part
+from guardrail.wire.chat import TOLD_FIELDS
 from guardrail.wire.document import readable
+from guardrail.wire.parts import is_tokens
 
 _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)|\[(\d{1,6})\]|\.")
 _SPELLED_AGAIN = "logprobs"
+_IN_CHOICE = 2  # steps of a path: `choices`, and its index
 REWRITABLE = frozenset({"text", "reasoning", "refusal"})
 """The kinds of part of which something may be taken out. Arguments of a tool are not: they are executed."""
 
@@ -20,8 +23,8 @@ def rewritable(document: Mapping[str, object], part: Part) -> bool:
 
 
 def rewritten(document: Mapping[str, object], texts: Mapping[str, str]) -> dict[str, object]:
-    """A copy of the document with other texts at these paths, each `rewritable`; log probabilities beside them, which spell the old ones,
-    are emptied."""
+    """A copy of the document with other texts at these paths, each `rewritable`; what spells the old ones beside them is left
+    out: log probabilities and token ids."""
     copy = _copied(document)
     assert isinstance(copy, dict)
     for path, text in texts.items():
@@ -33,11 +36,17 @@ def rewritten(document: Mapping[str, object], texts: Mapping[str, str]) -> dict[
 
 
 def _forget(document: dict[str, object], path: str) -> None:
-    """Empty the log probabilities of every object on the way to a path, a choice's or a content part's."""
+    """Leave out what spells a text again, in every object on the way to its path: a choice's or a content part's log probabilities, token
+    ids, and whatever of a choice is not known."""
     here: object = document
-    for step in _steps(path):
-        if isinstance(here, dict) and (held := here.get(_SPELLED_AGAIN)) is not None:
-            here[_SPELLED_AGAIN] = [] if isinstance(held, list) else None
+    steps = _steps(path)
+    for depth, step in enumerate(steps):
+        if isinstance(here, dict):
+            known = TOLD_FIELDS if depth == _IN_CHOICE and steps[0] == "choices" else here.keys()
+            for key in [key for key, value in here.items() if key not in known or is_tokens(value)]:
+                del here[key]
+            if (held := here.get(_SPELLED_AGAIN)) is not None:
+                here[_SPELLED_AGAIN] = [] if isinstance(held, list) else None
         here = _at(here, _index(here, step))
 
 

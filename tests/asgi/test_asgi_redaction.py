@@ -123,6 +123,25 @@ async def test_what_cannot_be_rewritten_is_blocked() -> None:
         assert b"forbidden" not in answered.content
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize("mode", [None, "hold", "window"])
+async def test_the_tokens_of_a_text_of_which_something_was_taken_out_are_not_told(path: str, mode: str | None) -> None:
+    codes = [60_101, 60_102]
+    spelled = {"text": SAID} if path != CHAT else {"delta": {"content": SAID}} if mode else {"message": {"content": SAID}}
+    choice = {"index": 0, **spelled, "finish_reason": "stop", "stop_reason": 60_100, "token_ids": codes, "made_of": {"codes": codes}}
+    document = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    whole = json.dumps(document).encode()
+    pieces = [b"data: " + whole + b"\n\n", b"data: [DONE]\n\n"] if mode else [whole]
+    body = {"model": "m", "stream": mode is not None, "prompt": "Hello.", "messages": [{"role": "user", "content": "Hello."}]}
+    body.pop("messages" if path != CHAT else "prompt")
+    upstream = Answering(pieces, headers=EVENTS) if mode else Answering(pieces)
+    async with proxied(redacting(mode or "hold"), upstream=upstream, classifier=classifier()) as proxy:
+        answered = await proxy.client.post(path, json=body)
+        assert re.search(PLACEHOLDER.encode(), answered.content)
+        assert b"60100" in answered.content
+        assert b"6010" not in answered.content.replace(b"60100", b"")
+
+
 async def test_what_cannot_be_judged_is_not_released_where_something_might_be_taken_out() -> None:
     broken = ScriptedClassifier(fault=RuntimeError("gone"))
     for streamed, upstream in ((False, Answering([completion(SAID)])), (True, Answering(stream(SAID), headers=EVENTS))):
