@@ -146,7 +146,7 @@ def build_app(
     built = {name: build_upstream(section, environment) for name, section in loaded.upstreams.items()} | dict(upstreams or {})
     endpoints = {name: Endpoint(section.kind, getattr(section, "base_url", None)) for name, section in loaded.upstreams.items()}
     among = among or Siblings()
-    console = resolve(CONSOLE)(loaded.console, among.console_secret) if loaded.console is not None else None
+    console = resolve(CONSOLE)(loaded.console, among.console_secret, among.console_ended) if loaded.console is not None else None
     observing = (*sinks, console.history) if console else tuple(sinks)
     service = _service(loaded, endpoints, Overrides(classifiers, observing, among))
     kept = resolve(AUDIT_READER)(loaded, environment) if console else None
@@ -223,13 +223,15 @@ class Siblings:
     """The processes of one server. `engines`: sockets of CoPE engines that run already, by the name of the classifier that is to use one.
 
     `count`: how many they are, each allowing its part of the tenants' limits; `place`: which of them this is. `console_secret` signs the
-    console's sessions, so that each process takes what another one issued; None: a fresh one.
+    console's sessions, so that each process takes what another one issued; None: a fresh one. `console_ended`: a folder in which they tell
+    one another of sessions that were ended.
     """
 
     engines: Mapping[str, Path] = field(default_factory=dict)
     count: int = 1
     console_secret: bytes | None = field(default=None, repr=False)
     place: int = 0
+    console_ended: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import ipaddress
 import secrets
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,13 @@ class _Plan:
     listener: socket.socket
     workers: int
     console_secret: bytes = field(default_factory=functools.partial(secrets.token_bytes, 32), repr=False)
+    console_ended: Path | None = None
 
 
 def _work(plan: _Plan, engines: Mapping[str, Path], place: int, ready: Ready) -> None:
     """One of several worker processes."""
     configure_logging(sys.stderr, plan.log_level)
-    among = Siblings(engines, plan.workers, plan.console_secret, place)
+    among = Siblings(engines, plan.workers, plan.console_secret, place, plan.console_ended)
     run(_serve_beside_others(build_app(plan.config, among=among), plan.listener, ready))
 
 
@@ -85,8 +87,10 @@ async def _parent(config: Config, plan: _Plan, announce: Callable[[], None]) -> 
         plan.listener.listen(BACKLOG)  # so that whoever reads the announcement finds the port open
         announce()
 
-    async with engines_running(engines_of(config), plan.log_level) as engines:
-        await keep_working(functools.partial(_work, plan, engines), plan.workers, opened)
+    with tempfile.TemporaryDirectory(prefix="guardrail-", ignore_cleanup_errors=True) as folder:
+        told = replace(plan, console_ended=Path(folder))
+        async with engines_running(engines_of(config), plan.log_level) as engines:
+            await keep_working(functools.partial(_work, told, engines), plan.workers, opened)
 
 
 async def _until_ended(work: Coroutine[Any, Any, None]) -> None:

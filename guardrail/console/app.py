@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, compile_path
@@ -42,14 +43,16 @@ STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg"
 
 
 class Console:
-    """The console of a process. `secret` signs the sessions: processes that share it take one another's.
+    """The console of a process. `secret` signs the sessions: processes that share it take one another's, and in the folder `ended` tell
+    one another of those that were ended.
 
     `history` is to be told of events; it remembers which policies were in force.
     """
 
-    def __init__(self, settings: ConsoleConfig, secret: bytes | None = None) -> None:
+    def __init__(self, settings: ConsoleConfig, secret: bytes | None = None, ended: Path | None = None) -> None:
         self._settings = settings
-        self._sessions = Sessions(settings.admin_key, secret or secrets.token_bytes(32), lifetime_s=settings.session_minutes * 60)
+        lifetime_s = settings.session_minutes * 60
+        self._sessions = Sessions(settings.admin_key, secret or secrets.token_bytes(32), lifetime_s=lifetime_s, shared=ended)
         self.history = PolicyHistory()
 
     def routes(self, service: GuardService, audit: AuditReader | None) -> list[BaseRoute]:

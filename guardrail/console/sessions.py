@@ -1,7 +1,7 @@
 """Who is signed in: signed, short-lived cookies, and how often a wrong key may be tried.
 
-Nothing is stored for a session. What signs it is a secret of this process (or of all its workers), mixed with the admin key's hash, so
-that another key ends all of them.
+Nothing is stored for a session but that it was ended. What signs it is a secret of this process (or of all its workers), mixed with the
+admin key's hash, so that another key ends all of them.
 """
 
 import base64
@@ -12,8 +12,10 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from guardrail.config.tenants import MAX_KEY_CHARS
+from guardrail.errors import WireError
 
 COOKIE = "guardrail_console"
 MAX_COOKIE_CHARS = 256
@@ -33,14 +35,18 @@ class Session:
 
 
 class Sessions:
-    """Issues and reads sessions. `secret` signs them; `admin_key` is the key's hash as configured."""
+    """Issues and reads sessions. `secret` signs them; `admin_key` is the key's hash as configured.
 
-    def __init__(self, admin_key: str, secret: bytes, *, lifetime_s: float, clock: Clock = time.time) -> None:
+    `shared` is a folder of the processes with that secret: what one of them has ended, or used up, the others take no more.
+    """
+
+    def __init__(self, admin_key: str, secret: bytes, *, lifetime_s: float, clock: Clock = time.time, shared: Path | None = None) -> None:
         self._known = bytes.fromhex(admin_key.removeprefix("sha256:"))
         self._signing = hmac.digest(secret, self._known, "sha256")
         self.lifetime_s = lifetime_s
         self._clock = clock
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._shared = shared
 
     def opens(self, key: str) -> bool:
         """Whether it is the admin key; the time taken does not depend on how much of it is right."""
@@ -56,7 +62,7 @@ class Sessions:
         return self._read("session", value)
 
     def end(self, session: Session) -> None:
-        """Sign out: this process takes the session no more."""
+        """Sign out: the session is taken no more. Raises WireError (503) where other processes cannot be told."""
         self._spend(session.id)
 
     def invitation(self) -> str:
@@ -64,11 +70,9 @@ class Sessions:
         return self._signed("invitation", INVITATION_S)
 
     def accept(self, invitation: str | None) -> bool:
-        """Whether an invitation is good. It is used up by that."""
+        """Whether an invitation is good. It is used up by that. Raises WireError (503) where other processes cannot be told."""
         found = self._read("invitation", invitation)
-        if found is not None:
-            self._spend(found.id)
-        return found is not None
+        return found is not None and self._spend(found.id)
 
     def _signed(self, purpose: str, lifetime_s: float) -> str:
         body = f"{secrets.token_hex(16)}.{int(self._clock() + lifetime_s)}"
@@ -80,14 +84,27 @@ class Sessions:
         identity, until, mac = value.split(".")
         if not hmac.compare_digest(mac, self._mac(purpose, f"{identity}.{until}")):
             return None
-        if identity in self._ended or self._clock() >= int(until):
+        if identity in self._ended or self._clock() >= int(until) or (self._shared is not None and (self._shared / identity).exists()):
             return None
         return Session(identity, float(until), self._mac("form", identity))
 
-    def _spend(self, identity: str) -> None:
+    def _spend(self, identity: str) -> bool:
+        """Whether no other process was quicker."""
         self._ended[identity] = None
         while len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
+        if self._shared is None:
+            return True
+        try:
+            (self._shared / identity).touch(0o600, exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            message = (
+                f"The other worker processes cannot be told ({error.strerror}): a sign-out holds in this one only. Start the server again."
+            )
+            raise WireError(503, "not_shared", message) from error
+        return True
 
     def _mac(self, purpose: str, body: str) -> str:
         digest = hmac.digest(self._signing, f"{purpose}:{body}".encode(), "sha256")

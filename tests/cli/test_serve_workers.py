@@ -2,17 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import textwrap
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from serving import ROOT, ended, served
 
+from guardrail.config import hash_key
+from guardrail.console.sessions import COOKIE
 from guardrail.policy.registry import shipped_folder
 
+ADMIN = "admin-key-of-the-tests"
 CONFIG = """
 classifiers:
   scripted: {kind: custom, factory: "scripted_for_workers:make"}
@@ -52,6 +57,19 @@ def test_a_worker_that_dies_is_replaced_and_the_others_serve_meanwhile(tmp_path:
         log = [json.loads(line) for line in server.stopped().splitlines()]
         assert f"worker process {killed} ended (exit code -9); the next one starts in 0.5 s" in [line["event"] for line in log]
         assert all(ended(process) for process in everyone)
+
+
+def test_who_signs_out_of_the_console_is_out_of_it_at_every_worker(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    config.write_text(f"{CONFIG}\nconsole: {{admin_key: '{hash_key(ADMIN)}'}}\n")
+    with served(config, workers=2) as server, httpx.Client(base_url=server.url) as client:
+        assert client.post("/console/login", data={"key": ADMIN}, headers={"origin": server.url}).status_code == 303
+        kept = {"cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
+        token = re.search(r'name="token" value="([^"]+)"', client.get("/console/health").text)
+        assert token is not None
+        assert {httpx.get(f"{server.url}/console/health", headers=kept).status_code for _ in range(12)} == {200}
+        assert client.post("/console/logout", data={"token": token[1]}, headers={"origin": server.url}).status_code == 303
+        assert {httpx.get(f"{server.url}/console/health", headers=kept).status_code for _ in range(12)} == {303}  # whoever answers
 
 
 def test_workers_with_the_embedded_classifier_judge_and_end_with_who_started_them(tmp_path: Path) -> None:

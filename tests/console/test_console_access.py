@@ -1,6 +1,7 @@
 """Who gets in: nobody from elsewhere, nobody without the admin key, no form that was not made here."""
 
 import re
+from pathlib import Path
 
 import pytest
 from console_cases import CHAT, FORM, HERE, KEY, config, consoled, here
@@ -9,6 +10,7 @@ from guardrail.config.tenants import hash_key
 from guardrail.console.access import is_local, is_same_site
 from guardrail.console.app import invitation
 from guardrail.console.sessions import COOKIE, Failures, Sessions
+from guardrail.errors import WireError
 from guardrail.events import RequestRefused
 
 PAGES = ("overview", "decisions", "decisions/abc", "policies", "policies/harassment", "playground", "health")
@@ -234,6 +236,31 @@ async def test_an_invitation_signs_in_once_and_is_no_session_itself() -> None:
     async with consoled(signed_in=False) as console:
         response = await console.client.get("/console/login?invitation=made-up.1.x")
         assert (response.status_code, "used already" in response.text, "set-cookie" in response.headers) == (200, True, False)
+
+
+def test_what_one_worker_has_ended_no_other_takes(tmp_path: Path) -> None:
+    one, other = (Sessions(hash_key(KEY), b"s" * 32, lifetime_s=60, shared=tmp_path) for _ in range(2))
+    kept, value = one.issue(), one.issue()
+    session = other.read(value)
+    assert session is not None
+    other.end(session)
+    assert (one.read(value), other.read(value)) == (None, None)
+    assert one.read(kept) is not None
+    link = one.invitation()
+    assert (one.accept(link), other.accept(link)) == (True, False)
+    assert Sessions(hash_key(KEY), b"s" * 32, lifetime_s=60, shared=tmp_path).read(value) is None  # a worker that was started again
+
+
+async def test_a_sign_out_that_no_other_worker_can_be_told_of_is_an_error_and_holds_here(tmp_path: Path) -> None:
+    sessions = Sessions(hash_key(KEY), b"s" * 32, lifetime_s=60, shared=tmp_path / "gone")
+    value = sessions.issue()
+    session = sessions.read(value)
+    assert session is not None
+    with pytest.raises(WireError, match="holds in this one only") as refused:
+        sessions.end(session)
+    assert (refused.value.status, sessions.read(value)) == (503, None)
+    with pytest.raises(WireError):
+        sessions.accept(sessions.invitation())
 
 
 @pytest.mark.parametrize(
