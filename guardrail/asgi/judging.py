@@ -3,18 +3,19 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardrail.asgi.intake import LARGE_BODY
 from guardrail.asgi.messages import Receive, Scope, Send
 from guardrail.asgi.responder import GuardResponder
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.tenant import caller
+from guardrail.context import asks
 from guardrail.conversation import scoped
 from guardrail.errors import ClassifierError, GuardrailError, WireError
 from guardrail.guard import Origin, Turn
 from guardrail.routing import RouteTable
-from guardrail.types import Decision, Mode, Route
+from guardrail.types import Decision, Mode, Part, Route, Stage
 from guardrail.wire.check import parse_check
 from guardrail.wire.detectors import parse_chat_detection, parse_contents, parse_context_detection, parse_generation_detection
 from guardrail.wire.generic_guardrail import parse_generic_guardrail
@@ -79,6 +80,8 @@ class _CheckResponder(GuardResponder):
             inquiry = await self._inquiry(self._scope)
             self._service.quotas.read(tenant, inquiry.parts)
             route = await self._route(inquiry, tenant)
+            if inquiry.said and asks(route):
+                self._service.quotas.read_more(tenant, inquiry.parts, (Part("prompt", inquiry.said),))
             if self._span is not None:
                 self._span.routed(route, tenant, self._request_id)
             decision = await self._judge(inquiry, route, tenant, self._request_id)
@@ -112,7 +115,7 @@ class _CheckResponder(GuardResponder):
         silent = self._endpoint.silent or (inquiry.scores and inquiry.policies is None)
         if silent and not any(check.mode is Mode.ENFORCE for check in route.checks(inquiry.stage)):
             raise WireError(422, "nothing_to_check", "The route enforces no policy for this, so nothing can be said about it.")
-        return route
+        return prompted(route, inquiry)
 
     async def _asked(self, inquiry: Inquiry, tenant: str) -> Route:
         table = self._service.table
@@ -132,13 +135,27 @@ class _CheckResponder(GuardResponder):
 
     async def _judge(self, inquiry: Inquiry, route: Route, tenant: str, asked: str) -> Decision:
         origin = Origin(asked, inquiry.place.model or "", self._endpoint.protocol)
-        turn = Turn(route, inquiry.stage, tenant, origin, time.monotonic())
+        turn = Turn(route, inquiry.stage, tenant, origin, time.monotonic(), context=inquiry.said)
         return await self._service.judgement.judge(scoped(inquiry.parts, inquiry.history, route.scope), turn)
 
 
 async def _nothing_behind(scope: Scope, receive: Receive, send: Send) -> None:
     del scope, receive, send
     raise GuardrailError("a check calls no app")
+
+
+def prompted(route: Route, inquiry: Inquiry) -> Route:
+    """The route as it can judge this answer: without shadow policies that judge with a prompt where none is told.
+
+    Raises WireError (422) for an enforced one: of an answer alone it would say something else.
+    """
+    if inquiry.stage is not Stage.OUTPUT or inquiry.said is not None or not asks(route):
+        return route
+    for check in route.output:
+        if check.policy.judge_with == "prompt" and check.mode is Mode.ENFORCE:
+            message = f"The policy {check.policy.id!r} judges answers with the prompt, and this question does not hold one."
+            raise WireError(422, "prompt_needed", message)
+    return replace(route, output=tuple(check for check in route.output if check.policy.judge_with != "prompt"))
 
 
 def placed(table: RouteTable, place: Place, tenant: str) -> Route:

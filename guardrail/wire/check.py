@@ -2,11 +2,13 @@
 
 The body holds one of `text`, `messages` and `choices`, and may hold `stage` (`input`, which is the default, or `output`), `model`,
 `path` (`/v1/chat/completions`) and `route`. `messages` in the input stage are judged exactly as those of a chat completion request,
-`choices` exactly as those of its answer; in the output stage each of the `messages` is taken for one choice's.
+`choices` exactly as those of its answer; in the output stage each of the `messages` is taken for one choice's. Beside `choices`, `messages`
+are the conversation that was answered: policies that judge answers with the prompt are shown it, and it is not judged.
 """
 
 from collections.abc import Mapping
 
+from guardrail.conversation import last_said
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Decision, Part, Stage, Verdict
 from guardrail.wire.chat import read_answer, read_request
@@ -27,18 +29,20 @@ def parse_check(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     document = read_object(body)
     only(document, _KNOWN)
     given = [name for name in _CONTENTS if document.get(name) is not None]
-    if len(given) != 1:
-        raise WireError(400, "invalid_body", f"Give exactly one of {', '.join(_CONTENTS)}.")
-    stage = _stage(document, given[0])
+    answered = given == ["messages", "choices"]
+    if len(given) != 1 and not answered:
+        raise WireError(400, "invalid_body", f"Give exactly one of {', '.join(_CONTENTS)}, or messages and the choices that answer them.")
+    content = given[-1]
+    stage = _stage(document, content)
     model, path, route = (text_field(document, name) for name in ("model", "path", "route"))
     if route is not None and (model is not None or path is not None):
         raise WireError(400, "invalid_route", "Give either a route, or the path and model that take one.", param="route")
     if path is not None and model is None:
         raise WireError(400, "invalid_model", "A path takes a route only together with a model.", param="model")
     place = Place(route, path or _CHAT if model is not None else None, model)
-    conversation = given[0] == "messages" and stage is Stage.INPUT
-    history = chat_history(document) if conversation else None
-    return Inquiry(_parts(document, given[0], stage), check_reply, stage, place, scores=False, history=history)
+    history = chat_history(document) if content == "messages" and stage is Stage.INPUT else None
+    said = (last_said(_parts(document, "messages", Stage.INPUT), chat_history(document)) or "") if answered else None
+    return Inquiry(_parts(document, content, stage), check_reply, stage, place, scores=False, history=history, said=said)
 
 
 def check_reply(decision: Decision) -> Reply:

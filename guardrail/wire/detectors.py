@@ -19,7 +19,8 @@ from guardrail.wire.request import request_parts
 HEADER = "detector-id"
 EVERY_POLICY = "guardrail"
 
-Collect = Callable[[Mapping[str, object]], tuple[tuple[Part, ...], Stage]]
+Collect = Callable[[Mapping[str, object]], tuple[tuple[Part, ...], Stage, str | None]]
+"""Reads what is to be judged, in which stage, and the prompt of an answer where it is told."""
 
 
 def parse_contents(body: bytes, headers: Mapping[str, str]) -> Inquiry:
@@ -49,27 +50,27 @@ def parse_context_detection(body: bytes, headers: Mapping[str, str]) -> Inquiry:
 
 
 def _whole(body: bytes, headers: Mapping[str, str], collect: Collect) -> Inquiry:
-    parts, stage = collect(read_object(body))
-    return Inquiry(parts, _detections_reply, stage, policies=_policies(headers))
+    parts, stage, said = collect(read_object(body))
+    return Inquiry(parts, _detections_reply, stage, policies=_policies(headers), said=said)
 
 
-def _chat(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage]:
+def _chat(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage, None]:
     only(document, frozenset({"messages", "tools", "detector_params"}))
     with request_parts("messages") as parts:
         messages_field(document, "messages", parts)
-    return tuple(parts.found), Stage.INPUT
+    return tuple(parts.found), Stage.INPUT, None
 
 
-def _generation(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage]:
+def _generation(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage, str]:
     only(document, frozenset({"prompt", "generated_text", "detector_params"}))
-    _text(document, "prompt")
-    return (Part("generated_text", _text(document, "generated_text"), role="assistant", choice=0),), Stage.OUTPUT
+    said = _text(document, "prompt")
+    return (Part("generated_text", _text(document, "generated_text"), role="assistant", choice=0),), Stage.OUTPUT, said
 
 
-def _context(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage]:
+def _context(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage, None]:
     only(document, frozenset({"content", "context_type", "context", "detector_params"}))
     text_list(document, "context")
-    return (Part("content", _text(document, "content"), role="assistant", choice=0),), Stage.OUTPUT
+    return (Part("content", _text(document, "content"), role="assistant", choice=0),), Stage.OUTPUT, None
 
 
 def _contents_reply(decision: Decision, *, parts: tuple[Part, ...]) -> Reply:

@@ -7,9 +7,11 @@ more: both are judged, equal texts once. Tool definitions are not (as in chat co
 
 from collections.abc import Mapping
 
+from guardrail.conversation import last_said
 from guardrail.errors import WireError
 from guardrail.types import Action, Decision, Stage
 from guardrail.wire.fields import read_object
+from guardrail.wire.history import chat_history
 from guardrail.wire.inquiry import Inquiry, Place, messages_field, reply, text_field, text_list
 from guardrail.wire.parts import PartList
 from guardrail.wire.refusal import Reply
@@ -38,7 +40,8 @@ def parse_generic_guardrail(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     with request_parts() as parts:
         parts.role, parts.choice = ("user", None) if stage is Stage.INPUT else ("assistant", 0)
         _collect(document, stage, parts)
-    return Inquiry(tuple(parts.found), generic_guardrail_reply, stage, Place(route=text_field(extra, "route")), scores=False)
+    place, said = Place(route=text_field(extra, "route")), _said(document) if stage is Stage.OUTPUT else None
+    return Inquiry(tuple(parts.found), generic_guardrail_reply, stage, place, scores=False, said=said)
 
 
 def generic_guardrail_reply(decision: Decision) -> Reply:
@@ -51,6 +54,16 @@ def generic_guardrail_reply(decision: Decision) -> Reply:
     if decision.action < Action.REDACT:
         return reply({"action": "NONE", "blocked_reason": None})
     return reply({"action": "BLOCKED", "blocked_reason": _REASON})
+
+
+def _said(document: Mapping[str, object]) -> str | None:
+    """The user's last words in the request that a response answers; None where LiteLLM does not tell it."""
+    if document.get("structured_messages") is None:
+        return None
+    asked = {"messages": document["structured_messages"]}
+    with request_parts("structured_messages") as parts:
+        messages_field(asked, "messages", parts)
+    return last_said(parts.found, chat_history(asked)) or ""
 
 
 def _collect(document: Mapping[str, object], stage: Stage, parts: PartList) -> None:

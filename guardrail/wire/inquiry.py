@@ -31,7 +31,8 @@ class Inquiry:
 
     `policies`: these instead of the route's own, by id or ad hoc. `scores`: the answer tells scores, so that there must be something to
     check: a text that nothing was asked about must not look harmless. `answer` raises WireError for a decision that its protocol cannot
-    tell, such as one that could not be made. `history`: the turns, where the parts are a conversation.
+    tell, such as one that could not be made. `history`: the turns, where the parts are a conversation. `said`: what an answer was given to,
+    None where the question does not tell it.
     """
 
     parts: tuple[Part, ...]
@@ -41,6 +42,7 @@ class Inquiry:
     policies: tuple[str | Policy, ...] | None = None
     scores: bool = True
     history: History | None = None
+    said: str | None = None
 
 
 def only(document: Mapping[str, object], known: frozenset[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -98,6 +99,73 @@ async def test_a_defect_is_answered_in_the_endpoints_shape_and_counted(path: str
         assert told["code"] == 503 if path.startswith("/api") else told["error"]["code"] == "internal_error"
         (refused,) = proxy.sink.of(RequestRefused)
         assert (refused.status, refused.code, refused.path) == (503, "internal_error", path)
+
+
+PROMPT = "how many pills?"
+TOLD: dict[str, dict[str, Any]] = {
+    CHECK: {"choices": [{"index": 0, "message": {"role": "assistant", "content": "take two"}, "finish_reason": "stop"}]},
+    LITELLM: {"input_type": "response", "texts": ["take two"], "request_data": {}},
+    "/api/v1/text/generation": {"generated_text": "take two"},
+}
+ASKED: dict[str, dict[str, Any]] = {
+    CHECK: {"messages": [{"role": "user", "content": PROMPT}, {"role": "user", "content": "Answer, please."}]},
+    LITELLM: {"structured_messages": [{"role": "user", "content": PROMPT}]},
+    "/api/v1/text/generation": {"prompt": PROMPT},
+}
+
+
+def judging_with_prompts(folder: Path, **check: Any) -> Config:
+    shipped = (Path(POLICIES["folder"]) / "harassment.md").read_text(encoding="utf-8")
+    (folder / "harassment.md").write_text(shipped, encoding="utf-8")
+    asking = shipped.replace("\n---\n", "\njudge_with: prompt\n---\n", 1).replace("id: harassment", "id: advice", 1)
+    (folder / "advice.md").write_text(asking, encoding="utf-8")
+    output = {"policies": ["harassment", {"id": "advice", **check}]}
+    return config({"output": output}, policies={"folder": str(folder), "shipped": False})
+
+
+def risky(text: str) -> float:
+    return 0.97 if "pills?" in text and "take two" in text else 0.02
+
+
+@pytest.mark.parametrize("path", TOLD)
+async def test_an_answer_is_checked_with_its_prompt_where_the_policy_asks(tmp_path: Path, path: str) -> None:
+    async with proxied(judging_with_prompts(tmp_path), classifier=ScriptedClassifier({"*": risky})) as proxy:
+        response = await ask(proxy, path, **TOLD[path], **ASKED[path])
+        (made,) = proxy.sink.of(DecisionMade)
+        judged = {request.text for request in proxy.classifier.requests}
+    assert response.status_code == 200
+    assert [found.policy_id for found in made.decision.violations] == ["advice"]
+    said = f"{PROMPT}\nAnswer, please." if path == CHECK else PROMPT
+    assert judged == {"take two", f"[user]: {said}\n\n[assistant]: take two"}  # the prompt itself is not judged
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHECK, TOLD[CHECK]),
+        (CHECK, {"text": "take two", "stage": "output"}),
+        (LITELLM, TOLD[LITELLM]),
+        ("/api/v1/text/context/doc", {"content": "take two", "context_type": "docs", "context": ["how many pills?"]}),
+    ],
+)
+async def test_a_policy_that_judges_with_the_prompt_is_not_asked_without_one(tmp_path: Path, path: str, body: dict[str, Any]) -> None:
+    async with proxied(judging_with_prompts(tmp_path)) as proxy:
+        response = await ask(proxy, path, **body)
+        assert (response.status_code, proxy.classifier.requests) == (422, [])
+        assert "'advice' judges answers with the prompt" in response.text
+    async with proxied(judging_with_prompts(tmp_path, mode="shadow")) as proxy:  # changes nothing, and is not named
+        assert (await ask(proxy, path, **body)).status_code == 200
+        (made,) = proxy.sink.of(DecisionMade)
+        assert [verdict.policy_id for verdict in made.decision.verdicts] == ["harassment"]
+
+
+async def test_a_prompt_that_is_shown_counts_as_text_of_the_caller(tmp_path: Path) -> None:
+    limits = {"limits": {"prompt_characters": len("take two") + len(PROMPT) - 1}}
+    settings = judging_with_prompts(tmp_path).model_dump() | {"server": limits}
+    async with proxied(Config.model_validate(settings)) as proxy:
+        path = "/api/v1/text/generation"
+        response = await ask(proxy, path, **TOLD[path], **ASKED[path])
+        assert (response.status_code, proxy.classifier.requests) == (400, [])
 
 
 async def test_a_large_question_is_read_beside_the_event_loop(proxy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
