@@ -78,7 +78,8 @@ def _classifiers(decision: Decision) -> str:
 
 def _part(part: Part, key: bytes) -> PartRecord:
     characters, hashed = len(part.text or ""), text_hmac(part.text, key)
-    return PartRecord(plain(part.path, LONGEST_PATH), plain(part.role, 64), plain(part.kind, 64), part.choice, characters, hashed)
+    pieces = tuple((plain(path, LONGEST_PATH), begin, cut) for path, begin, cut in part.pieces)
+    return PartRecord(plain(part.path, LONGEST_PATH), plain(part.role, 64), plain(part.kind, 64), part.choice, characters, hashed, pieces)
 
 
 def _verdict(verdict: Verdict) -> VerdictRecord:

@@ -51,7 +51,10 @@ def came_to(action: str, shadow: str, *, unjudged: bool, unavailable: bool, viol
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """One judged part without its text: `hmac` is the start of the keyed hash of the text, "" where it is no text."""
+    """One judged part without its text: `hmac` is the start of the keyed hash of the text, "" where it is no text.
+
+    `pieces` is what a joined text was joined of, as in `Part`.
+    """
 
     path: str
     role: str
@@ -59,6 +62,7 @@ class PartRecord:
     choice: int | None
     characters: int
     hmac: str
+    pieces: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """A stored decision beside one that was made of the same text again: what is the same, and what is not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from guardrail.audit.made import text_hmac
 from guardrail.audit.record import AuditRecord, VerdictRecord
+from guardrail.decision import decide
 from guardrail.errors import GuardrailError
-from guardrail.types import Decision, Part, Verdict
+from guardrail.types import Action, Decision, Mode, Part, Route, Stage, Verdict
 
 TOLERANCE = 1e-3
 """How far two scores of the same text by the same policy may lie apart: they may come from differently padded passes."""
@@ -70,7 +71,7 @@ def parts_of(record: AuditRecord, texts: Sequence[str] | None, keys: Iterable[by
         text = next(given) if part.hmac else None
         if text is not None and part.hmac not in (text_hmac(text, key) for key in known):
             raise GuardrailError(f"the text of {part.path} is not the one that was judged: its keyed hash is another one")
-        parts.append(Part(part.path, text, part.role, part.kind, part.choice))
+        parts.append(Part(part.path, text, part.role, part.kind, part.choice, part.pieces))
     return tuple(parts)
 
 
@@ -79,33 +80,112 @@ def places(record: AuditRecord) -> str:
     return ", ".join(part.path for part in record.parts if part.hmac)
 
 
-def compare(record: AuditRecord, decision: Decision) -> Comparison:
-    """What changed between a stored decision and one made again, each policy on each part."""
-    then = _strongest(record.verdicts)
-    now = _strongest([_record_of(verdict) for verdict in decision.verdicts])
-    changes = []
-    for key in dict.fromkeys((*then, *now)):
-        before, after = then.get(key), now.get(key)
-        changes.append(
-            Change(
-                policy=key[0],
-                part=key[1],
-                version=(before.version if before else "", after.version if after else ""),
-                score=(before.score if before else None, after.score if after else None),
-                threshold=(before.threshold if before else None, after.threshold if after else None),
-                violation=(before is not None and before.violation, after is not None and after.violation),
-            )
+def replayable(record: AuditRecord, route: Route) -> None:
+    """Raises GuardrailError where more than the recorded texts was judged, or would be by this route, and that is not at hand."""
+    if record.history:
+        raise GuardrailError(f"decision {record.id} cannot be replayed: earlier turns were mended, and the mended texts are not kept")
+    names = [check.policy.id for check in route.output if check.policy.judge_with == "prompt"]
+    if record.stage == Stage.OUTPUT.value and names:
+        raise GuardrailError(
+            f"decision {record.id} cannot be replayed: {', '.join(dict.fromkeys(names))} judges answers with the prompt (judge_with), "
+            "which is not kept beside them; other policies can be named with --policy"
         )
+
+
+def narrowed(record: AuditRecord, policies: Collection[str], route: Route) -> AuditRecord:
+    """The decision as it would have been by these policies' verdicts alone; what could not be judged counts as this route has it."""
+    verdicts = tuple(verdict for verdict in record.verdicts if verdict.policy in policies)
+    outcome = decide(
+        [_verdict_of(verdict) for verdict in verdicts],
+        unscannable=[Part(path, None) for path in record.unscannable],
+        on_error=route.on_error,
+        on_unscannable=route.unscannable,
+        enforcing=any(verdict.mode == Mode.ENFORCE.value for verdict in verdicts),
+    )
+    return replace(record, verdicts=verdicts, action=outcome.action.word, shadow=outcome.shadow.word, unjudged=outcome.unjudged)
+
+
+def compare(record: AuditRecord, decision: Decision, route: Route, *, alone: bool = False) -> Comparison:
+    """What changed between a stored decision and one made again under `route`, each policy on each part.
+
+    A verdict is compared with that of the same version and mode, else with that of the same mode, else with any of that policy there.
+    `alone`: other versions than the one that was asked again are left out. Raises GuardrailError for a block that the route would have
+    answered by mending earlier turns: what it would come to then cannot be told.
+    """
+    now = [_record_of(verdict) for verdict in decision.verdicts]
+    mends = record.stage == Stage.INPUT.value and route.history != "block" and len(record.parts) > 1
+    blocks = decision.action is Action.BLOCK and not decision.outcome.unavailable
+    if mends and blocks and (record.action != decision.action.word or _blocking(record.verdicts) != _blocking(now)):
+        raise GuardrailError(
+            f"decision {record.id} cannot be replayed: it would be blocked now, and route {route.name!r} has history: {route.history}, "
+            "which would mend earlier turns first"
+        )
+    pairs = _paired(record.verdicts, now)
+    asked = {_place(after) for _, after in pairs if after is not None}
+    changes = [
+        _change(before, after)
+        for before, after in pairs
+        if not (alone and before is not None and after is None and _place(before) in asked)
+    ]
     return Comparison(tuple(changes), (record.action, decision.action.word))
 
 
-def _strongest(verdicts: Iterable[VerdictRecord]) -> dict[tuple[str, str, int | None], VerdictRecord]:
-    found: dict[tuple[str, str, int | None], VerdictRecord] = {}
+def _change(before: VerdictRecord | None, after: VerdictRecord | None) -> Change:
+    either = before or after
+    assert either is not None
+    return Change(
+        policy=either.policy,
+        part=either.part,
+        version=(before.version if before else "", after.version if after else ""),
+        score=(before.score if before else None, after.score if after else None),
+        threshold=(before.threshold if before else None, after.threshold if after else None),
+        violation=(before is not None and before.violation, after is not None and after.violation),
+    )
+
+
+def _place(verdict: VerdictRecord) -> tuple[str, str, int | None]:
+    return verdict.policy, verdict.part, verdict.choice
+
+
+def _blocking(verdicts: Iterable[VerdictRecord]) -> set[tuple[str, str, int | None]]:
+    wanted = Mode.ENFORCE.value, Action.BLOCK.word
+    return {_place(verdict) for verdict in verdicts if verdict.violation and (verdict.mode, verdict.action) == wanted}
+
+
+_ALIKE: tuple[Callable[[VerdictRecord], Hashable], ...] = (
+    lambda verdict: (_place(verdict), verdict.mode, verdict.digest),
+    lambda verdict: (_place(verdict), verdict.mode),
+    _place,
+)
+
+
+def _paired(then: Iterable[VerdictRecord], now: Iterable[VerdictRecord]) -> list[tuple[VerdictRecord | None, VerdictRecord | None]]:
+    """Each verdict with its partner, the most alike first: a version on trial is none for the one in force beside it."""
+    before, after = _strongest(then), dict(enumerate(_strongest(now)))
+    partners: dict[int, VerdictRecord] = {}
+    for alike in _ALIKE:
+        free: dict[Hashable, list[int]] = {}
+        for number, verdict in after.items():
+            free.setdefault(alike(verdict), []).append(number)
+        for number, verdict in enumerate(before):
+            if number not in partners and (left := free.get(alike(verdict))):
+                partners[number] = after.pop(left.pop(0))
+    pairs: list[tuple[VerdictRecord | None, VerdictRecord | None]] = [(each, partners.get(at)) for at, each in enumerate(before)]
+    return [*pairs, *((None, verdict) for verdict in after.values())]
+
+
+def _strongest(verdicts: Iterable[VerdictRecord]) -> list[VerdictRecord]:
+    """One of each version and mode at each place: a joined text may have another one there."""
+    found: dict[Hashable, VerdictRecord] = {}
     for verdict in verdicts:
-        key = (verdict.policy, verdict.part, verdict.choice)
-        if key not in found or (verdict.score or 0.0) > (found[key].score or 0.0):
+        key = _ALIKE[0](verdict)
+        if key not in found or _weight(verdict) > _weight(found[key]):
             found[key] = verdict
-    return found
+    return list(found.values())
+
+
+def _weight(verdict: VerdictRecord) -> tuple[bool, bool, float]:
+    return verdict.violation, verdict.error is not None, verdict.score or 0.0
 
 
 def _record_of(verdict: Verdict) -> VerdictRecord:
@@ -120,3 +200,18 @@ def _record_of(verdict: Verdict) -> VerdictRecord:
         verdict.classifier,
     )
     return replace(made, score=verdict.score, error=verdict.error, choice=verdict.choice)
+
+
+def _verdict_of(record: VerdictRecord) -> Verdict:
+    made = Verdict(
+        record.policy,
+        record.version,
+        record.digest,
+        record.threshold,
+        record.part,
+        record.classifier,
+        score=record.score,
+        error=record.error,
+    )
+    action = next(action for action in Action if action.word == record.action)
+    return replace(made, choice=record.choice, action=action, mode=Mode(record.mode))

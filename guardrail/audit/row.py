@@ -103,7 +103,7 @@ def body_of(entry: Entry) -> str:
         "policies": list(policies),
         "classifiers": list(classifiers),
         "verdicts": verdicts,
-        "parts": [[part.path, part.role, part.kind, part.choice, part.characters, part.hmac] for part in record.parts],
+        "parts": [_part(part) for part in record.parts],
         "unscannable": record.unscannable,
         "history": record.history,
         "classifier": record.classifier,
@@ -117,6 +117,12 @@ def body_of(entry: Entry) -> str:
         "note": dict(record.note),
     }
     return _ENCODE({name: value for name, value in document.items() if value})
+
+
+def _part(part: PartRecord) -> list[Any]:
+    """Few have pieces."""
+    plain = [part.path, part.role, part.kind, part.choice, part.characters, part.hmac]
+    return [*plain, part.pieces] if part.pieces else plain
 
 
 def _policy(verdict: Verdict | VerdictRecord) -> tuple[Any, ...]:
@@ -153,7 +159,7 @@ def record_of_row(row: Sequence[Any]) -> AuditRecord:
 
 
 def _record(column: dict[str, Any], body: dict[str, Any]) -> AuditRecord:
-    parts = tuple(PartRecord(*part) for part in body.get("parts", ()))
+    parts = tuple(_part_of(part) for part in body.get("parts", ()))
     policies, classifiers = body.get("policies", ()), body.get("classifiers", ())
     return AuditRecord(
         id=column["id"],
@@ -187,6 +193,11 @@ def _record(column: dict[str, Any], body: dict[str, Any]) -> AuditRecord:
         content_digest=column["content_digest"],
         note=MappingProxyType(body.get("note", {})),
     )
+
+
+def _part_of(row: list[Any]) -> PartRecord:
+    path, role, kind, choice, characters, hashed, *pieces = row
+    return PartRecord(path, role, kind, choice, characters, hashed, tuple(tuple(piece) for piece in (pieces[0] if pieces else ())))
 
 
 def _verdict(row: list[Any], policies: Sequence[Any], parts: Sequence[PartRecord], classifiers: Sequence[str]) -> VerdictRecord:

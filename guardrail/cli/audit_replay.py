@@ -4,14 +4,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from guardrail.assembly import open_guard
 from guardrail.audit.record import DECISION, AuditRecord
-from guardrail.audit.replay import Change, Comparison, compare, parts_of
+from guardrail.audit.replay import Change, Comparison, compare, narrowed, parts_of, replayable
 from guardrail.cli.audit_options import configuration, opened
 from guardrail.config.audit import RouteAuditConfig
 from guardrail.config.models import Config
@@ -38,8 +38,8 @@ _MAX_CHARS = 10_000_000
 def replay(id: str, config_path: Path, store: Path | None, policies: Sequence[str], texts: Sequence[str], *, as_json: bool) -> None:  # noqa: A002
     """Judge the decision ID again, by the policies that are in force now or by those given, and print the difference.
 
-    Exits 0 when the same is decided, 1 when it is not, 2 when it could not be judged. A text that is given is compared with the keyed
-    hash of what was judged.
+    Exits 0 when the same is decided, 1 when it is not, 2 when it could not be judged, or not as it was: an answer with the prompt
+    (judge_with), a request whose earlier turns are mended. A text that is given is compared with the keyed hash of what was judged.
     """
     reader, keys = opened(store, config_path)
     record = reader.get(id)
@@ -51,8 +51,7 @@ def replay(id: str, config_path: Path, store: Path | None, policies: Sequence[st
     if redacted:
         click.echo("The text was kept redacted: what violated in it is not judged again.", err=True)
     wanted = [read(Path(name)) if name.endswith(".md") or "/" in name else name for name in policies]
-    decision = asyncio.run(_judged(configuration(config_path), record, parts, wanted))
-    found = compare(_narrowed(record, wanted), decision)
+    decision, found = asyncio.run(_judged(configuration(config_path), record, parts, wanted))
     if as_json:
         told = {"same": found.same, "action": found.action, "changes": [asdict(change) | {"same": change.same} for change in found.changes]}
         click.echo(json.dumps({"id": record.id, "redacted": redacted, "unjudged": decision.outcome.unjudged, **told}, indent=2))
@@ -64,19 +63,22 @@ def replay(id: str, config_path: Path, store: Path | None, policies: Sequence[st
         raise click.exceptions.Exit(1)
 
 
-async def _judged(config: Config, record: AuditRecord, parts: Sequence[Part], policies: Sequence[str | Policy]) -> Decision:
+async def _judged(
+    config: Config, record: AuditRecord, parts: Sequence[Part], policies: Sequence[str | Policy]
+) -> tuple[Decision, Comparison]:
     """As the route judges now; what is replayed is not recorded again."""
     routes = tuple(route.model_copy(update={"audit": RouteAuditConfig()}) for route in config.routes)
     async with open_guard(config.model_copy(update={"audit": None, "routes": routes})) as guard:
-        stage = Stage(record.stage)
-        return await guard.check(parts, policies=policies or None, stage=stage, route=record.route, tenant=record.tenant)
-
-
-def _narrowed(record: AuditRecord, policies: Sequence[str | Policy]) -> AuditRecord:
-    """Only what is judged again is compared."""
-    names = {policy.id if isinstance(policy, Policy) else policy for policy in policies}
-    verdicts = tuple(verdict for verdict in record.verdicts if not names or verdict.policy in names)
-    return replace(record, verdicts=verdicts)
+        stage, in_force = Stage(record.stage), () if guard.table is None else guard.table.for_tenant(record.tenant)
+        route = next((each for each in in_force if each.name == record.route), None)
+        if route is None:
+            raise GuardrailError(f"tenant {record.tenant!r} has no route {record.route!r} in {config.source.path}, so nothing judges again")
+        if policies:
+            route = await guard.narrowed(route, stage, policies, tenant=record.tenant)
+            record = narrowed(record, {policy.id if isinstance(policy, Policy) else policy for policy in policies}, route)
+        replayable(record, route)
+        decision = await guard.check(parts, policies=policies or None, stage=stage, route=record.route, tenant=record.tenant)
+        return decision, compare(record, decision, route, alone=bool(policies))
 
 
 def _lines(found: Comparison) -> list[str]:

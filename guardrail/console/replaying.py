@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from guardrail.audit.replay import Change, Comparison, compare
+from guardrail.audit.replay import Change, Comparison, compare, replayable
 from guardrail.console.explained import explanation, fetched
 from guardrail.console.page import Page, Visit
 from guardrail.console.room import Room
 from guardrail.console.trying import judged, routes_of
-from guardrail.errors import WireError
+from guardrail.errors import GuardrailError, WireError
 from guardrail.types import Stage
 
 
@@ -34,15 +34,21 @@ class Replay:
 
 
 async def replay(room: Room, visit: Visit) -> Page:
-    """The decision's page with the replay on it. Raises WireError where the text is not kept whole, or its route is gone."""
+    """The decision's page with the replay on it. Raises WireError without the whole text or its route, or where more was judged."""
     record = await fetched(room, visit)
     if record.content is None or record.keeps != "full":
         raise WireError(409, "no_content", "The text of this decision is not kept whole, so it cannot be judged again here.")
     route = next((each for each in routes_of(room, record.tenant) if each.name == record.route), None)
     if route is None:
         raise WireError(409, "no_route", f"Route {record.route!r} of tenant {record.tenant!r} is not in force any more.")
-    decision = await judged(room, record.content, route, Stage(record.stage), record.tenant)
-    found = compare(record, decision)
+    try:
+        replayable(record, route)
+        decision = await judged(room, record.content, route, Stage(record.stage), record.tenant)
+        found = compare(record, decision, route)
+    except WireError:
+        raise
+    except GuardrailError as error:
+        raise WireError(409, "not_replayable", f"{error}.") from error
     unjudged = decision.outcome.unjudged
     done = Replay(_summary(found, was=record.unjudged, now=unjudged), decision.action.word, unjudged, tuple(_rows(found)))
     return await explanation(room, record, done)

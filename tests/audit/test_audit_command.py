@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from guardrail.assembly import open_guard
 from guardrail.cli import commands
 from guardrail.testing import ScriptedClassifier, contains
+from guardrail.types import Stage
 
 POLICIES = Path(__file__).parents[1] / "asgi" / "policies"
 CLASSIFIER = """
@@ -109,6 +110,25 @@ def test_a_decision_is_judged_again(place: Path, run: Callable[..., Result]) -> 
     other.write_text(newer, encoding="utf-8")
     assert "1.0.0 -> 2.0.0" in run("replay", decision, "--config", config, "--policy", other, code=1).output
     assert run("list", "--config", config).output.count("\n") == 1  # a replay is no decision
+
+
+def test_an_answer_that_is_judged_with_its_prompt_is_not_judged_again(place: Path, run: Callable[..., Result]) -> None:
+    config = written(place)
+    own = place / "policies"
+    own.mkdir()
+    text = (POLICIES / "harassment.md").read_text(encoding="utf-8")
+    (own / "harassment.md").write_text(text.replace("label: HR", "label: HR\njudge_with: prompt", 1), encoding="utf-8")
+    config.write_text(config.read_text(encoding="utf-8").replace(str(POLICIES), str(own)), encoding="utf-8")
+
+    async def decided() -> tuple[str, str]:
+        async with open_guard(config) as guard:
+            return (await guard.check("forbidden", stage=Stage.OUTPUT)).id, (await guard.check("forbidden")).id
+
+    answer, prompt = asyncio.run(decided())
+    assert "judges answers with the prompt" in str(run("replay", answer, "--config", config, code=1).exception)
+    assert "the same" in run("replay", prompt, "--config", config).output
+    alone = run("replay", answer, "--config", config, "--policy", POLICIES / "harassment.md", code=0)
+    assert "the same" in alone.output
 
 
 def test_a_text_that_is_not_kept_can_be_given_and_must_be_the_same(place: Path, run: Callable[..., Result]) -> None:

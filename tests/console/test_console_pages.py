@@ -213,6 +213,20 @@ async def test_without_its_text_a_decision_is_not_judged_again(tmp_path: Path) -
         assert len(console.classifier.requests) == asked
 
 
+async def test_an_answer_that_is_judged_with_its_prompt_is_not_judged_again(tmp_path: Path) -> None:
+    folder = tmp_path / "policies"
+    shutil.copytree(POLICIES["folder"], folder)
+    written = (folder / "harassment.md").read_text()
+    (folder / "harassment.md").write_text(written.replace("label: HR", "label: HR\njudge_with: prompt", 1))
+    settings = config(policies={"folder": str(folder), "shipped": False})
+    async with consoled(settings, store=tmp_path / "audit.db", content="full") as console:
+        await console.ask("Hello")
+        lines = (await console.twin("decisions.json"))["lines"]
+        found = {line["stage"]: await console.send(f"decisions/{line['id']}/replay") for line in lines}
+        assert (found["input"].status_code, found["output"].status_code) == (200, 409)
+        assert "judges answers with the prompt" in found["output"].text
+
+
 async def test_hostile_content_stays_text_wherever_it_shows(tmp_path: Path) -> None:
     folder = tmp_path / "policies"
     shutil.copytree(POLICIES["folder"], folder)
