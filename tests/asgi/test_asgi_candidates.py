@@ -38,3 +38,22 @@ async def test_a_candidate_beside_a_policy_in_shadow_hides_no_finding_of_it(tmp_
         await proxy.ask()
         (event,) = proxy.sink.of(DecisionMade)
         assert sorted(each.policy_version for each in findings(event.decision)) == ["1.0.0", "1.1.0"]
+
+
+async def test_what_a_candidate_scored_is_remembered_over_a_new_generation(tmp_path: Path) -> None:
+    folder, draft = tmp_path / "policies", tmp_path / "other.md"
+    folder.mkdir()
+    text = (Path(POLICIES["folder"]) / "harassment.md").read_text(encoding="utf-8")
+    (folder / "harassment.md").write_text(text, encoding="utf-8")
+    draft.write_text(text.replace("version: 1.0.0", "version: 1.1.0").replace("#### Includes", "#### Includes\n\n- **More**: Of it."))
+    tried = {"policies": [{"id": "harassment", "candidate": str(draft)}]}
+    settings = config({"input": tried, "output": {"policies": []}}, policies={**POLICIES, "folder": str(folder)})
+    async with proxied(settings, classifier=ScriptedClassifier()) as proxy:
+        await proxy.ask()
+        assert len({request.policy.digest for request in proxy.classifier.requests}) == 2
+        asked = len(proxy.classifier.requests)
+        (folder / "harassment.md").write_text(text.replace("threshold: 0.5", "threshold: 0.6"), encoding="utf-8")
+        publisher = next(iter(proxy.app.routes)).endpoint._service.publisher  # type: ignore[attr-defined]
+        assert await publisher.reload()
+        await proxy.ask()
+        assert len(proxy.classifier.requests) == asked
