@@ -55,7 +55,7 @@ def add_item(parts: PartList, path: str, item: object, role: str) -> None:
     elif kind == "message":
         parts.message(path, {key: value for key, value in item.items() if key not in ("type", "status", "phase")}, role)
         parts.role = role
-        parts.rest(path, {key: item[key] for key in ("status", "phase") if key in item}, ("status",))
+        parts.rest(path, {key: item[key] for key in ("status", "phase") if key in item}, ())
     elif kind.endswith("_output"):
         _output(parts, f"{path}.output", item.get("output"))
         _rest(parts, path, item, {"output"})
@@ -77,7 +77,7 @@ def _call(parts: PartList, path: str, item: Mapping[str, object]) -> None:
         parts.unknown(f"{path}.{key}", item[key], "tool_arguments")
     for key in ("summary", "content"):
         if item.get("type") == "reasoning" and key in item:
-            parts.unknown(f"{path}.{key}", list(_without_types(item[key])), "reasoning")
+            parts.unknown(f"{path}.{key}", item[key], "reasoning")
     known = {"name"} | _ARGUMENTS | ({"summary", "content"} if item.get("type") == "reasoning" else set())
     if item.get("type") == "code_interpreter_call":
         _output(parts, f"{path}.outputs", item.get("outputs"))
@@ -104,7 +104,7 @@ def _output(parts: PartList, path: str, value: object) -> None:
                 parts.rest(place, item, ("type", "image_url", "url", "file_id", "file_url", "file_data", "detail"))
             elif isinstance(item, Mapping):
                 if kind is None or (isinstance(kind, str) and kind in _TEXTS):
-                    parts.unknown(place, _without_types(item), "tool_result")
+                    parts.unknown(place, item, "tool_result")
                     parts.media(place, item)
                 else:
                     parts.unknown(place, [kind, item], "tool_result")
@@ -113,12 +113,6 @@ def _output(parts: PartList, path: str, value: object) -> None:
                 parts.unknown(place, item, "tool_result")
         parts.joined(path, [part.text for part in parts.found[first:] if part.text is not None])
     parts.role = role
-
-
-def _without_types(value: object) -> list[object]:
-    """The fields of an object, or of each in a list, but for the names of their types."""
-    items = value if isinstance(value, list) else [value]
-    return [{key: child for key, child in item.items() if key != "type"} if isinstance(item, Mapping) else item for item in items]
 
 
 def _rest(parts: PartList, path: str, item: Mapping[str, object], known: set[str] | frozenset[str]) -> None:
@@ -130,4 +124,4 @@ def _rest(parts: PartList, path: str, item: Mapping[str, object], known: set[str
             parts.opaque(f"{path}.encrypted_content", "unknown")
         if isinstance(sealed, str) and _SEALED.fullmatch(sealed):
             hidden = {"encrypted_content"}
-    parts.rest(path, item, known | hidden | {"type"})
+    parts.rest(path, item, known | hidden)

@@ -298,6 +298,26 @@ def test_beside_a_signature_nothing_goes_out_before_it_was_judged(start: Any, de
     assert any("something else" in (part.text or "") for part in player.release.others())
 
 
+@pytest.mark.parametrize("at", ["part", "item", "added"])
+def test_words_in_place_of_a_name_wait_for_the_end(at: str) -> None:
+    events = json.loads(json.dumps(RESPONSE))
+    for event in events:
+        if at == "part" and event["type"] == "response.reasoning_summary_part.done":
+            event["part"]["type"] = "something else"
+        if (
+            event["type"] == {"item": "response.output_item.done", "added": "response.output_item.added"}.get(at)
+            and event["output_index"] == 1
+        ):
+            event["item"]["status"] = "something else"
+    player = Player("responses")
+    player.take(spelled(events))
+    for path in player.said:
+        player.let(path, 100)
+    assert b"something else" not in player.content
+    player.release.finish()
+    assert "something else" in {part.text for part in player.release.others()}
+
+
 def _texts(content: bytes) -> list[str]:
     found = []
     for event in documents(content):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from guardrail.errors import UpstreamError, WireError
 from guardrail.wire.dialects import RESPONSES
-from guardrail.wire.responses import replace_response
+from guardrail.wire.responses import read_response, read_responses_request, replace_response
 from guardrail.wire.responses_stream import ResponseStreamCollector
 
 RESULTS = {"p": {"filtered": True, "detected": True, "score": 0.9}}
@@ -231,3 +231,21 @@ class TestStream:
     def test_a_picture_on_its_way_cannot_be_read(self) -> None:
         event = {"type": "response.image_generation_call.partial_image", "item_id": "ig", "output_index": 0, "partial_image_b64": "AAAA"}
         assert None in [part.text for part in collected(named(STARTED, event, COMPLETED)).parts()]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message", "role": "assistant", "status": "rude words", "content": []},
+        {"type": "reasoning", "status": "rude words", "summary": []},
+        {"type": "reasoning", "summary": [{"type": "rude words", "text": "ok"}]},
+        {"type": "reasoning", "content": [{"type": {"of": "rude words"}, "text": "ok"}]},
+        {"type": "function_call_output", "call_id": "c", "status": "rude words", "output": "ok"},
+        {"type": "rude words_output", "call_id": "c", "output": "ok"},
+        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "ok", "status": "rude words"}]},
+    ],
+)
+def test_words_are_judged_where_a_name_is_expected(item: dict[str, Any]) -> None:
+    answer = {"object": "response", "status": "completed", "output": [item]}
+    found = [read_response(answer).parts, read_responses_request({"model": "m", "input": [item]}).parts]
+    assert all(any("rude words" in (part.text or "") for part in parts) for parts in found)
