@@ -2,16 +2,20 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
 from guardrail.types import Part, Span
 
 JOINED = 2_000
 """Characters of the user's turns that are judged as one text: the latest ones."""
 _NAMED = 8  # joined parts that are named; many more make no path that anybody reads
+
+_STORED = re.compile(r"\w+\[\d+\]\.\w+\[\d+\]")
+
+_Entry = TypeVar("_Entry", int, str)
 
 Scope = Literal["all", "each", "latest_turn"]
 
@@ -63,17 +67,23 @@ class History:
         return tuple(range(begin, end) for begin, end in zip(begins, [*begins[1:], len(self.speakers)], strict=False))
 
 
-def scoped(parts: Sequence[Part], history: History | None, scope: Scope) -> tuple[Part, ...]:
-    """The parts that are judged, and the user's entries among them joined.
+def scoped(parts: Sequence[Part], history: History | None, scope: Scope, stored: Sequence[Part] = ()) -> tuple[Part, ...]:
+    """The parts that are judged, and the user's entries among them joined. `stored` are those of turns that a request continues, in order.
 
-    `each` joins none. `latest_turn` leaves out earlier entries of user, assistant and tools; whatever else there is, is judged wherever it
-    stands.
+    `each` joins none. `latest_turn` leaves out earlier entries of user, assistant and tools, and joins no stored ones; whatever else there
+    is, is judged wherever it stands.
     """
-    if history is None or scope == "each":
-        return tuple(parts)
-    kept = tuple(parts) if scope == "all" else tuple(part for part in parts if not _earlier(part, history))
-    together = joined(kept, history)
-    return kept if together is None else (*kept, together)
+    if scope == "each" or (history is None and not (stored and scope == "all")):
+        return (*stored, *parts)
+    kept = tuple(parts) if scope == "all" or history is None else tuple(part for part in parts if not _earlier(part, history))
+    together = joined(kept, history, before=stored if scope == "all" else ())
+    return (*stored, *kept) if together is None else (*stored, *kept, together)
+
+
+def _stored_entry(path: str) -> str | None:
+    """The entry of a stored turn that a part stands in, which its path begins with."""
+    found = _STORED.match(path)
+    return found[0] if found else None
 
 
 def _earlier(part: Part, history: History) -> bool:
@@ -83,9 +93,13 @@ def _earlier(part: Part, history: History) -> bool:
 
 def user_texts(parts: Sequence[Part], history: History) -> dict[int, Part]:
     """What each of the user's entries says, by its number: its text, or the text that its pieces make."""
-    found: dict[int, Part] = {}
+    return _said(parts, history.entry)
+
+
+def _said(parts: Sequence[Part], entry_of: Callable[[str], _Entry | None]) -> dict[_Entry, Part]:
+    found: dict[_Entry, Part] = {}
     for part in parts:
-        entry = history.entry(part.path)
+        entry = entry_of(part.path)
         if entry is None or part.role != "user" or part.kind != "text" or not part.text:
             continue
         known = found.get(entry)
@@ -106,11 +120,15 @@ def last_said(parts: Sequence[Part], history: History | None) -> str | None:
     return "\n".join(said[place] for place in sorted(said) if place >= begin) or None
 
 
-def joined(parts: Sequence[Part], history: History, most: int = JOINED) -> Part | None:
-    """The latest `most` characters of what the user said in several entries, as one text that knows its pieces; None for one entry."""
+def joined(parts: Sequence[Part], history: History | None, most: int = JOINED, before: Sequence[Part] = ()) -> Part | None:
+    """The latest `most` characters of what the user said in several entries, as one text that knows its pieces; None for one entry.
+
+    Without a history each text is an entry. `before` are the parts of stored turns, in order, which come first.
+    """
+    own = [part for _, part in sorted(user_texts(parts, history).items())] if history is not None else [*_said(parts, str).values()]
     pieces: list[tuple[Part, str]] = []
     left = most
-    for _, part in sorted(user_texts(parts, history).items(), reverse=True):
+    for part in reversed([*_said(before, _stored_entry).values(), *own]):
         text = part.text or ""
         if left <= 0 or not text.strip():
             continue

@@ -72,7 +72,7 @@ class Exchange:
     moderation: Moderation | None = None
     """What the client asked to be told beside the answer."""
     stored: tuple[Part, ...] = ()
-    """The parts of the turns that the request continues and does not hold."""
+    """The parts of the turns that the request continues and does not hold, the first turn's first."""
     handed_out: Callable[[Mapping[str, object]], None] | None = None
     """Told of an answer that is let out to the client as it is, where it may be continued by its id."""
     hang_up: Callable[[], None] | None = None
@@ -97,7 +97,7 @@ class Exchange:
             return None
         mender, parts = (
             Mender(self.request, self.route, self.tenant, self.stored),
-            scoped(self.asked, self.request.history, self.route.scope),
+            scoped(self.request.parts, self.request.history, self.route.scope, self.stored),
         )
         turn = self._turn(Stage.INPUT)
         decision = await self.judgement.judge(parts, turn if self.route.history == "block" else replace(turn, mend=mender))

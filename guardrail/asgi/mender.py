@@ -28,7 +28,7 @@ class Mender:
         how, history = route.history, asked.history
         if how == "block" or history is None or self.request is not asked:
             return None
-        joined = {part.path for part in scoped(asked.parts, history, route.scope) if part.pieces}
+        joined = {part.path for part in scoped(asked.parts, history, route.scope, self._stored) if part.pieces}
         enforced = [verdict for verdict in verdicts if verdict.mode is Mode.ENFORCE]
         paths = {verdict.part for verdict in enforced if verdict.violation and verdict.action is Action.BLOCK} - joined
         if route.unscannable is Fallback.BLOCK:
@@ -41,7 +41,7 @@ class Mender:
         self.request = found
         entries = sorted({entry for path in paths if (entry := history.entry(path)) is not None})
         changes = tuple(f"{how} {history.name}[{entry}]" for entry in entries)
-        return Mended(scoped((*self._stored, *found.parts), found.history, route.scope), changes)
+        return Mended(scoped(found.parts, found.history, route.scope, self._stored), changes)
 
     def _placeholders(self) -> Placeholders:
         """Of this conversation: one that begins with the same words, under the same tenant and route."""

@@ -89,8 +89,8 @@ class _Fetching:
         self._bytes = 0
 
     async def chain(self, name: str) -> tuple[Part, ...]:
-        """The parts of every turn from this one back to the first."""
-        found: list[Part] = []
+        """The parts of every turn up to this one, the first turn's first."""
+        found: list[tuple[Part, ...]] = []
         seen = set[str]()
         following: str | None = name
         while following is not None:
@@ -98,9 +98,9 @@ class _Fetching:
                 raise UnreadableError(f"the chain of stored turns is longer than {LONGEST_CHAIN}")
             seen.add(following)
             turn = read_stored_response(await self._get(f"{_PATH}/{following}"), following)
-            found += stored_parts(len(seen) - 1, await self._input(following), turn.items)
+            found.append(stored_parts(len(seen) - 1, await self._input(following), turn.items))
             following = turn.previous
-        return tuple(found)
+        return tuple(part for parts in reversed(found) for part in parts)
 
     async def _input(self, name: str) -> tuple[object, ...]:
         items: list[object] = []

@@ -16,6 +16,8 @@ from guardrail.assembly import open_guard
 from guardrail.config.models import Config
 from guardrail.config.tenants import hash_key
 from guardrail.errors import ConfigError
+from guardrail.events import DecisionMade
+from guardrail.testing import ScriptedClassifier
 
 PATH = "/v1/responses"
 UPSTREAMS = {"main": {"kind": "openai", "base_url": "https://api.example/v1"}}
@@ -114,6 +116,43 @@ async def test_a_violation_in_any_stored_turn_blocks_before_the_model_is_asked(p
     assert BAD not in blocked.text
     if timing == "before":
         assert upstream.posts == 0
+
+
+def split_rule(text: str) -> float:
+    found = [text.find(piece) for piece in ("one third", "another third", "the last third")]
+    return 0.97 if 0 <= found[0] < found[1] < found[2] else 0.02
+
+
+SPLIT = {
+    "resp_b": ([message("hello"), message("this is another third")], [message("go on", "assistant")], "resp_a"),
+    "resp_a": ([message("this is one third")], [message("go on", "assistant")], None),
+}
+
+
+@pytest.mark.parametrize("given", ["and the last third", [message("and the last third")], [message("and"), message("the last third")]])
+async def test_a_payload_split_over_stored_turns_and_the_request_is_judged_joined(given: Any) -> None:
+    upstream, classifier = Storing(SPLIT), ScriptedClassifier({"*": split_rule})
+    async with proxied(config(RESOLVE, upstreams=UPSTREAMS), upstream=upstream, classifier=classifier) as proxy:
+        assert (await ask(proxy, input=given)).status_code == 400
+        (event,) = proxy.sink.of(DecisionMade)
+        (found,) = event.decision.violations
+        assert found.part.startswith("previous_response_id[1].input[0].content[0].text+previous_response_id[0].input[0].")
+        assert proxy.classifier.batches == 1
+    for scope in ("each", "latest_turn"):
+        async with proxied(config({**RESOLVE, "scope": scope}, upstreams=UPSTREAMS), upstream=upstream, classifier=classifier) as proxy:
+            assert (await ask(proxy, input=given)).status_code == 200
+
+
+async def test_an_earlier_turn_is_still_mended_where_what_stored_turns_say_with_it_violates_too() -> None:
+    def rule(text: str) -> float:
+        return 0.97 if "forbidden" in text or ("one third" in text and "something" in text) else 0.02
+
+    upstream, classifier = Storing(SPLIT), ScriptedClassifier({"*": rule})
+    settings = config({**RESOLVE, "history": "drop"}, upstreams=UPSTREAMS)
+    async with proxied(settings, upstream=upstream, classifier=classifier) as proxy:
+        given = [message(BAD), message("no", "assistant"), message("harmless")]
+        assert (await ask(proxy, input=given)).headers["x-guardrail-history"] == "drop"
+        assert upstream.posts == 1
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,25 @@ def test_what_the_user_said_in_several_turns_is_one_text_and_spans_lead_back() -
     assert located(part, None) == (part.path, None)
 
 
+def test_turns_that_are_stored_come_before_those_of_the_request() -> None:
+    stored = [
+        Part("previous_response_id[1].input[0].content", "a"),
+        Part("previous_response_id[1].output[0].content", "x", "assistant"),
+        Part("previous_response_id[0].input[0].content[0].text", "b"),
+        Part("previous_response_id[0].input[0].content[1].text", "c"),
+        Part("previous_response_id[0].input[0].content[*]", "bc"),
+    ]
+    parts, history = conversation((S, "s"), (U, "d"), (A, "e"), (U, "f"))
+    found = scoped(parts, history, "all", stored)
+    assert found[:-1] == (*stored, *parts)
+    assert found[-1].text == "a\nbc\nd\nf"
+    alone = scoped([Part("instructions", "s", "system"), Part("input", "d")], None, "all", stored)
+    assert alone[-1].text == "a\nbc\nd"
+    assert located(alone[-1], Span(2, 4)) == ("previous_response_id[0].input[0].content[*]", Span(0, 2))
+    for scope in ("each", "latest_turn"):
+        assert scoped([Part("input", "d")], None, scope, stored) == (*stored, Part("input", "d"))
+
+
 def test_one_turn_alone_is_not_joined() -> None:
     assert joined(*conversation((S, "a"), (U, "b"), (A, "c"))) is None
 
