@@ -8,13 +8,15 @@ in the stream waits with it. What goes out at the end of a text repeats what wen
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from guardrail.errors import UpstreamError
 from guardrail.wire.answer import FilterResults
 from guardrail.wire.collecting import object_of
 from guardrail.wire.event_release import EventRelease
 from guardrail.wire.items import add_item
 from guardrail.wire.messages import named_event
-from guardrail.wire.parts import PartList
+from guardrail.wire.parts import MAX_PARTS, PartList
 from guardrail.wire.passage import Document, Stretch
 from guardrail.wire.release import Said
 from guardrail.wire.responses import ECHOED, refused_events, refused_response
@@ -79,6 +81,7 @@ class ResponseRelease(EventRelease):
         self._items: dict[object, Document] = {}  # by index: how it began
         self._ended: dict[object, Document] = {}  # and how it ended
         self._texts_of: dict[Key, _Text] = {}
+        self._texts_in: dict[object, dict[Key, _Text]] = {}  # the same, by item
         self._open_items: set[int] = set()  # begun and not ended in what is out
         self._number = 0
 
@@ -148,6 +151,7 @@ class ResponseRelease(EventRelease):
             self._begin(kind, object_of(document, "response"))
         elif kind == "response.output_item.added" and _harmless(item := object_of(document, "item")) and index is not None:
             self._items[index] = item
+            _count(self._items)
             self._prelude.append({"type": kind, "output_index": index, "item": item})
         elif kind in _PART_ADDED and index in self._items and found is None:
             return self._open(document)
@@ -158,7 +162,7 @@ class ResponseRelease(EventRelease):
             found.ending.append({"type": kind, **found.place, "text": document.get("text"), **_logprobs(found.kind)})
         elif found is not None and not found.ended and kind in _PART_DONE:
             return self._close(found, document)
-        elif kind == "response.output_item.done" and index in self._items:
+        elif kind == "response.output_item.done" and index in self._items and index not in self._ended:
             self._done_item(index, document)
         elif found is not None and not found.ended:
             found.stretch.beside.append(document)
@@ -183,8 +187,7 @@ class ResponseRelease(EventRelease):
             self._withhold(document)
             return []
         path = f"output[{index}].{kind.holder}" + ("[*]" if kind.kind == "text" else "")
-        first = not any(each.stretch.path == path for each in self._texts_of.values())
-        joiner = [self._say(path, kind.joiner, kind.kind)] if kind.joiner and not first else []
+        joiner = [self._say(path, kind.joiner, kind.kind)] if kind.joiner and path in self._own else []
         empty = {**part, "text": ""}
 
         def spell(said: str) -> Document:
@@ -194,6 +197,8 @@ class ResponseRelease(EventRelease):
         opening = [*self._prelude, {"type": document["type"], **place, "part": empty}]
         self._prelude = []
         self._texts_of[key] = _Text(kind, place, empty, self._passage.begin(path, opening, spell))
+        self._texts_in.setdefault(index, {})[key] = self._texts_of[key]
+        _count(self._texts_of)
         return [*joiner, *([self._say(path, text, kind.kind)] if text else [])]
 
     def _close(self, text: _Text, document: Document) -> list[Said]:
@@ -211,7 +216,7 @@ class ResponseRelease(EventRelease):
     def _done_item(self, index: object, document: Document) -> None:
         """An item ended: behind its last text, if there is nothing else in it; else it waits."""
         item = self._ended[index] = object_of(document, "item")
-        texts = {key: each for key, each in self._texts_of.items() if key[0] == index}
+        texts = self._texts_in.get(index, {})
         blank = _with_texts(item, dict.fromkeys(texts, ""))
         last = next(reversed(texts.values()), None)
         if not _harmless(blank) or any(not each.ended or each.stretch.closing is None for each in texts.values()):
@@ -252,7 +257,7 @@ class ResponseRelease(EventRelease):
 
     def _told(self, index: object) -> dict[Key, str]:
         """What is out of the texts of one item."""
-        return {key: each.stretch.told for key, each in self._texts_of.items() if key[0] == index}
+        return {key: each.stretch.told for key, each in self._texts_in.get(index, {}).items()}
 
     def _closed(self) -> Iterator[Document]:
         """What ends the text that is being told, and its item."""
@@ -266,11 +271,11 @@ class ResponseRelease(EventRelease):
 
     def _shown(self) -> Iterator[Document]:
         for index in self._items:
-            if any(key[0] == index and each.stretch.opened for key, each in self._texts_of.items()):
+            if any(each.stretch.opened for each in self._texts_in.get(index, {}).values()):
                 yield self._shown_item(index)
 
     def _shown_item(self, index: object) -> Document:
-        texts = [each for key, each in self._texts_of.items() if key[0] == index and each.stretch.opened]
+        texts = [each for each in self._texts_in.get(index, {}).values() if each.stretch.opened]
         holders: dict[str, list[Document]] = {}
         for each in texts:
             holders.setdefault(each.kind.holder, []).append({**each.part, "text": each.stretch.told})
@@ -283,6 +288,12 @@ def _key(kind: str, document: Mapping[str, object]) -> Key | None:
     holder, name = ("summary", "summary_index") if "summary" in kind else ("content", "content_index")
     index, number = _number(document, "output_index"), _number(document, name)
     return (index, holder, number) if index is not None and number is not None else None
+
+
+def _count(held: Mapping[Any, object]) -> None:
+    """Raises UpstreamError("too_large") for more than an answer may have."""
+    if len(held) > MAX_PARTS:
+        raise UpstreamError("too_large", f"the upstream's stream holds more than {MAX_PARTS} items or texts")
 
 
 def _number(document: Mapping[str, object], name: str) -> int | None:
@@ -310,7 +321,8 @@ def _with_texts(item: object, texts: Mapping[Key, str], *, logprobs: bool = True
         parts = found.get(holder)
         if isinstance(parts, list) and isinstance(number, int) and 0 <= number < len(parts) and isinstance(parts[number], dict):
             bare = {**parts[number], "text": text} | ({} if logprobs or "logprobs" not in parts[number] else {"logprobs": []})
-            found[holder] = [*parts[:number], bare, *parts[number + 1 :]]
+            found[holder] = changed = list(parts) if parts is item[holder] else parts
+            changed[number] = bare
     return found
 
 

@@ -1,15 +1,19 @@
 """Messages and responses that are let out while they come: texts as they may, all else at the end, and the same answer in the end."""
 
 import json
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardrail.errors import UpstreamError
 from guardrail.wire.messages import named_event
 from guardrail.wire.messages_release import MessageRelease
 from guardrail.wire.messages_stream import MessageStreamCollector
+from guardrail.wire.parts import MAX_PARTS
 from guardrail.wire.release import Said
 from guardrail.wire.responses_release import ResponseRelease
 from guardrail.wire.responses_stream import ResponseStreamCollector
@@ -316,6 +320,54 @@ def test_words_in_place_of_a_name_wait_for_the_end(at: str) -> None:
     assert b"something else" not in player.content
     player.release.finish()
     assert "something else" in {part.text for part in player.release.others()}
+
+
+def _empty_items(count: int) -> bytes:
+    events: list[dict[str, Any]] = [RESPONSE[0]]
+    part = {"type": "output_text", "text": ""}
+    for index in range(count):
+        place = {"output_index": index, "content_index": 0, "item_id": "", "part": part}
+        events += [
+            {"type": "response.output_item.added", "output_index": index, "item": {"type": "message"}},
+            {"type": "response.content_part.added", **place},
+            {"type": "response.content_part.done", **place},
+            {"type": "response.output_item.done", "output_index": index, "item": {"type": "message", "content": [part]}},
+        ]
+    return spelled(events)
+
+
+def test_each_further_item_takes_no_more_work_than_those_before_it() -> None:
+    def work(count: int) -> int:
+        events, steps = _empty_items(count), 0
+
+        def counted(frame: FrameType, *_: object) -> None:
+            nonlocal steps
+            steps += frame.f_code.co_filename.endswith("responses_release.py")
+
+        before = sys.getprofile()
+        sys.setprofile(counted)
+        try:
+            ResponseRelease().receive(events)
+        finally:
+            sys.setprofile(before)
+        return steps
+
+    assert work(800) < 2.5 * work(400)
+
+
+@pytest.mark.parametrize("of", ["items", "parts"])
+def test_more_items_or_texts_than_an_answer_may_have_are_an_error(of: str) -> None:
+    events = [RESPONSE[0], *(RESPONSE[1:2] if of == "parts" else ())]
+    for index in range(MAX_PARTS + 1):
+        place = {"item_id": "rs_1", "output_index": 0, "summary_index": index}
+        added = {"type": "response.reasoning_summary_part.added", **place, "part": {"type": "summary_text", "text": ""}}
+        item = {"type": "response.output_item.added", "output_index": index, "item": {"type": "message"}}
+        events.append(added if of == "parts" else item)
+    release = ResponseRelease()
+    release.receive(spelled(events[:-1]))
+    with pytest.raises(UpstreamError) as raised:
+        release.receive(spelled(events[-1:]))
+    assert raised.value.code == "too_large"
 
 
 def _texts(content: bytes) -> list[str]:
