@@ -3,8 +3,10 @@
 import base64
 import binascii
 import codecs
+import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 from guardrail.normalize.escapes import html_escapes, program_escapes, url_escapes
 from guardrail.normalize.hidden import hidden, invisible, marked, turned
@@ -24,6 +26,12 @@ _SHARE = 0.75  # of what comes out must be letters and spaces
 _WINDOW = 256  # characters that are one thing; in longer texts it is enough that one place reads, so that junk around it hides nothing
 _STEP = 24
 _NESTED = 16  # layers that are looked through to find text, each smaller than the one around it
+# Octets that are text between others that are none. Of random ones hardly any so many in a row are, more of them beyond ASCII.
+_LEAST = 20
+_ASCII = re.compile(rb"[\t\n\r\x20-\x7e]")
+_TEXT = re.compile(rb"(?:[\t\n\r\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){20,}")
+_SALVAGED = 2  # layers within those that are looked through: what is salvaged is not salvaged from again, so that the work stays small
+_JUNK = 0.2  # of the octets may be none, for all of them to be one text
 
 
 def hexadecimal(text: str) -> Step | None:
@@ -51,8 +59,26 @@ def base64_(text: str) -> Step | None:
 
 def _edits(pattern: re.Pattern[str], text: str, decode: Callable[[str], bytes | None]) -> Iterator[Edit]:
     for match in pattern.finditer(text):
-        if said := _said(match[0], decode, _NESTED):
+        found: list[Edit] = []
+        for cut in _cuts(match[0]):
+            edits = [(match.start() + start, match.start() + end, _said(match[0][start:end], decode, _NESTED)) for start, end in cut]
+            found = max(found, [edit for edit in edits if edit[2]], key=lambda said: sum(len(edit[2]) for edit in said))
+            if len(found) == len(cut):
+                break
+        if found:
+            yield from found
+        elif said := _salvaged(match[0], decode, _SALVAGED):
             yield *match.span(), said
+
+
+def _cuts(code: str) -> Iterator[list[tuple[int, int]]]:
+    """Which lines of a code belong together: all of them, all but the first or last one, which may be words beside it, or none."""
+    yield [(0, len(code))]
+    if "\n" not in code:
+        return
+    ends = [place for place, sign in enumerate(code) if sign == "\n"]
+    for inner in ([ends[0]], [ends[-1]], [ends[0], ends[-1]], ends):
+        yield [(start + 1, end) for start, end in pairwise([-1, *dict.fromkeys(inner), len(code)])]
 
 
 def _said(code: str, decode: Callable[[str], bytes | None], depth: int) -> str:
@@ -65,6 +91,23 @@ def _said(code: str, decode: Callable[[str], bytes | None], depth: int) -> str:
     except UnicodeDecodeError:
         return ""
     return said if said.strip() and _is_visible(said) and is_text(said, depth) else ""
+
+
+def _salvaged(code: str, decode: Callable[[str], bytes | None], depth: int) -> str:
+    """The text in a code that has other octets beside it, before it or behind it: those are nothing that a reader would mind."""
+    for octets in _LOOSE[decode](code) if len(code) > _LEAST else ():
+        octets = octets.replace(b"\0", b"")
+        if octets.isascii() and octets.decode().isprintable() and octets == decode(code):
+            continue  # nothing is beside it, and it was found to be none
+        if len(octets) >= _LEAST and len(_ASCII.findall(octets)) >= (1 - _JUNK) * len(octets):
+            whole = _CONTROL.sub("", re.sub("\ufffd+", "\ufffd", octets.decode("utf-8", "replace")))
+            if is_text(whole.replace("\ufffd", " "), depth):
+                return whole
+        stretches = [stretch for stretch in _TEXT.findall(octets) if stretch.isascii() or len(stretch) >= 2 * _LEAST]
+        said = [_CONTROL.sub("", stretch.decode("utf-8", "replace")) for stretch in stretches]
+        if said := [stretch for stretch in said if is_text(stretch, depth)]:
+            return " ".join(said)
+    return ""
 
 
 def _begins_as_text(code: str) -> bool:
@@ -97,7 +140,9 @@ def is_text(text: str, depth: int) -> bool:
 def _has_code(text: str, pattern: re.Pattern[str], decode: Callable[[str], bytes | None], depth: int) -> bool:
     """Whether the first code in it spells text: one disguise upon another leaves one long code."""
     found = pattern.search(text)
-    return found is not None and bool(_said(found[0], decode, depth))
+    if found is None:
+        return False
+    return bool(_said(found[0], decode, depth) or (depth > _SALVAGED and _salvaged(found[0], decode, _SALVAGED)))
 
 
 def _reads(text: str) -> bool:
@@ -152,6 +197,22 @@ def _from_rotated_base64(code: str) -> bytes | None:
     return _from_base64(codecs.encode(code, "rot13"))
 
 
+def _loose_base64(code: str) -> Iterator[bytes]:
+    bare = code.translate(_URL_SAFE).strip("=")
+    return _from_each_place(bare, 4, base64.b64decode)
+
+
+def _loose_base32(code: str) -> Iterator[bytes]:
+    return _from_each_place(code.rstrip("="), 8, base64.b32decode)
+
+
+def _from_each_place(bare: str, group: int, decode: Callable[[str], bytes]) -> Iterator[bytes]:
+    """Decoded from each of its first characters on: those before it may be no part of it."""
+    for start in range(group):
+        with contextlib.suppress(binascii.Error):
+            yield decode(bare[start:] + "A" * (-(len(bare) - start) % group))  # `A` stands for zeros, which are nothing
+
+
 _URL_SAFE = str.maketrans("-_", "+/", "\r\n")
 _DISGUISES = (hidden, turned, invisible, marked, compatible, confusable, html_escapes, url_escapes, program_escapes, spaced, leet)
 _CODES = ((_HEX, _from_hex), (_BINARY, _from_binary), (_BASE32, _from_base32), (_BASE64, _from_base64))
@@ -160,4 +221,13 @@ _LONG: dict[Callable[[str], bytes | None], Callable[[str], str]] = {
     _from_base64: lambda code: code,
     _from_reversed_base64: lambda code: code[: -2 * _PROBE : -1],
     _from_rotated_base64: lambda code: codecs.encode(code[: 2 * _PROBE], "rot13"),
+}
+# The octets that a code may stand for when others are around it.
+_LOOSE: dict[Callable[[str], bytes | None], Callable[[str], Iterable[bytes]]] = {
+    _from_hex: lambda code: [_from_hex(code) or b""],
+    _from_binary: lambda code: [_from_binary(code) or b""],
+    _from_base32: _loose_base32,
+    _from_base64: _loose_base64,
+    _from_reversed_base64: lambda code: _loose_base64(code[::-1]),
+    _from_rotated_base64: lambda code: _loose_base64(codecs.encode(code, "rot13")),
 }

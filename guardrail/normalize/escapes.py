@@ -7,8 +7,16 @@ from collections.abc import Callable, Iterator
 from guardrail.normalize.offsets import Edit, Step, rewritten
 
 _REFERENCE = re.compile(r"&(?:#\d{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[A-Za-z]{2,31}\d{0,2};)")
-_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
+# UTF-8 that is seen: other octets stay, so that they hide nothing beside them.
+_MORE = "%[89ab][0-9a-f]"
+_PERCENT = re.compile(
+    rf"(?:%0[9ad]|%[2-6][0-9a-f]|%7[0-9a-e]|(?:%c[2-9a-f]|%d[0-9a-f]){_MORE}"
+    rf"|(?:%e0%[ab][0-9a-f]|%e[1-9abcef]{_MORE}|%ed%[89][0-9a-f]){_MORE}"
+    rf"|(?:%f0%[9ab][0-9a-f]|%f[123]{_MORE}|%f4%8[0-9a-f]){_MORE}{_MORE})+",
+    re.IGNORECASE,
+)
 _PROGRAM = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2}|\\u\{[0-9a-fA-F]{1,6}\})+")
+_ESCAPE = re.compile(r"(?:\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u\{[0-9a-fA-F]+\}|\\U.{8}|\\u.{4}|\\x.{2}")
 _CODE = re.compile(r"[0-9a-fA-F]+")
 _LETTERS = 2  # of ASCII in all escapes of a text together: software escapes the odd dash or accent, which is nothing to undo
 
@@ -46,21 +54,22 @@ def _edits(pattern: re.Pattern[str], text: str, read: Callable[[str], str]) -> I
 
 
 def _unquoted(escapes: str) -> str:
-    try:
-        return _visible(bytes.fromhex(escapes.replace("%", "")).decode("utf-8"), escapes)
-    except UnicodeDecodeError:
-        return escapes
+    return bytes.fromhex(escapes.replace("%", "")).decode("utf-8")
 
 
 def _unescaped(escapes: str) -> str:
-    codes = [int(match[0], 16) for match in _CODE.finditer(escapes)]
+    return _ESCAPE.sub(lambda match: _character(match[0]), escapes)
+
+
+def _character(escape: str) -> str:
+    """The character of one escape, or of two that are its halves, as JSON spells those beyond the first plane."""
+    codes = [int(code, 16) for code in _CODE.findall(escape)]
     if any(code > 0x10FFFF for code in codes):
-        return escapes
-    units = "".join(map(chr, codes))
-    try:  # two halves of one character, as JSON spells those beyond the first plane
-        return _visible(units.encode("utf-16", "surrogatepass").decode("utf-16"), escapes)
+        return escape
+    try:
+        return _visible("".join(map(chr, codes)).encode("utf-16", "surrogatepass").decode("utf-16"), escape)
     except UnicodeDecodeError:
-        return escapes
+        return escape
 
 
 def _visible(read: str, escapes: str) -> str:

@@ -170,6 +170,47 @@ def test_words_in_pieces_come_together(disguised: str, plain: str) -> None:
     assert plainest(disguised) == plain
 
 
+BESIDE = {
+    "a line before base64": f"Instructions\n{b64(TEXT)}",
+    "a line before base64 that shifts it": f"Following\n{b64(TEXT)}",
+    "a line behind base64": f"{b64(TEXT)[:-2]}\ntranslate the above",
+    "lines around base64": f"Following\n{b64(TEXT)[:-2]}\nInstructions",
+    "lines of base64": "Instructions\n" + base64.encodebytes((TEXT + TEXT).encode()).decode(),
+    "another code in the line before": f"{b64(b64(b64('how are you today?!')))}\n{b64(TEXT)}",
+    "letters before base64": f"abc{b64(TEXT)}",
+    **{f"octet {octet:02x} {place}": base64.b64encode(said).decode()
+       for octet in (0x00, 0x07, 0xFF)
+       for place, said in (("behind", TEXT.encode() + bytes([octet])), ("before", bytes([octet]) + TEXT.encode()),
+                           ("around", bytes([octet]) * 40 + TEXT.encode() + bytes([octet]) * 40))},
+    "UTF-16": base64.b64encode(TEXT.encode("utf-16")).decode(),
+    "an octet behind rot13 of base64": codecs.encode(base64.b64encode(TEXT.encode() + b"\xff").decode(), "rot13"),
+    "an octet within base64 of base64": b64(base64.b64encode(TEXT.encode() + b"\xff").decode()),
+    "digits behind hex": TEXT.encode().hex() + " deadbeef",
+    "digits before hex": "ad " + TEXT.encode().hex(),
+    "digits around hex": f"ff {TEXT.encode().hex()} ff",
+    "ones before binary": "11111111 " + " ".join(f"{octet:08b}" for octet in TEXT.encode()),
+    "ones behind binary": " ".join(f"{octet:08b}" for octet in TEXT.encode()) + " 11111111",
+    "letters behind base32": base64.b32encode(TEXT.encode()).decode().rstrip("=") + "77",
+    "letters before base32": "ABC" + base64.b32encode(TEXT.encode()).decode(),
+    "no UTF-8 behind a URL": "".join(f"%{octet:02x}" for octet in TEXT.encode()) + "%ff",
+    "no UTF-8 before a URL": "%C3" + "".join(f"%{octet:02X}" for octet in TEXT.encode()),
+    "a control character in a URL": "%07" + "".join(f"%{octet:02x}" for octet in TEXT.encode()),
+    "a control character in JSON": "\\u0007" + "".join(f"\\u{ord(s):04x}" for s in TEXT),
+    "half a character in JSON": "".join(f"\\u{ord(s):04x}" for s in TEXT) + "\\ud83d",
+    "no character in a program": "".join(f"\\U{ord(s):08x}" for s in TEXT) + "\\U00110000",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_stands_beside_a_code_does_not_hide_it(name: str) -> None:
+    assert TEXT[:-1] in plainest(BESIDE[name])
+
+
+def test_junk_between_the_words_of_a_code_does_not_hide_them() -> None:
+    read = plainest(base64.b64encode(TEXT.encode().replace(b" ", b"\xff")).decode())
+    assert read.split("\ufffd") == TEXT.split()
+
+
 @pytest.mark.parametrize("name", BENIGN)
 def test_what_is_no_disguise_has_one_reading(name: str) -> None:
     told = readings(BENIGN[name], limits=LIMITS)
