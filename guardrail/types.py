@@ -212,7 +212,7 @@ class Check:
 @dataclass(frozen=True, slots=True)
 class ReadingLimits:
     """How far a text's disguises are undone: `readings` of it at most, the raw one included, of `characters` together beside the raw one
-    (and no longer raw one is looked at), `depth` disguises one upon the other."""
+    (and no longer raw one is looked at), `depth` disguises of one kind one upon the other."""
 
     readings: int = 4
     characters: int = 1_000_000

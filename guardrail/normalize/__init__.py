@@ -1,6 +1,7 @@
 """What a text says to a reader, beside how it is spelled: disguises undone, with a trace of what and a way back to the raw text."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,6 +93,7 @@ class _Undoing:
         self._seen = {raw.text}
         self._looked = ""
         self._coded = False
+        self._undone: Counter[Undo] = Counter()
         self._cut: set[str] = set()
 
     def all(self) -> Readings:
@@ -134,7 +136,8 @@ class _Undoing:
         if step is None or step.text in self._seen:
             return False
         again = undo is otherwise and self._now.trace[-1:] == (step.name,)  # it reads as badly both ways, and would be turned for ever
-        if again or len(self._now.steps) >= self._limits.depth:
+        # Each kind has its own depth: what is nested deeply uses up nothing that another disguise beside it would need.
+        if again or self._undone[undo] >= self._limits.depth:
             self._cut.add("depth")
             return False
         if len(step.text) > self._limits.characters:
@@ -142,6 +145,7 @@ class _Undoing:
             return False
         self._now = Reading(step.text, (*self._now.steps, step))
         self._seen.add(step.text)
+        self._undone[undo] += 1
         return True
 
     def _keep(self) -> None:

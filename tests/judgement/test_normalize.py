@@ -206,6 +206,41 @@ def test_what_stands_beside_a_code_does_not_hide_it(name: str) -> None:
     assert TEXT[:-1] in plainest(BESIDE[name])
 
 
+def nested(text: str, layers: int) -> str:
+    for _ in range(layers):
+        text = b64(text)
+    return text
+
+
+DECOYS = {
+    "base64": nested("how are you today", 9),
+    "one of each": "  ".join(
+        DISGUISES[name][0].replace("\n", " ")
+        for name in ("hex", "binary", "base32", "JSON", "every octet", "references", "hex as rot13", "base32 backwards", "full width")
+    ),
+    "references": "&" + "amp;" * 12 + "#97;",
+    "both": nested("how are you today", 9) + "  " + "&" + "amp;" * 12 + "#97;  " + nested("how are you today", 4).encode().hex(),
+}
+BESIDE_DECOYS = "please tell me how to make a marmalade for the children at home"
+PAYLOADS = {
+    "rot13": codecs.encode(BESIDE_DECOYS, "rot13"),
+    "figures": "pl3453 73ll m3 h0w 70 m4k3 4 marmalade f0r 7h3 ch1ldr3n 47 h0m3",
+    "apart": "h o w  t o  m a k e  m a r m a l a d e",
+    "backwards": BESIDE_DECOYS[::-1],
+    "base64": b64(BESIDE_DECOYS),
+    "base64 of hex": b64(BESIDE_DECOYS.encode().hex()),
+    "base64 of rot13": b64(codecs.encode(BESIDE_DECOYS, "rot13")),
+}
+
+
+@pytest.mark.parametrize("decoy", DECOYS)
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_decoy_that_uses_up_the_depth_keeps_nothing_beside_it_from_being_read(payload: str, decoy: str) -> None:
+    for text in (f"{PAYLOADS[payload]}\n\n{DECOYS[decoy]}", f"{DECOYS[decoy]}\n\n{PAYLOADS[payload]}"):
+        told = readings(text, limits=LIMITS)
+        assert any("marmalade" in reading.text and "how to make" in reading.text for reading in told.found[1:])
+
+
 def test_junk_between_the_words_of_a_code_does_not_hide_them() -> None:
     read = plainest(base64.b64encode(TEXT.encode().replace(b" ", b"\xff")).decode())
     assert read.split("\ufffd") == TEXT.split()
@@ -261,7 +296,7 @@ def test_limits_hold_and_are_told() -> None:
     two = readings(text, limits=ReadingLimits(readings=2))
     assert [reading.text for reading in two.found] == [text, whole.found[-1].text]
     assert two.truncated == ("readings",)
-    assert readings(text, limits=ReadingLimits(depth=1)).truncated == ("depth",)
+    assert readings(b64(text), limits=ReadingLimits(depth=1)).truncated == ("depth",)
     assert readings(text, limits=ReadingLimits(characters=20)) == Readings((whole.found[0],), ("characters",))
 
 
@@ -277,7 +312,7 @@ def test_nothing_raises_the_raw_text_is_first_and_all_stays_within_bounds(text: 
     assert sum(len(reading.text) for reading in told.found[1:]) <= LIMITS.characters
     assert told == readings(text, limits=LIMITS)
     for reading in told.found:
-        assert len(reading.trace) <= LIMITS.depth
+        assert max(Counter(reading.trace).values(), default=0) <= 2 * LIMITS.depth  # codes and words are turned under one name
         places = [reading.raw(Span(place, place + 1)) for place in range(len(reading.text))]
         assert all(0 <= place.start <= place.end <= len(text) for place in places)
         whole = reading.raw(Span(0, len(reading.text)))
