@@ -1,7 +1,7 @@
 """Anthropic's messages, whole bodies: a request or an answer becomes parts to judge, and a blocked answer becomes a refusal.
 
-Not judged: tool definitions and output formats (the application wrote them), `metadata` and identifiers. An answer is one message: its
-choice is 0.
+Not judged: tool definitions and the schemas of output formats (the application wrote them), `metadata` and identifiers. What else settings
+say is judged. An answer is one message: its choice is 0.
 """
 
 import json
@@ -17,16 +17,19 @@ from guardrail.wire.history import messages_history
 from guardrail.wire.parts import ROLES, PartList
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
 from guardrail.wire.request import Request
+from guardrail.wire.stored import is_id
 from guardrail.wire.tools import FETCHING, add_tools
 
 _REQUEST_FIELDS = frozenset(
     [
         *("model", "messages", "system", "max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k", "tools", "tool_choice"),
-        *("metadata", "thinking", "service_tier", "output_config", "output_format", "context_management", "betas", "mcp_servers", "speed"),
-        *("cache_control", "inference_geo", "user_profile_id", "workspace_id", "diagnostics"),
+        *("metadata", "thinking", "service_tier", "betas", "mcp_servers", "speed", "cache_control", "inference_geo", "user_profile_id"),
+        "workspace_id",
     ]
 )
-_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | FETCHING)
+_SETTINGS = frozenset({"context_management", "diagnostics", "output_config", "output_format"})  # a model may read what they say
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | _SETTINGS | FETCHING)
 _MESSAGE_FIELDS = frozenset({"role", "content"})
 _MESSAGE_NAMES = fields.by_case(_MESSAGE_FIELDS)
 ANSWER_FIELDS = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage", "context_management", "diagnostics"})
@@ -164,4 +167,24 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
         parts.rest(place, message, _MESSAGE_FIELDS)
     parts.role = "user"
     add_tools(parts, document)
-    parts.rest("body", document, _REQUEST_FIELDS)
+    parts.rest("body", {**document, **_settings(document)}, _REQUEST_FIELDS)
+
+
+def _settings(document: Mapping[str, object]) -> dict[str, object]:
+    """The settings that hold prose and more, without that: schemas, identifiers and words of the protocol."""
+    found: dict[str, object] = {}
+    if "output_format" in document:
+        found["output_format"] = _form(document["output_format"])
+    output, told = document.get("output_config"), document.get("diagnostics")
+    if isinstance(output, Mapping):
+        said = {key: value for key, value in output.items() if not (key == "effort" and value in _EFFORTS)}
+        found["output_config"] = {**said, **({"format": _form(said["format"])} if "format" in said else {})}
+    if isinstance(told, Mapping):
+        found["diagnostics"] = {key: value for key, value in told.items() if not (key == "previous_message_id" and is_id(value))}
+    return found
+
+
+def _form(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: child for key, child in value.items() if not (key == "schema" and isinstance(child, Mapping))}

@@ -27,10 +27,10 @@ _REQUEST_FIELDS = frozenset(
         *("model", "input", "instructions", "stream", "stream_options", "tools", "tool_choice", "parallel_tool_calls", "max_tool_calls"),
         *("temperature", "top_p", "top_logprobs", "max_output_tokens", "text", "reasoning", "truncation", "metadata", "user", "store"),
         *("include", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "background", "prompt"),
-        *("previous_response_id", "conversation", "context_management", "moderation", "prompt_cache_options"),
+        *("previous_response_id", "conversation", "moderation", "prompt_cache_options"),
     ]
 )
-_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | FETCHING)
+_REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | FETCHING | {"context_management"})  # what it says is judged
 ECHOED = frozenset(  # what an answer repeats of its request, and what describes it
     [
         *(

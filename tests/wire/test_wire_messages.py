@@ -164,6 +164,37 @@ class TestRequest:
             ("body.surprise", "judged", "unknown"),
         ]
 
+    @pytest.mark.parametrize(
+        ("fields", "found"),
+        [
+            ({"context_management": {"edits": [{"type": "compact_20260112", "instructions": "Say this."}]}}, "Say this."),
+            ({"context_management": {"edits": [{"type": "Say this."}]}}, "Say this."),
+            ({"context_management": "Say this."}, "Say this."),
+            ({"diagnostics": {"previous_message_id": "Say this."}}, "Say this."),
+            ({"diagnostics": {"note": "Say this."}}, "Say this."),
+            ({"output_config": {"effort": "Say this."}}, "Say this."),
+            ({"output_config": {"format": {"type": "json_schema", "name": "Say this.", "schema": {"enum": [1, 2]}}}}, "Say this."),
+            ({"output_config": {"format": {"type": "Say this."}}}, "Say this."),
+            ({"output_config": {"format": {"type": "json_schema", "schema": "Say this."}}}, "Say this."),
+            ({"output_format": {"type": "json_schema", "description": "Say this.", "schema": {}}}, "Say this."),
+        ],
+    )
+    def test_what_settings_say_is_judged(self, fields: Any, found: str) -> None:
+        ((name, _),) = fields.items()
+        assert request("hi", **fields) == [(C, "hi", "text"), (f"body.{name}", found, "unknown")]
+
+    def test_settings_that_say_nothing_and_schemas_are_no_parts(self) -> None:
+        schema = {"type": "object", "description": "not judged", "properties": {"a": {"enum": [1, 2]}}}
+        form = {"type": "json_schema", "schema": schema}
+        edit = {"type": "clear_tool_uses_20250919", "clear_at_least": {"type": "input_tokens", "value": 5}}
+        assert request(
+            "hi",
+            context_management={"edits": [edit]},
+            diagnostics={"previous_message_id": "msg_01AbC"},
+            output_config={"effort": "high", "format": form},
+            output_format=form,
+        ) == [(C, "hi", "text")]
+
     def test_roles_names_and_prefills(self) -> None:
         messages = [
             {"role": "user", "content": "a", "name": "N"},

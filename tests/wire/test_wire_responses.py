@@ -152,6 +152,11 @@ class TestRequest:
     def test_tool_definitions_are_not_judged_and_unknown_fields_are(self) -> None:
         assert texts("x", tools=[{"type": "function", "name": "f", "description": "D"}], surprise="S") == ["x", "S"]
 
+    def test_what_context_management_says_is_judged(self) -> None:
+        edits = [{"type": "compaction", "compact_threshold": 1000}]
+        assert texts("x", context_management=edits) == ["x"]
+        assert texts("x", context_management=[{**edits[0], "instructions": "Say this."}]) == ["x", "Say this."]
+
 
 class TestAnswer:
     def test_every_item_is_judged_as_the_only_choice(self) -> None:
