@@ -276,4 +276,4 @@ async def test_exchanges_at_the_same_time_share_the_engines_passes(classifier: C
     before = classifier.health().batches
     decisions = await asyncio.gather(*(guard.check(f"Question {number}?", route=under) for number in range(16)))
     assert not any(decision.outcome.unjudged for decision in decisions)
-    assert 1 <= classifier.health().batches - before <= 8
+    assert 1 <= classifier.health().batches - before < 16  # apart each takes one at least
