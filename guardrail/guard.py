@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -32,6 +33,8 @@ UNRECORDED = Outcome(Action.BLOCK, Action.BLOCK, MappingProxyType({}), unjudged=
 _OF_THE_TEXT = frozenset({"too_long", "not_prepared"})
 _LONG = 20_000  # characters from which a call that is not answered in time says nothing of its classifier
 _LONG_READ = 10_000  # characters whose disguises are looked for beside the event loop: some milliseconds of it
+_CODED_READ = 500  # of them that no prose is mostly made of: codes cost more to look into
+_PROSE = re.compile(r"[a-z\s.,;:'\"?]+")
 _TURN = 2_000  # verdicts built at a stretch: some milliseconds
 
 
@@ -295,9 +298,15 @@ def _unreadable(parts: Sequence[Part], turn: Turn) -> tuple[Part, ...]:
 
 async def _read(texts: Collection[str], limits: ReadingLimits | None, *, deadline: float) -> dict[str, Readings]:
     """The readings of each text; long ones are read beside the event loop."""
-    if limits is None or sum(map(len, texts)) < _LONG_READ:
+    if limits is None or not _is_long(texts):
         return readings_of(texts, limits, deadline=deadline)
     return await asyncio.to_thread(readings_of, texts, limits, deadline=deadline)
+
+
+def _is_long(texts: Collection[str]) -> bool:
+    """Whether reading them takes more than some milliseconds."""
+    length = sum(map(len, texts))
+    return length >= _LONG_READ or (length >= _CODED_READ and sum(len(_PROSE.sub("", text)) for text in texts) >= _CODED_READ // 2)
 
 
 async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:

@@ -1,5 +1,6 @@
 """One stage's parts as rows of one classify call, under every disguise undone, and what the answers to them come to for each part."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,13 +19,14 @@ benign texts meet limits too. What ends a reading early because of the deadline 
 
 
 def readings_of(texts: Iterable[str], limits: ReadingLimits | None, *, deadline: float) -> dict[str, Readings]:
-    """The readings of each text, the raw one alone without limits; none for those that the deadline (a `time.monotonic()`) came before."""
+    """The readings of each text, the raw one alone without limits; none from where the deadline (a `time.monotonic()`) came on."""
     found: dict[str, Readings] = {}
-    for text in texts:
-        if limits is None:
-            found[text] = Readings((Reading(text),))
-        elif time.monotonic() < deadline:
-            found[text] = readings(text, limits=limits)
+    with contextlib.suppress(TimeoutError):
+        for text in texts:
+            if limits is None:
+                found[text] = Readings((Reading(text),))
+            elif time.monotonic() < deadline:
+                found[text] = readings(text, limits=limits, deadline=deadline)
     return found
 
 

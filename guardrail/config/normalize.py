@@ -23,7 +23,7 @@ class NormalizeConfig(Section):
         le=10_000_000,
         description="Characters of a text whose disguises are looked for, at most, and of all its other readings together.",
     )
-    depth: int = Field(default=_DEFAULT.depth, ge=1, le=16, description="Disguises put one upon the other that are undone, at most.")
+    depth: int = Field(default=_DEFAULT.depth, ge=1, le=16, description="Layers of one kind of disguise that are undone, at most.")
 
 
 def _off_or_bounds(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What a text says to a reader, beside how it is spelled: disguises undone, with a trace of what and a way back to the raw text."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from guardrail.normalize.encodings import base32, base64_, binary, hexadecimal
 from guardrail.normalize.escapes import html_escapes, program_escapes, url_escapes
 from guardrail.normalize.hidden import hidden, invisible, marked, turned
 from guardrail.normalize.lookalikes import compatible, confusable, flagged
-from guardrail.normalize.offsets import Step
+from guardrail.normalize.offsets import DEADLINE, Step, in_time
 from guardrail.normalize.spelling import leet, otherwise, spaced
 from guardrail.normalize.turned_codes import backwards, rotated_codes
 from guardrail.types import ReadingLimits, Span
@@ -69,8 +70,10 @@ class Readings:
     truncated: tuple[str, ...] = ()
 
 
-def readings(text: str, *, limits: ReadingLimits) -> Readings:
-    """Every distinct way to read a text, within the limits. Never raises, has no state, and costs time linear in the text.
+def readings(text: str, *, limits: ReadingLimits, deadline: float = math.inf) -> Readings:
+    """Every distinct way to read a text, within the limits. Has no state, and costs time linear in the text.
+
+    Raises nothing but TimeoutError, once `deadline` (a `time.monotonic()` instant) is past.
 
     Disguises are undone one upon the other, where they stand, so that many of them still make few readings: one with all that is
     certainly a spelling of something else undone, and one more for each kind that is only likely to be.
@@ -80,7 +83,11 @@ def readings(text: str, *, limits: ReadingLimits) -> Readings:
         return Readings((raw,))
     if len(text) > limits.characters:
         return Readings((raw,), ("characters",))
-    return _Undoing(raw, limits).all()
+    before = DEADLINE.set(deadline)
+    try:
+        return _Undoing(raw, limits).all()
+    finally:
+        DEADLINE.reset(before)
 
 
 class _Undoing:
@@ -132,6 +139,7 @@ class _Undoing:
         return self._coded
 
     def _undo(self, undo: Undo) -> bool:
+        in_time()
         step = undo(self._now.text)
         if step is None or step.text in self._seen:
             return False

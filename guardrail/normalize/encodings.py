@@ -12,7 +12,7 @@ from guardrail.normalize.escapes import html_escapes, program_escapes, url_escap
 from guardrail.normalize.hidden import hidden, invisible, marked, turned
 from guardrail.normalize.letters import BOTH, LIKELY, REVERSED, ROTATED, all_stretches, likeness
 from guardrail.normalize.lookalikes import compatible, confusable
-from guardrail.normalize.offsets import Edit, Step, rewritten
+from guardrail.normalize.offsets import Edit, Step, in_time, rewritten
 from guardrail.normalize.spelling import leet, spaced
 
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])={0,2}[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{8,})*={0,2}(?![A-Za-z0-9+/_=-])")
@@ -31,6 +31,7 @@ _LEAST = 20
 _ASCII = re.compile(rb"[\t\n\r\x20-\x7e]")
 _TEXT = re.compile(rb"(?:[\t\n\r\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){20,}")
 _SALVAGED = 2  # layers within those that are looked through: what is salvaged is not salvaged from again, so that the work stays small
+_SURE = 8.0  # nats that a text beside junk is likelier than chance, at least: about ten letters of plain English
 _JUNK = 0.2  # of the octets may be none, for all of them to be one text
 
 
@@ -59,6 +60,7 @@ def base64_(text: str) -> Step | None:
 
 def _edits(pattern: re.Pattern[str], text: str, decode: Callable[[str], bytes | None]) -> Iterator[Edit]:
     for match in pattern.finditer(text):
+        in_time()
         found: list[Edit] = []
         for cut in _cuts(match[0]):
             edits = [(match.start() + start, match.start() + end, _said(match[0][start:end], decode, _NESTED)) for start, end in cut]
@@ -101,11 +103,11 @@ def _salvaged(code: str, decode: Callable[[str], bytes | None], depth: int) -> s
             continue  # nothing is beside it, and it was found to be none
         if len(octets) >= _LEAST and len(_ASCII.findall(octets)) >= (1 - _JUNK) * len(octets):
             whole = _CONTROL.sub("", re.sub("\ufffd+", "\ufffd", octets.decode("utf-8", "replace")))
-            if is_text(whole.replace("\ufffd", " "), depth):
+            if _is_surely_text(whole.replace("\ufffd", " "), depth):
                 return whole
         stretches = [stretch for stretch in _TEXT.findall(octets) if stretch.isascii() or len(stretch) >= 2 * _LEAST]
         said = [_CONTROL.sub("", stretch.decode("utf-8", "replace")) for stretch in stretches]
-        if said := [stretch for stretch in said if is_text(stretch, depth)]:
+        if said := [stretch for stretch in said if _is_surely_text(stretch, depth)]:
             return " ".join(said)
     return ""
 
@@ -123,6 +125,7 @@ def _is_visible(text: str) -> bool:
 
 def is_text(text: str, depth: int) -> bool:
     """Whether somebody would read it: words, or another disguise with words in it."""
+    in_time()
     if _reads(text) or any(_reads(text[place : place + 2 * _STEP]) for place in range(0, len(text), _STEP) if len(text) > _WINDOW):
         return True
     if any(all_stretches(text, (ROTATED, REVERSED, BOTH))):
@@ -135,6 +138,14 @@ def is_text(text: str, depth: int) -> bool:
             if _reads(bare):
                 return True
     return depth > 0 and any(_has_code(text, pattern, decode, depth - 1) for pattern, decode in _CODES)
+
+
+def _is_surely_text(text: str, depth: int) -> bool:
+    """Whether it is text of which there is enough that chance does not look so: among octets that are none there are many places for it."""
+    like = likeness(text)
+    if like.nats > _SURE or 2 * like.letters < sum(map(str.isalpha, text)):
+        return is_text(text, depth)
+    return any(all_stretches(text, (ROTATED, REVERSED, BOTH))) or any(_has_code(text, *code, depth - 1) for code in _CODES)
 
 
 def _has_code(text: str, pattern: re.Pattern[str], decode: Callable[[str], bytes | None], depth: int) -> bool:

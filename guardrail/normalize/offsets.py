@@ -1,13 +1,26 @@
 """One step of reading a text otherwise, and the way back: which characters of the source a span of the result stands for."""
 
+import math
+import time
 from bisect import bisect_right
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from guardrail.types import Span
 
 Edit = tuple[int, int, str]
 """Characters [start, end) of the source, and what is read in their place."""
+
+
+DEADLINE = ContextVar("DEADLINE", default=math.inf)
+"""The `time.monotonic()` instant until which the text may be read that is being read now."""
+
+
+def in_time() -> None:
+    """Raises TimeoutError once `DEADLINE` is past. Called for each kind of disguise and for each code in a text."""
+    if (deadline := DEADLINE.get()) < math.inf and time.monotonic() >= deadline:
+        raise TimeoutError("the text was not read before the deadline")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import codecs
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from guardrail.errors import ClassifierError
 from guardrail.guard import Guard
 from guardrail.normalize import readings
-from guardrail.questions import TRUNCATED
+from guardrail.questions import TRUNCATED, readings_of
 from guardrail.testing import ScriptedClassifier, contains, policy, route
 from guardrail.types import Action, Part, ReadingLimits, Score, Span
 
@@ -104,6 +105,27 @@ async def test_a_long_text_is_read_beside_the_event_loop_and_in_time_or_not_judg
     late = await guard.check(long, route=route(policy(), deadline_s=0.0))
     assert [verdict.error for verdict in late.verdicts] == ["timeout"]
     assert late.action is Action.BLOCK
+
+
+def test_a_text_whose_reading_met_the_deadline_has_no_readings_and_those_before_it_have(monkeypatch: pytest.MonkeyPatch):
+    looks = iter(range(1_000_000))
+    monkeypatch.setattr("time.monotonic", lambda: next(looks))
+    found = readings_of([HIDDEN, f"{HIDDEN} " * 2_000, "late"], ReadingLimits(), deadline=500)
+    assert list(found) == [HIDDEN]
+
+
+@pytest.mark.parametrize(("text", "beside"), [("A friendly text about gardens. " * 100, False), (f"{HIDDEN} " * 10, True)])
+async def test_a_text_of_codes_is_read_beside_the_event_loop_long_before_prose_is(text: str, beside: bool, monkeypatch: pytest.MonkeyPatch):
+    threads = []
+
+    def noted(*given, **named):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return readings_of(*given, **named)
+
+    monkeypatch.setattr("guardrail.guard.readings_of", noted)
+    guard, _ = guarded(0.1)
+    await guard.check(text, route=route(policy()))
+    assert threads == [not beside]
 
 
 async def test_a_text_too_long_for_the_classifier_is_judged_in_windows_in_every_reading():

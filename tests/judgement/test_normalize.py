@@ -382,3 +382,13 @@ def test_the_work_grows_with_the_length_alone(unit: str) -> None:
 
 def _pair(span: Span) -> tuple[int, int]:
     return span.start, span.end
+
+
+@pytest.mark.parametrize("code", [nested("zqxj kvwp", 5), b64(TEXT), TEXT.encode().hex()])
+def test_reading_ends_at_the_deadline_within_a_text_of_many_codes(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter(range(1_000_000))
+    monkeypatch.setattr("time.monotonic", lambda: next(looks))
+    with pytest.raises(TimeoutError):
+        readings(f"{code} " * 500, limits=LIMITS, deadline=5)
+    assert next(looks) == 6
+    assert readings(TEXT, limits=LIMITS).truncated == ()  # the deadline was that text's alone
