@@ -84,7 +84,7 @@ _TAG = "tag:yaml.org,2002:"
 for _name, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9]{0,17})", list("-+0123456789")),
-    ("float", r"[-+]?([0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18}|[0-9]{1,18}(?=[eE]))([eE][-+]?[0-9]{1,3})?", list("-+0123456789.")),
+    ("float", r"[-+]?([0-9]{1,18}\.[0-9]{0,24}|\.[0-9]{1,24}|[0-9]{1,18}(?=[eE]))([eE][-+]?[0-9]{1,3})?", list("-+0123456789.")),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 ):
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
