@@ -96,6 +96,7 @@ def _route(route: RouteConfig, known: _Known, generation: int) -> Route:
         streaming=Streaming(StreamMode(route.stream.mode), route.stream.window, route.stream.overlap, route.stream.first_ms / 1_000),
         on_block=route.on_block,
         stored_turns=route.stored_turns,
+        definitions=route.definitions,
         scope=route.scope,
         history=route.history,
         escalation=None if band is None else Escalation(band.classifier, band.low, band.high),

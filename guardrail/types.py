@@ -56,8 +56,8 @@ class Part:
     """One text-bearing piece of an exchange.
 
     `path` names its place (`messages[2].content[0].text`), `kind` what it is (text, name, tool_arguments, tool_result, refusal,
-    reasoning, image, audio, file, tokens, unknown; tool_server, url, container: what a provider fetches for the model). `text` is None
-    where there is something that cannot be read as text.
+    reasoning, definition, image, audio, file, tokens, unknown; tool_server, url, container: what a provider fetches for the model).
+    `text` is None where there is something that cannot be read as text.
     `choice` is the answer's choice index, None for the request. `pieces` is what a joined text was joined of: the path of each, where
     it begins in `text`, and how many characters of its own beginning are not in it.
     """
@@ -278,6 +278,7 @@ class Route:
     `path`, `model` (glob) and `tenant` say what it matches (`*`: any). `deadline_s` bounds one stage's judging.
     `timing`: `before` judges the prompt before the upstream is called, `parallel` beside it.
     `stored_turns`: turns that a request continues by an id are refused, or fetched of the upstream and judged with it.
+    `definitions`: what tools and the schema of the answer are said to be is judged, or trusted.
     `streaming` says when a streamed answer is let out. `scope` says which turns of a conversation are judged, `history` what is done about
     one before the latest that violates. `generation` is the number of the published policy set it was compiled from.
     `normalize` bounds how far disguises of a text are undone; None judges texts as they stand alone.
@@ -298,6 +299,7 @@ class Route:
     streaming: Streaming = Streaming()
     on_block: Literal["error", "reply"] = "error"
     stored_turns: Literal["refuse", "resolve"] = "refuse"
+    definitions: Literal["judge", "trust"] = "judge"
     scope: Literal["all", "each", "latest_turn"] = "all"
     history: Literal["block", "redact", "drop"] = "block"
     escalation: Escalation | None = None

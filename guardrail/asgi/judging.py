@@ -17,6 +17,7 @@ from guardrail.guard import Origin, Turn
 from guardrail.routing import RouteTable
 from guardrail.types import Decision, Mode, Part, Route, Stage
 from guardrail.wire.check import parse_check
+from guardrail.wire.definitions import DEFINITION
 from guardrail.wire.detectors import parse_chat_detection, parse_contents, parse_context_detection, parse_generation_detection
 from guardrail.wire.generic_guardrail import parse_generic_guardrail
 from guardrail.wire.inquiry import Inquiry, Place
@@ -136,7 +137,8 @@ class _CheckResponder(GuardResponder):
     async def _judge(self, inquiry: Inquiry, route: Route, tenant: str, asked: str) -> Decision:
         origin = Origin(asked, inquiry.place.model or "", self._endpoint.protocol)
         turn = Turn(route, inquiry.stage, tenant, origin, time.monotonic(), context=inquiry.said)
-        return await self._service.judgement.judge(scoped(inquiry.parts, inquiry.history, route.scope), turn)
+        parts = [part for part in inquiry.parts if not (route.definitions == "trust" and part.kind == DEFINITION)]
+        return await self._service.judgement.judge(scoped(parts, inquiry.history, route.scope), turn)
 
 
 async def _nothing_behind(scope: Scope, receive: Receive, send: Send) -> None:

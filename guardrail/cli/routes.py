@@ -67,6 +67,8 @@ def _served(file: Path | None) -> Iterator[str]:
         names = [route.name for route in config.routes if path in route.paths]
         yield f"{path}: " + (f"guarded by {', '.join(names)}" if names else "no route, so it is answered 404")
     for route in config.routes:
+        if route.definitions == "trust":
+            yield f"{route.name}: tool definitions and answer schemas are trusted, and not judged"
         for stage in Stage:
             policies = route.stage(stage).policies
             for use in () if policies == "all" else policies:

@@ -192,6 +192,14 @@ class RouteConfig(Section):
         description="What previous_response_id gets: a refusal, or the stored turns are fetched of the upstream and judged, too.",
     )
 
+    definitions: Literal["judge", "trust"] = Field(
+        default="judge",
+        description=(
+            "Whether what tool definitions and schemas of answers say is judged, since a model reads it; `trust`: it is not, because no "
+            "client can write them."
+        ),
+    )
+
     @property
     def paths(self) -> tuple[str, ...]:
         """The exact paths it is for."""

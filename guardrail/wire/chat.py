@@ -1,7 +1,6 @@
 """OpenAI chat completions, whole bodies: a request or an answer becomes parts to judge, and a blocked choice is replaced.
 
-Not judged: tool definitions and `response_format` schemas (the application wrote them, and blocking on their wording blocks every
-request of that application), `metadata`, `stop` and identifiers, which no model reads. Every other string is, unknown fields included.
+Not judged: `metadata`, `stop` and identifiers, which no model reads. Every other string is, unknown fields included.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from collections.abc import Callable, Mapping
 from guardrail.errors import UpstreamError, WireError
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
+from guardrail.wire.definitions import add_definition, add_settings
 from guardrail.wire.document import dump
 from guardrail.wire.history import chat_history
 from guardrail.wire.parts import MESSAGE_FIELDS, PartList, is_prose, is_tokens, strings
@@ -211,6 +211,8 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     else:
         parts.unknown("prediction", prediction)
     add_tools(parts, document)
+    add_definition(parts, "response_format", document.get("response_format"))
+    add_settings(parts, document, ("tool_choice", "function_call", "reasoning_effort", "verbosity"))
     for key in sorted(_TOKEN_FIELDS & document.keys()):
         if not is_prose(document[key]):
             parts.opaque(key, "tokens")

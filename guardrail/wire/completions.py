@@ -12,6 +12,7 @@ from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, plain
 from guardrail.wire.chat import CHOICE_FIELDS, read_choices, replace_choices, spelled
 from guardrail.wire.chat_stream import ChatStreamCollector, StreamShape
+from guardrail.wire.definitions import add_definition
 from guardrail.wire.parts import PartList
 from guardrail.wire.prompts import add_prompt, count
 from guardrail.wire.refusal import Reply, choices_reply
@@ -22,6 +23,7 @@ _REQUEST_FIELDS = frozenset(
         *("model", "prompt", "suffix", "stream", "stream_options", "n", "best_of", "echo", "logprobs", "max_tokens", "min_tokens"),
         *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias"),
         *("seed", "stop", "stop_token_ids", "user", "service_tier", "prompt_embeds", "prompt_token_ids", "priority"),
+        "response_format",
     ]
 )
 _REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS)
@@ -90,6 +92,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     for key in _UNREADABLE:
         if document.get(key) is not None:
             parts.opaque(key, "tokens")
+    add_definition(parts, "response_format", document.get("response_format"))
     parts.rest("body", document, _REQUEST_FIELDS)
 
 

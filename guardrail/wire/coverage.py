@@ -18,7 +18,7 @@ from guardrail.wire.messages import named_event
 PROBE = "quokka quokka"
 PARTS = (
     *("text", "system", "name", "tool call", "tool result", "refusal", "reasoning"),
-    *("image", "audio", "file", "hosted tool", "token ids", "new field"),
+    *("tool definition", "answer schema", "image", "audio", "file", "hosted tool", "token ids", "new field"),
 )
 _CALL = json.dumps({"q": PROBE})
 _HEAD: Mapping[str, Mapping[str, object]] = {
@@ -142,6 +142,8 @@ _USE = {"type": "tool_use", "id": "t", "name": "f", "input": {"q": PROBE}}
 _THOUGHT = {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": PROBE}]}
 _CALLED = {"type": "function_call", "call_id": "c", "name": "f", "arguments": _CALL}
 _SERVER = {"type": "mcp", "server_label": "s", "server_url": "https://x.example"}
+_TOLD = {"name": "f", "description": PROBE}
+_FORM = {"type": "json_schema", "schema": {"type": "object", "properties": {"q": {"description": PROBE}}}}
 _DATA = {"type": "base64", "media_type": "x/y", "data": "AAAA"}
 
 REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
@@ -156,6 +158,8 @@ REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "image": _chat(content=[{"type": "image_url", "image_url": {"url": "data:x"}}]),
         "audio": _chat(content=[{"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}]),
         "file": _chat(content=[{"type": "file", "file": {"file_id": "f"}}]),
+        "tool definition": {**_chat(content="x"), "tools": [{"type": "function", "function": _TOLD}]},
+        "answer schema": {**_chat(content="x"), "response_format": {"type": "json_schema", "json_schema": _FORM}},
         "hosted tool": {**_chat(content="x"), "tools": [_SERVER]},
         "token ids": {**_chat(content="x"), "prompt_token_ids": [1, 2]},
         "new field": {**_chat(content="x"), "new": {"deep": [PROBE]}},
@@ -163,6 +167,7 @@ REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "/v1/completions": {
         "text": {"prompt": ["x", PROBE]},
         "system": {"prompt": "x", "suffix": PROBE},
+        "answer schema": {"prompt": "x", "response_format": _FORM},
         "token ids": {"prompt": [[1, 2]]},
         "new field": {"prompt": "x", "new": {"deep": [PROBE]}},
     },
@@ -181,6 +186,8 @@ REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "reasoning": _blocks({"type": "thinking", "thinking": PROBE, "signature": "AAAA"}),
         "image": _blocks({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": _DATA}]}),
         "file": _blocks({"type": "document", "source": _DATA}),
+        "tool definition": {**_blocks({"type": "text", "text": "x"}), "tools": [{**_TOLD, "input_schema": {}}]},
+        "answer schema": {**_blocks({"type": "text", "text": "x"}), "output_config": {"format": _FORM}},
         "hosted tool": {**_blocks({"type": "text", "text": "x"}), "mcp_servers": [_SERVER]},
         "new field": {**_blocks({"type": "text", "text": "x"}), "new": {"deep": [PROBE]}},
     },
@@ -195,6 +202,8 @@ REQUESTS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "image": _input({"role": "user", "content": [{"type": "input_image", "image_url": "data:x"}]}),
         "audio": _input({"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA"}}]}),
         "file": _input({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}),
+        "tool definition": {"input": "x", "tools": [{"type": "function", **_TOLD}]},
+        "answer schema": {"input": "x", "text": {"format": _FORM}},
         "hosted tool": {"input": "x", "tools": [_SERVER]},
         "token ids": _input(1, 2),
         "new field": {"input": "x", "new": {"deep": [PROBE]}},

@@ -1,7 +1,7 @@
 """LiteLLM's generic guardrail API: its proxy asks `POST /beta/litellm_basic_guardrail_api` and does as the answer says.
 
 Source: litellm 1.106, `proxy/guardrails/guardrail_hooks/generic_guardrail_api`. `structured_messages` repeats what `texts` holds, and
-more: both are judged, equal texts once. Tool definitions are not (as in chat completions), nor what is said about the caller.
+more: both are judged, equal texts once; what is said about the caller is not.
 `additional_provider_specific_params: {route: NAME}` names one of the caller's routes; without it their first one answers.
 """
 
@@ -16,6 +16,7 @@ from guardrail.wire.inquiry import Inquiry, Place, messages_field, reply, text_f
 from guardrail.wire.parts import PartList
 from guardrail.wire.refusal import Reply
 from guardrail.wire.request import request_parts
+from guardrail.wire.tools import add_tool
 
 _REASON = "Blocked by content policy."
 _NOT_JUDGED = frozenset(
@@ -74,6 +75,9 @@ def _collect(document: Mapping[str, object], stage: Stage, parts: PartList) -> N
     parts.role = "user" if stage is Stage.INPUT else "assistant"
     for number, _ in enumerate(text_list(document, "images", required=False)):
         parts.opaque(f"images[{number}]", "image")
+    tools = document.get("tools") if stage is Stage.INPUT else None
+    for number, tool in enumerate(tools if isinstance(tools, list) else [tools]):
+        add_tool(parts, f"tools[{number}]", tool)
     calls = document.get("tool_calls")
     for number, call in enumerate(calls if isinstance(calls, list) else () if calls is None else (calls,)):
         parts.tool_call(f"tool_calls[{number}]", call)

@@ -1,7 +1,6 @@
 """Anthropic's messages, whole bodies: a request or an answer becomes parts to judge, and a blocked answer becomes a refusal.
 
-Not judged: tool definitions and the schemas of output formats (the application wrote them), `metadata` and identifiers. What else settings
-say is judged. An answer is one message: its choice is 0.
+Not judged: `metadata` and identifiers. An answer is one message: its choice is 0.
 """
 
 import json
@@ -12,6 +11,7 @@ from guardrail.types import Decision
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
 from guardrail.wire.blocks import add_content
+from guardrail.wire.definitions import add_definition, add_settings
 from guardrail.wire.document import dump
 from guardrail.wire.history import messages_history
 from guardrail.wire.parts import ROLES, PartList
@@ -167,6 +167,12 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
         parts.rest(place, message, _MESSAGE_FIELDS)
     parts.role = "user"
     add_tools(parts, document)
+    output = document.get("output_config")
+    configured = output.get("format") if isinstance(output, Mapping) else None
+    for place, form in (("output_format", document.get("output_format")), ("output_config.format", configured)):
+        if isinstance(form, Mapping) and isinstance(form.get("schema"), Mapping):
+            add_definition(parts, f"{place}.schema", form["schema"])
+    add_settings(parts, document, ("tool_choice", "thinking"))
     parts.rest("body", {**document, **_settings(document)}, _REQUEST_FIELDS)
 
 

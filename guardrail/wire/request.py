@@ -8,6 +8,7 @@ from functools import cached_property
 from guardrail.conversation import History
 from guardrail.errors import WireError
 from guardrail.types import Part
+from guardrail.wire.definitions import DEFINITION
 from guardrail.wire.parts import PartList, TooManyPartsError
 
 
@@ -26,7 +27,7 @@ class Request:
 
     `choices` is how many there will be in the answer, `include_usage`: the client asked for a usage frame at the end of a stream.
     `read` adds what an upstream could read in the document. `stored` names a turn that lies with the upstream and is continued, `turns`
-    tells the request's own, where the protocol has any.
+    tells the request's own, where the protocol has any. `trusting`: what its definitions say is no part of it.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Request:
     include_usage: bool = False
     stored: str | None = None
     turns: Callable[[Mapping[str, object]], History | None] | None = field(default=None, repr=False)
+    trusting: bool = False
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -47,7 +49,7 @@ class Request:
         """
         with request_parts(self.param) as parts:
             self.read(parts, self.document)
-        return tuple(parts.found)
+        return tuple(part for part in parts.found if not (self.trusting and part.kind == DEFINITION))
 
     @cached_property
     def history(self) -> History | None:

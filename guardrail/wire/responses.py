@@ -2,7 +2,7 @@
 
 What would make the model read text that is not in the request is refused: `conversation`, references to stored items, and, by routes
 that do not resolve it, `previous_response_id`. So is `background`, whose answer would be fetched past the guard. A stored `prompt` is a
-part that cannot be read. Not judged are tool definitions, output formats, `metadata` and identifiers. An answer is one choice, 0.
+part that cannot be read. Not judged are `metadata` and identifiers. An answer is one choice, 0.
 """
 
 import json
@@ -12,6 +12,7 @@ from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Decision
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
+from guardrail.wire.definitions import add_definition, add_settings
 from guardrail.wire.document import dump
 from guardrail.wire.history import responses_history
 from guardrail.wire.items import add_item, is_reference
@@ -187,6 +188,11 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
         parts.unknown("prompt.variables", prompt.get("variables") if isinstance(prompt, dict) else prompt)
         parts.opaque("prompt", "unknown")
     add_tools(parts, document)
+    text = document.get("text")
+    if isinstance(text, Mapping):
+        add_definition(parts, "text.format", text.get("format"))
+        text = {key: value for key, value in text.items() if key != "format"}
+    add_settings(parts, {**document, "text": text}, ("text", "tool_choice", "reasoning"))
     parts.rest("body", document, _REQUEST_FIELDS)
 
 

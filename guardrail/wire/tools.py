@@ -1,12 +1,13 @@
 """Tools that the provider runs itself: what they fetch reaches the model without passing the guard, so a request that offers one is marked.
 
-Tools that the client runs are none of these: what they give back comes in a later request, where it is judged. The text of a tool's
-definition is not judged, see `guardrail.wire.chat`.
+Tools that the client runs are none of these: what they give back comes in a later request, where it is judged. What a tool's definition
+says is judged of both.
 """
 
 import re
 from collections.abc import Mapping
 
+from guardrail.wire.definitions import add_definition
 from guardrail.wire.parts import PartList
 
 _CLIENTS = re.compile(
@@ -31,14 +32,18 @@ _FIELDS: Mapping[str, str] = {
 FETCHING = frozenset(_FIELDS)
 """Fields of a request that let the model read what is fetched for it."""
 _MAX_DEPTH = 4
+_UNREAD = frozenset({"headers", "authorization", "authorization_token", "api_key", "server_url"})  # for the provider, never for its model
 
 
 def add_tools(parts: PartList, document: Mapping[str, object]) -> None:
-    """Mark each tool of a request by which its model reads what the guard never sees: `tool_server`, `url`, `file`, `container`.
+    """Add what each tool of a request is said to be, and mark those by which its model reads what the guard never sees.
 
-    A tool of a type that is not known is one of them.
+    The marks are `tool_server`, `url`, `file`, `container`. A tool of a type that is not known is one of them.
     """
     _add(parts, "tools", document.get("tools"), 0)
+    functions = document.get("functions")
+    for number, function in enumerate(functions if isinstance(functions, list) else [functions]):
+        add_definition(parts, f"functions[{number}]", function)
     for name, kind in _FIELDS.items():
         value = document.get(name)
         if isinstance(value, list):
@@ -48,14 +53,24 @@ def add_tools(parts: PartList, document: Mapping[str, object]) -> None:
             parts.opaque(name, kind)
 
 
+def add_tool(parts: PartList, path: str, tool: object) -> None:
+    """Add what one tool is said to be, but for what only a provider reads of it."""
+    if isinstance(tool, Mapping):
+        unread = frozenset({"tools"}) if tool.get("type") == "namespace" else _UNREAD if _kind(tool) is not None else frozenset()
+        tool = {key: value for key, value in tool.items() if key not in unread}
+    add_definition(parts, path, tool)
+
+
 def _add(parts: PartList, path: str, tools: object, depth: int) -> None:
     if not isinstance(tools, list):
         if tools is not None:
             parts.opaque(path, "tool_server")
+            add_definition(parts, path, tools)
         return
     for number, tool in enumerate(tools):
         place = f"{path}[{number}]"
         kind = _kind(tool)
+        add_tool(parts, place, tool)
         if kind is not None:
             parts.opaque(place, kind)
         elif isinstance(tool, Mapping) and tool.get("type") == "namespace":

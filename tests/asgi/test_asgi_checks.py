@@ -365,13 +365,19 @@ class TestLiteLLM:
                 assert told == ({"action": "BLOCKED", "blocked_reason": "Blocked by content policy."} if blocked else
                                 {"action": "NONE", "blocked_reason": None})  # fmt: skip
 
-    async def test_tool_definitions_and_the_callers_facts_do_not_block(self, proxy: Any) -> None:
-        tools = [{"type": "function", "function": {"name": "f", "description": BAD}}]
+    async def test_the_callers_facts_do_not_block(self, proxy: Any) -> None:
         told = await ask(
-            proxy, LITELLM, input_type="request", texts=["hi"], tools=tools, request_data={"user_api_key_alias": BAD},
+            proxy, LITELLM, input_type="request", texts=["hi"], request_data={"user_api_key_alias": BAD},
             additional_provider_specific_params={"route": "default"},
         )  # fmt: skip
         assert told.json()["action"] == "NONE"
+
+    @pytest.mark.parametrize(("definitions", "action"), [("judge", "BLOCKED"), ("trust", "NONE")])
+    async def test_tool_definitions_are_judged_unless_the_route_trusts_them(self, definitions: str, action: str) -> None:
+        tools = [{"type": "function", "function": {"name": "f", "description": BAD}}]
+        async with proxied(config({"definitions": definitions})) as proxy:
+            told = await ask(proxy, LITELLM, input_type="request", texts=["hi"], tools=tools)
+        assert told.json()["action"] == action
 
     async def test_a_route_that_is_not_there_is_an_error(self, proxy: Any) -> None:
         extra = {"route": "nope"}

@@ -1,11 +1,11 @@
-"""Group 3: what tools are called with and give back is judged; what an application says of its tools does not block."""
+"""Group 3: what tools are called with, give back and are said to be is judged; so are the schemas of answers."""
 
 import json
 from typing import Any
 
 import pytest
 from asgi_cases import BAD, completion, config, proxied
-from threat_cases import CHAT, MESSAGES, RESPONSES, answering, refused, served, told, user
+from threat_cases import CHAT, COMPLETIONS, MESSAGES, RESPONSES, answering, counted, refused, served, told, user
 
 ARGUMENTS = json.dumps({"q": BAD})
 
@@ -111,17 +111,64 @@ async def test_tools_of_responses_are_judged(item: Any) -> None:
 DEFINED = {"name": "f", "description": BAD, "parameters": {"type": "object", "properties": {"q": {"type": "string", "description": BAD}}}}
 
 
-@pytest.mark.parametrize(
+CHOSEN = {"type": "object", "properties": {"q": {"enum": ["fine", BAD]}}}
+NAMED = {"type": "object", "properties": {BAD: {"type": "string"}}, "required": [BAD]}
+FORM = {"type": "json_schema", "schema": {"anyOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "string", "description": BAD}}}}
+SAID = pytest.mark.parametrize(
     ("path", "body"),
     [
         pytest.param(CHAT, user("hi") | {"tools": [{"type": "function", "function": DEFINED}]}, id="chat"),
+        pytest.param(CHAT, user("hi") | {"tools": [{"type": "function", "function": {"name": "f", "parameters": CHOSEN}}]}, id="choices"),
+        pytest.param(CHAT, user("hi") | {"tools": [{"type": "function", "function": {"name": "f", "parameters": NAMED}}]}, id="names"),
         pytest.param(CHAT, user("hi") | {"functions": [DEFINED]}, id="legacy functions"),
+        pytest.param(CHAT, user("hi") | {"response_format": {"type": "json_schema", "json_schema": FORM}}, id="chat schema"),
+        pytest.param(COMPLETIONS, {"model": "m", "prompt": "hi", "response_format": FORM}, id="completions schema"),
         pytest.param(MESSAGES, user("hi") | {"tools": [{"name": "f", "description": BAD, "input_schema": {}}]}, id="messages"),
+        pytest.param(MESSAGES, user("hi") | {"tools": [{"name": "f", "input_schema": {}, "input_examples": [{"q": BAD}]}]}, id="examples"),
+        pytest.param(MESSAGES, user("hi") | {"output_format": FORM}, id="messages schema"),
+        pytest.param(MESSAGES, user("hi") | {"output_config": {"format": FORM}}, id="messages configured"),
         pytest.param(RESPONSES, {"model": "m", "input": "hi", "tools": [{"type": "function", **DEFINED}]}, id="responses"),
+        pytest.param(
+            RESPONSES,
+            {"model": "m", "input": "hi", "tools": [{"type": "namespace", "name": "n", "description": BAD, "tools": []}]},
+            id="namespace",
+        ),
+        pytest.param(RESPONSES, {"model": "m", "input": "hi", "text": {"format": FORM}}, id="responses schema"),
     ],
 )
-async def test_the_text_of_a_tools_definition_does_not_block(path: str, body: Any) -> None:
-    await served(path, body)
+
+
+@SAID
+async def test_what_definitions_say_is_judged(path: str, body: Any) -> None:
+    await refused(path, body)
+
+
+@SAID
+async def test_definitions_that_a_route_trusts_do_not_block(path: str, body: Any) -> None:
+    await served(path, body, {"definitions": "trust"})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, user("hi") | {"tool_choice": {"type": "function", "function": {"name": BAD}}}),
+        (CHAT, user("hi") | {"reasoning_effort": BAD}),
+        (MESSAGES, user("hi") | {"thinking": {"type": BAD}}),
+        (RESPONSES, {"model": "m", "input": "hi", "text": {"verbosity": BAD}}),
+        (RESPONSES, {"model": "m", "input": "hi", "reasoning": {"effort": BAD}}),
+    ],
+)
+async def test_words_in_settings_are_judged_whoever_is_trusted(path: str, body: Any) -> None:
+    await refused(path, body, {"definitions": "trust"})
+
+
+async def test_a_definition_that_was_judged_is_not_judged_again() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "Finds books by their title."}}
+    async with counted(CHAT) as (proxy, _):
+        for text in ("hi", "and again"):
+            await proxy.client.post(CHAT, json=user(text) | {"tools": [tool]})
+        asked = [request.text for request in proxy.classifier.requests]
+    assert asked.count("f\nFinds books by their title.") == 1
 
 
 @pytest.mark.parametrize(

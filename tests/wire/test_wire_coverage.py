@@ -48,9 +48,10 @@ def test_the_table_in_the_readme_is_the_codes() -> None:
 
 def test_the_command_says_who_guards_what(tmp_path: Path) -> None:
     file = tmp_path / "guardrail.yaml"
-    file.write_text("routes: [{name: chat, path: /v1/chat/completions}]\n")
+    file.write_text("routes: [{name: chat, path: /v1/chat/completions, definitions: trust}]\n")
     said = CliRunner().invoke(routes, [str(file)])
     assert said.exit_code == 0
     assert "/v1/chat/completions: guarded by chat" in said.output
+    assert "chat: tool definitions and answer schemas are trusted" in said.output
     assert "/v1/messages: no route, so it is answered 404" in said.output
     assert '"coverage"' in CliRunner().invoke(routes, ["--json"]).output

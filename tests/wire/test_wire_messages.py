@@ -157,10 +157,11 @@ class TestRequest:
     def test_every_kind_of_block(self, block: Any, found: list[str | None]) -> None:
         assert sorted((text for _, text, _ in request([block])), key=str) == sorted(found, key=str)
 
-    def test_tool_definitions_are_not_judged_and_unknown_fields_are(self) -> None:
-        tools = [{"name": "f", "description": "not judged", "input_schema": {"type": "object"}}]
+    def test_tool_definitions_and_unknown_fields_are_judged(self) -> None:
+        tools = [{"name": "f", "description": "Finds.", "input_schema": {"type": "object"}}]
         assert request("hi", tools=tools, metadata={"user_id": "u u"}, surprise={"a": "judged"}) == [
             (C, "hi", "text"),
+            ("tools[0]", "f\nFinds.", "definition"),
             ("body.surprise", "judged", "unknown"),
         ]
 
@@ -183,8 +184,8 @@ class TestRequest:
         ((name, _),) = fields.items()
         assert request("hi", **fields) == [(C, "hi", "text"), (f"body.{name}", found, "unknown")]
 
-    def test_settings_that_say_nothing_and_schemas_are_no_parts(self) -> None:
-        schema = {"type": "object", "description": "not judged", "properties": {"a": {"enum": [1, 2]}}}
+    def test_settings_and_schemas_that_say_nothing_are_no_parts(self) -> None:
+        schema = {"type": "array", "items": {"enum": [1, 2]}}
         form = {"type": "json_schema", "schema": schema}
         edit = {"type": "clear_tool_uses_20250919", "clear_at_least": {"type": "input_tokens", "value": 5}}
         assert request(

@@ -253,8 +253,9 @@ def test_numbers_for_a_tool_and_bytes_of_a_spelled_token_are_no_token_ids():
 
 def test_ordinary_parameters_add_no_parts():
     fields = {
-        "tools": [{"type": "function", "function": {"name": "attack", "description": "attack", "parameters": {}}}],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"description": "attack"}}},
+        "tool_choice": {"type": "function", "function": {"name": "find"}},
+        "response_format": {"type": "json_object"},
+        "reasoning_effort": "low",
         "stop_token_ids": [1, 2],
         "logit_bias": {"50256": -100},
         "metadata": {"team": "red"},

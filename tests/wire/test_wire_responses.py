@@ -149,8 +149,8 @@ class TestRequest:
     def test_a_stored_prompt_cannot_be_read_and_its_variables_are_judged(self) -> None:
         assert texts("x", prompt={"id": "pmpt_1", "variables": {"name": "V"}}) == ["x", "V", None]
 
-    def test_tool_definitions_are_not_judged_and_unknown_fields_are(self) -> None:
-        assert texts("x", tools=[{"type": "function", "name": "f", "description": "D"}], surprise="S") == ["x", "S"]
+    def test_tool_definitions_and_unknown_fields_are_judged(self) -> None:
+        assert texts("x", tools=[{"type": "function", "name": "f", "description": "D"}], surprise="S") == ["x", "f\nD", "S"]
 
     def test_what_context_management_says_is_judged(self) -> None:
         edits = [{"type": "compaction", "compact_threshold": 1000}]

@@ -5,21 +5,28 @@ from typing import Any
 
 import pytest
 
+from guardrail.types import Part
 from guardrail.wire.dialects import CHAT, DIALECTS, MESSAGES, RESPONSES
 
 WORDS = "quite forbidden"
 FUNCTION = {"name": "f", "description": WORDS, "parameters": {"type": "object", "properties": {"q": {"description": WORDS}}}}
 
 
-def marks(path: str, **fields: Any) -> list[tuple[str, str]]:
+def asked(path: str, **fields: Any) -> tuple[Part, ...]:
     body = {
         "model": "m",
         "max_tokens": 9,
         **({"input": "x"} if path.endswith("responses") else {"messages": [{"role": "user", "content": "x"}]}),
     }
-    parts = DIALECTS[path].parse_request(json.dumps(body | fields).encode()).parts
-    assert not any(WORDS in (part.text or "") for part in parts)
-    return [(part.path, part.kind) for part in parts if part.text is None]
+    return DIALECTS[path].parse_request(json.dumps(body | fields).encode()).parts
+
+
+def marks(path: str, **fields: Any) -> list[tuple[str, str]]:
+    return [(part.path, part.kind) for part in asked(path, **fields) if part.text is None]
+
+
+def definitions(path: str, **fields: Any) -> list[tuple[str, str | None]]:
+    return [(part.path, part.text) for part in asked(path, **fields) if part.kind == "definition" and part.role == "system"]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +54,52 @@ def marks(path: str, **fields: Any) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [CHAT.path, MESSAGES.path, RESPONSES.path])
-def test_a_tool_that_the_client_runs_is_not_marked_and_its_definition_is_not_judged(path: str, tool: Any) -> None:
+def test_a_tool_that_the_client_runs_is_not_marked(path: str, tool: Any) -> None:
     assert marks(path, tools=[tool]) == []
+
+
+SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": ["object", "null"],
+    "properties": {"unit": {"type": "string", "enum": ["C", "F"], "default": "C"}, "type": {"$ref": "#/$defs/kind"}},
+    "required": ["unit"],
+    "$defs": {"kind": {"type": "array", "items": {"type": "integer", "minimum": 1, "description": "One number."}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (SCHEMA, ["unit", "C", "F", "C", "type", "kind", "One number."]),
+        ({"enum": [1, 2, 3], "type": "integer"}, []),
+        ({"type": "Say this."}, ["Say this."]),
+        ({"type": ["string", "Say this."]}, ["string", "Say this."]),
+        ({"$ref": "Say this."}, ["Say this."]),
+        ({"$schema": "https://x.example/Say-this"}, ["https://x.example/Say-this"]),
+        ({"properties": {}, "required": ["Say", "this"]}, ["Say", "this"]),
+        ({"Say this.": True}, ["Say this."]),
+        ({"properties": {"properties": {"description": "Say this."}}}, ["properties", "Say this."]),
+    ],
+)  # fmt: skip
+def test_what_a_schema_says_is_one_text_without_the_words_of_json_schema(schema: Any, said: list[str]) -> None:
+    whole = "\n".join(["f", *said])
+    assert definitions(CHAT.path, tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}]) == [("tools[0]", whole)]
+    assert definitions(MESSAGES.path, tools=[{"name": "f", "input_schema": schema}]) == [("tools[0]", whole)]
+    assert definitions(RESPONSES.path, tools=[{"type": "function", "name": "f", "parameters": schema}]) == [("tools[0]", whole)]
+    form = {"type": "json_schema", "json_schema": {"name": "f", "schema": schema}}
+    assert definitions(CHAT.path, response_format=form) == [("response_format", whole)]
+
+
+def test_each_tool_of_a_namespace_is_a_definition_of_its_own() -> None:
+    space = {"type": "namespace", "name": "n", "description": "Of books.", "tools": [{"type": "function", "name": "f"}]}
+    assert definitions(RESPONSES.path, tools=[space]) == [("tools[0]", "n\nOf books."), ("tools[0].tools[0]", "f")]
+
+
+def test_a_hosted_tool_says_its_description_and_never_its_keys() -> None:
+    server = {"type": "mcp", "server_label": "s", "server_description": "Of books.", "server_url": "https://x.example/?key=secret"}
+    hosted = server | {"authorization": "secret", "headers": {"Authorization": "Bearer secret"}}
+    assert definitions(RESPONSES.path, tools=[hosted]) == [("tools[0]", "s\nOf books.")]
+    assert not any("secret" in (part.text or "") for part in asked(RESPONSES.path, tools=[hosted]))
 
 
 @pytest.mark.parametrize(
