@@ -1,4 +1,4 @@
-"""The OpenTelemetry SDK with its exporters. This and `sampling` load the SDK: import it in the process that exports."""
+"""The OpenTelemetry SDK with its exporters. This and what it imports load the SDK: import it in the process that exports."""
 
 import uuid
 from collections.abc import Mapping
@@ -6,19 +6,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor
 from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_OFF, DEFAULT_ON
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from guardrail.telemetry import names
+from guardrail.telemetry.light_span import LightTracerProvider, limited
 from guardrail.telemetry.sampling import Keeping, Recording
+from guardrail.telemetry.span_export import exporting
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,7 @@ def build_providers(resource: Resource, *, traces: bool, metrics: bool, reader: 
     tracer_provider: TracerProvider = NoOpTracerProvider()
     meter_provider: MeterProvider = NoOpMeterProvider()
     if traces:
-        exporting = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
-        batches: SpanProcessor = BatchSpanProcessor(OTLPSpanExporter())
-        if exporting.sampler not in (ALWAYS_ON, DEFAULT_ON, ALWAYS_OFF, DEFAULT_OFF):
-            exporting.sampler = Recording(exporting.sampler)
-            batches = Keeping(batches)
-        exporting.add_span_processor(batches)
-        closers.callback(exporting.shutdown)
-        tracer_provider = exporting
+        tracer_provider = _traced(resource, exporting(resource), closers)
     readers: list[MetricReader] = [PeriodicExportingMetricReader(OTLPMetricExporter())] if metrics else []
     if reader is not None:
         readers.append(reader)
@@ -63,6 +56,20 @@ def build_providers(resource: Resource, *, traces: bool, metrics: bool, reader: 
         closers.callback(measuring.shutdown)
         meter_provider = measuring
     return Providers(tracer_provider, meter_provider, closers)
+
+
+def _traced(resource: Resource, batches: SpanProcessor, closers: ExitStack) -> TracerProvider:
+    """The SDK reads from the environment how spans are made; where they need not be bounded it need not make them."""
+    provider = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
+    if provider.sampler not in (ALWAYS_ON, DEFAULT_ON, ALWAYS_OFF, DEFAULT_OFF):
+        provider.sampler = Recording(provider.sampler)
+        batches = Keeping(batches)
+    if limited(SpanLimits()):
+        provider.add_span_processor(batches)
+        closers.callback(provider.shutdown)
+        return provider
+    closers.callback(batches.shutdown)
+    return LightTracerProvider(resource, provider.sampler, provider.id_generator, batches)
 
 
 def describe(service_name: str, version: str, worker: int = 0) -> Resource:

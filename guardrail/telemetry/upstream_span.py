@@ -115,7 +115,7 @@ class UpstreamSpan(Scope):
                 (names.HTTP_STATUS, status),
                 (names.RESPONSE_ID, response_id and short(response_id)),
                 (names.RESPONSE_MODEL, self._response_model),
-                (names.FINISH_REASONS, [short(reason, 64) for reason in finish_reasons[:MAX_FINISH_REASONS]] or None),
+                (names.FINISH_REASONS, tuple(short(reason, 64) for reason in finish_reasons[:MAX_FINISH_REASONS]) or None),
                 (names.INPUT_TOKENS, self._usage.input),
                 (names.OUTPUT_TOKENS, self._usage.output),
                 (names.CACHE_READ_TOKENS, self._usage.cache_read),

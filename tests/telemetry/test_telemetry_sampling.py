@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
 from opentelemetry.trace import TraceFlags
 
 from guardrail.telemetry import setup
+from guardrail.telemetry.light_span import LightTracerProvider
 from guardrail.telemetry.sampling import MOST_OPEN, MOST_SPANS, Keeping, Recording
 from guardrail.telemetry.tracing import Target, Tracing
 from guardrail.types import Action, Stage
@@ -23,10 +24,12 @@ def keeping(exporter):
     return Keeping(SimpleSpanProcessor(exporter))
 
 
-@pytest.fixture
-def tracing(keeping):
+@pytest.fixture(params=["the SDK's spans", "light spans"])
+def tracing(request, keeping):
     provider = TracerProvider(sampler=Recording(TraceIdRatioBased(0.0)), shutdown_on_exit=False)
     provider.add_span_processor(keeping)
+    if request.param == "light spans":
+        provider = LightTracerProvider(provider.resource, provider.sampler, provider.id_generator, keeping)
     return Tracing(provider, trust_parent=False)
 
 
