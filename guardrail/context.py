@@ -1,6 +1,8 @@
-"""An answer judged with what the user said last (`judge_with: prompt`): how the two are shown to a classifier, and the way back.
+"""An answer judged with what the user said (`judge_with: prompt`): how the two are shown to a classifier, and the way back.
 
 The form is this project's own, not CoPE's: `[user]: …`, an empty line, `[assistant]: …`, as one text. Classifiers need know nothing of it.
+What is too long to be shown at once is shown piece by piece, each time with its end and the whole answer, so that nothing is out of sight
+because of what was said before or after it. The strongest verdict counts.
 """
 
 from dataclasses import replace
@@ -8,8 +10,12 @@ from dataclasses import replace
 from guardrail.types import ClassifyRequest, Policy, Route, Score, Span, Stage
 
 MOST = 1_000
-"""Characters of the context that are shown: its last ones. They leave room for policy and answer however they are tokenised."""
+"""Characters of the context that are shown at a time. They leave room for policy and answer however they are tokenised."""
+PIECES = 256
+"""Pieces that a context is shown in at most. What would need more is judged by nobody, and so an error."""
 
+_LAST = 300  # characters at the end, which every piece is shown with
+_SHARED = 100  # characters that two neighbouring pieces share, so that a sentence cut in one is whole in the other
 _CUT = "… "
 
 
@@ -18,11 +24,25 @@ def asks(route: Route) -> bool:
     return any(check.policy.judge_with == "prompt" for check in route.output)
 
 
-def context_for(policy: Policy, stage: Stage, said: str | None) -> str | None:
-    """What a policy is to be judged with: the end of what the user `said` where it asks for that; prompts are judged alone."""
+def contexts_for(policy: Policy, stage: Stage, said: str | None) -> tuple[str | None, ...]:
+    """What a policy is to be judged with, one after the other: the end of what the user `said` first, then what came before it.
+
+    None alone where it does not ask for that; prompts are judged alone. Nothing at all for what would take more than `PIECES`.
+    """
     if said is None or policy.judge_with != "prompt" or stage is not Stage.OUTPUT or not said.strip():
-        return None
-    return said if len(said) <= MOST else _CUT + said[-MOST:]
+        return (None,)
+    if len(said) <= MOST:
+        return (said,)
+    length, last = MOST - _LAST, said[-_LAST:]
+    found = [_CUT + said[-MOST:]]
+    end = len(said) - MOST + _SHARED
+    while end > _SHARED:
+        if len(found) == PIECES:
+            return ()
+        begin = max(0, end - length)
+        found.append((_CUT if begin else "") + said[begin:end] + _CUT + last)
+        end = begin + _SHARED
+    return tuple(found)
 
 
 def opening(context: str | None) -> str:

@@ -110,14 +110,17 @@ def _said(parts: Sequence[Part], entry_of: Callable[[str], _Entry | None]) -> di
     return found
 
 
-def last_said(parts: Sequence[Part], history: History | None) -> str | None:
-    """All that the user said since the assistant's last words; where there are no turns, all that the request says."""
+def said_by_user(parts: Sequence[Part], history: History | None, stored: Sequence[Part] = ()) -> str | None:
+    """All that the user said, in order. What the assistant is said to have answered in between ends nothing: a client writes that, too.
+
+    `stored` are the parts of turns that a request continues. Where there are no turns it is all that the request says.
+    """
     if history is None or not history.turns:
-        return "\n".join(part.text for part in parts if part.text and part.kind == "text" and part.role == "user") or None
-    said = {place: part.text for place, part in user_texts(parts, history).items() if part.text and part.text.strip()}
-    last = max(said, default=0)
-    begin = next((place for place in range(last, 0, -1) if history.speakers[place - 1] is Speaker.ASSISTANT), 0)
-    return "\n".join(said[place] for place in sorted(said) if place >= begin) or None
+        own = [part for part in parts if part.kind == "text" and part.role == "user"]
+    else:
+        own = [part for _, part in sorted(user_texts(parts, history).items())]
+    texts = [part.text for part in (*_said(stored, _stored_entry).values(), *own) if part.text and part.text.strip()]
+    return "\n".join(texts) or None
 
 
 def joined(parts: Sequence[Part], history: History | None, most: int = JOINED, before: Sequence[Part] = ()) -> Part | None:

@@ -19,7 +19,7 @@ from guardrail.escalation import Answer, Ask, flow
 from guardrail.events import ClassifierAsked, DecisionMade, EventFanout
 from guardrail.interfaces import Classifier, Recorder, SupportsSessions
 from guardrail.normalize import Readings
-from guardrail.questions import Questions, readings_of
+from guardrail.questions import Question, Questions, question_of, readings_of
 from guardrail.recall import recalled
 from guardrail.types import Action, ClassifyRequest, Decision, Mode, Outcome, Part, ReadingLimits, Route, Score, Stage, Verdict
 from guardrail.verdict_cache import VerdictCache
@@ -52,7 +52,7 @@ class Origin:
 class Turn:
     """One stage of an exchange under its route, and whose it is. `started` is a `time.monotonic()` instant.
 
-    `mend` is asked about a block: what can go on instead, or None. `context`: what the user said last, for policies that ask for it.
+    `mend` is asked about a block: what can go on instead, or None. `context`: what the user said, for policies that ask for it.
     """
 
     route: Route
@@ -204,17 +204,17 @@ class Guard:
 
     async def _drive(self, requests: Sequence[ClassifyRequest], route: Route, *, deadline: float) -> list[Answer | Partial]:
         steps = flow(requests, classifier=route.classifier, escalation=route.escalation)
-        partial: dict[tuple[tuple[str, str], str], Partial] = {}
+        partial: dict[Question, Partial] = {}
         try:
             ask = next(steps)
             while True:
                 ask = steps.send(await self._whole(ask, partial, deadline=deadline))
         except StopIteration as stop:
             answers: list[Answer] = stop.value
-        known = [(answer, partial.get((request.policy.key, request.text))) for answer, request in zip(answers, requests, strict=True)]
+        known = [(answer, partial.get(question_of(request))) for answer, request in zip(answers, requests, strict=True)]
         return [part if part is not None and answer is part.error else answer for answer, part in known]
 
-    async def _whole(self, ask: Ask, partial: dict[tuple[tuple[str, str], str], Partial], *, deadline: float) -> list[Answer]:
+    async def _whole(self, ask: Ask, partial: dict[Question, Partial], *, deadline: float) -> list[Answer]:
         """One classifier's answers, texts that it finds too long judged in windows. What remains in part unjudged goes to `partial`."""
         steps = windowed(ask.requests, await self._ask(ask, deadline=deadline))
         try:
@@ -225,7 +225,7 @@ class Guard:
             found: list[Answer | Partial] = stop.value
         for place, answer in enumerate(found):
             if isinstance(answer, Partial):
-                partial[ask.requests[place].policy.key, ask.requests[place].text] = answer
+                partial[question_of(ask.requests[place])] = answer
         return [answer.error if isinstance(answer, Partial) else answer for answer in found]
 
     async def _ask(self, ask: Ask, *, deadline: float) -> list[Answer]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from guardrail.context import context_for, opening, within
+from guardrail.context import contexts_for, opening, within
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
 from guardrail.guard import Guard, Turn, cleaned
@@ -14,12 +14,14 @@ from guardrail.questions import distinct, strongest, verdict_of
 from guardrail.types import Action, ClassifyRequest, Decision, Part, Policy, Score, Verdict
 from guardrail.window import Ruling, StreamPart, Window, ruling
 
+_MOST_OPENINGS = 4  # sessions of one policy, which hold memory each; a prompt in more pieces is shown with the whole text each time
+
 
 @dataclass(slots=True)
 class _Growing:
     """A part's session under some of the policies: how much of which version of the text it has. One window at a time.
 
-    `opening` is what it reads before the text: the prompt, for policies that judge an answer with it.
+    `opening` is what it reads before the text: the prompt, or a piece of it, for policies that judge an answer with it.
     """
 
     policies: tuple[Policy, ...]
@@ -45,8 +47,11 @@ class AnswerJudge:
         checks = turn.route.checks(turn.stage)
         self._groups: dict[str, tuple[Policy, ...]] = {}
         for policy in distinct(checks).values():
-            beginning = opening(context_for(policy, turn.stage, turn.context))
-            self._groups[beginning] = (*self._groups.get(beginning, ()), policy)
+            contexts = contexts_for(policy, turn.stage, turn.context)
+            if not 0 < len(contexts) <= _MOST_OPENINGS:
+                self._classifier = None
+            for beginning in map(opening, contexts):
+                self._groups[beginning] = (*self._groups.get(beginning, ()), policy)
         self._growing: dict[tuple[StreamPart, str], _Growing] = {}
         self._parts: dict[str, Part] = {}
         self._verdicts: dict[str, tuple[Verdict, ...]] = {}
@@ -142,13 +147,12 @@ class AnswerJudge:
         ]
         answered = await asyncio.gather(*(self._caught_up(classifier, growing, window, text) for growing in groups))
         name = self._turn.route.classifier
-        known = {
-            policy.key: answer
-            for growing, answers in zip(groups, answered, strict=True)
-            for policy, answer in zip(growing.policies, answers, strict=True)
-        }
+        known: dict[tuple[str, str], list[Answer]] = {}
+        for growing, answers in zip(groups, answered, strict=True):
+            for policy, answer in zip(growing.policies, answers, strict=True):
+                known.setdefault(policy.key, []).append(answer)
         checks = self._turn.route.checks(self._turn.stage)
-        return tuple(verdict_of(part, check, known[check.policy.key], name) for check in checks)
+        return tuple(strongest([verdict_of(part, check, answer, name) for answer in known[check.policy.key]]) for check in checks)
 
     async def _caught_up(self, classifier: SupportsSessions, growing: _Growing, window: Window, text: str) -> list[Answer]:
         async with growing.lock:

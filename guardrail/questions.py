@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from guardrail.context import context_for
+from guardrail.context import contexts_for
 from guardrail.conversation import located
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer
@@ -30,10 +30,16 @@ def readings_of(texts: Iterable[str], limits: ReadingLimits | None, *, deadline:
     return found
 
 
+Question = tuple[tuple[str, str], str, str | None]
+"""A policy's key, a text, and what it is judged with."""
+
+_LONG_PROMPT = ClassifierError("too_long", "the prompt is too long to judge an answer with")
+
+
 class Questions:
     """The rows of one classify call; equal questions are one. `raw` False leaves the raw texts out: others have judged them.
 
-    `said` is what the user said last, for policies that judge an answer with it.
+    `said` is what the user said, for policies that judge an answer with it, in several rows where it is long.
     """
 
     def __init__(self, checks: Sequence[Check], stage: Stage, tenant: str, *, raw: bool = True, said: str | None = None) -> None:
@@ -44,8 +50,12 @@ class Questions:
         self._first = 0 if raw else 1
         self._rows: dict[str, int] = {}
         policies = distinct(checks)
-        self._policies = tuple((policy, context_for(policy, stage, said)) for policy in policies.values())
-        columns = {key: column for column, key in enumerate(policies)}
+        columns: dict[tuple[str, str], range] = {}
+        self._policies: list[tuple[Policy, str | None]] = []
+        for key, policy in policies.items():
+            first = len(self._policies)
+            self._policies += [(policy, context) for context in contexts_for(policy, stage, said)]
+            columns[key] = range(first, len(self._policies))
         self._columns = tuple(columns[check.policy.key] for check in checks)
 
     def add(self, known: Readings) -> None:
@@ -65,13 +75,18 @@ class Questions:
         if not asked:
             return []
         found = []
-        for check, column in zip(self._checks, self._columns, strict=True):
-            each = [read_verdict(part, check, answers[row + column], classifier, reading) for reading, row in asked]
-            found.append(placed(part, flagged(strongest(each), known)))
+        for check, columns in zip(self._checks, self._columns, strict=True):
+            each = [read_verdict(part, check, answers[row + column], classifier, reading) for reading, row in asked for column in columns]
+            found.append(placed(part, flagged(strongest(each or [verdict_of(part, check, _LONG_PROMPT, classifier)]), known)))
         return found
 
     def _asked(self, known: Readings) -> list[Reading]:
         return [reading for reading in known.found[self._first :] if reading.text.strip()]
+
+
+def question_of(request: ClassifyRequest) -> Question:
+    """What tells a request from every other one of its batch."""
+    return request.policy.key, request.text, request.context
 
 
 def distinct(checks: Iterable[Check]) -> dict[tuple[str, str], Policy]:

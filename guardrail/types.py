@@ -117,7 +117,7 @@ class Policy:
 
     `body` is exactly what reaches a model that reads the whole policy (no front matter, tests or changes) and `digest` is
     `sha256:` over it and over what it is judged with, so that equal digests mean equal text to judge by. `judge_with`: `prompt` judges an
-    answer together with what the user said last. `lines` maps front-matter keys and sections to their lines.
+    answer together with what the user said. `lines` maps front-matter keys and sections to their lines.
     """
 
     id: str

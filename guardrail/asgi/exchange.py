@@ -10,7 +10,7 @@ from guardrail.asgi.redaction import Redacted, redact
 from guardrail.asgi.streamed import StreamedAnswer, Ways, redacts
 from guardrail.asgi.traced_judge import TracedJudge
 from guardrail.context import asks
-from guardrail.conversation import last_said, scoped
+from guardrail.conversation import said_by_user, scoped
 from guardrail.errors import UpstreamError, WireError
 from guardrail.events import AnswerHeld, EventFanout, UpstreamFailed
 from guardrail.guard import Guard, Origin, Turn
@@ -109,7 +109,8 @@ class Exchange:
 
     def _turn(self, stage: Stage) -> Turn:
         origin = Origin(self.request_id, self.request.model, self.dialect.name, self.request.stream)
-        said = last_said(self.asked, self.request.history) if stage is Stage.OUTPUT and asks(self.route) else None
+        asked = self.request
+        said = said_by_user(asked.parts, asked.history, self.stored) if stage is Stage.OUTPUT and asks(self.route) else None
         return Turn(self.route, stage, self.tenant, origin, time.monotonic(), context=said)
 
     def streamed(self, ways: Ways, wire: Release) -> StreamedAnswer:

@@ -3,9 +3,10 @@
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-from guardrail.context import context_for, shown
+from guardrail.context import contexts_for, shown
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.evaluation.dataset import DataSet, Item
 from guardrail.evaluation.machine import describe
@@ -131,8 +132,11 @@ def _missing(item: Item, policies: Sequence[Policy], known: set[Key]) -> tuple[P
 
 
 async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) -> list[Prediction]:
+    pieces = [contexts_for(policy, item.stage, item.context) for item, policy in asked]
     requests = [
-        shown(ClassifyRequest(policy, item.text, context_for(policy, item.stage, item.context), item.stage)) for item, policy in asked
+        shown(ClassifyRequest(policy, item.text, context, item.stage))
+        for (item, policy), contexts in zip(asked, pieces, strict=True)
+        for context in contexts
     ]
     at, began = time.time(), time.perf_counter()
     answers: Sequence[Score | ClassifierError]
@@ -141,6 +145,8 @@ async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) 
     except ClassifierError as error:
         answers = [error] * len(requests)
     took = time.perf_counter() - began
+    told = iter([answer for _, answer in zip(requests, answers, strict=True)])
+    found = [_strongest(tuple(islice(told, len(contexts)))) for contexts in pieces]
     return [
         Prediction(
             set=item.set,
@@ -154,5 +160,14 @@ async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) 
             together=len(requests),
             at=round(at, 3),
         )
-        for (item, policy), answer in zip(asked, answers, strict=True)
+        for (item, policy), answer in zip(asked, found, strict=True)
     ]
+
+
+def _strongest(answers: Sequence[Score | ClassifierError]) -> Score | ClassifierError:
+    """One answer of those with each piece of a prompt: the highest score, or what could not be judged."""
+    scores = [answer for answer in answers if isinstance(answer, Score)]
+    if len(scores) < len(answers) or not answers:
+        errors = (answer for answer in answers if isinstance(answer, ClassifierError))
+        return next(errors, ClassifierError("too_long", "the prompt is too long to judge an answer with"))
+    return max(scores, key=lambda score: score.value)

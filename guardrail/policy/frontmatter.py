@@ -97,7 +97,7 @@ class _Reader:
         node = self._found.get("judge_with")
         value = None if node is None else scalar(node)
         if node is not None and value not in ("nothing", "prompt"):
-            self._complain(node, "`judge_with` must be `prompt` (an answer is judged with what the user said last) or `nothing`")
+            self._complain(node, "`judge_with` must be `prompt` (an answer is judged with what the user said) or `nothing`")
         return "prompt" if value == "prompt" else "nothing"
 
     def stages(self) -> frozenset[Stage]:

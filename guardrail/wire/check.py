@@ -8,7 +8,7 @@ are the conversation that was answered: policies that judge answers with the pro
 
 from collections.abc import Mapping
 
-from guardrail.conversation import last_said
+from guardrail.conversation import said_by_user
 from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Decision, Part, Stage, Verdict
 from guardrail.wire.chat import read_answer, read_request
@@ -41,7 +41,7 @@ def parse_check(body: bytes, headers: Mapping[str, str]) -> Inquiry:
         raise WireError(400, "invalid_model", "A path takes a route only together with a model.", param="model")
     place = Place(route, path or _CHAT if model is not None else None, model)
     history = chat_history(document) if content == "messages" and stage is Stage.INPUT else None
-    said = (last_said(_parts(document, "messages", Stage.INPUT), chat_history(document)) or "") if answered else None
+    said = (said_by_user(_parts(document, "messages", Stage.INPUT), chat_history(document)) or "") if answered else None
     return Inquiry(_parts(document, content, stage), check_reply, stage, place, scores=False, history=history, said=said)
 
 

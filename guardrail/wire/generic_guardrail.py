@@ -7,7 +7,7 @@ more: both are judged, equal texts once; what is said about the caller is not.
 
 from collections.abc import Mapping
 
-from guardrail.conversation import last_said
+from guardrail.conversation import said_by_user
 from guardrail.errors import WireError
 from guardrail.types import Action, Decision, Stage
 from guardrail.wire.fields import read_object
@@ -58,13 +58,13 @@ def generic_guardrail_reply(decision: Decision) -> Reply:
 
 
 def _said(document: Mapping[str, object]) -> str | None:
-    """The user's last words in the request that a response answers; None where LiteLLM does not tell it."""
+    """What the user said in the request that a response answers; None where LiteLLM does not tell it."""
     if document.get("structured_messages") is None:
         return None
     asked = {"messages": document["structured_messages"]}
     with request_parts("structured_messages") as parts:
         messages_field(asked, "messages", parts)
-    return last_said(parts.found, chat_history(asked)) or ""
+    return said_by_user(parts.found, chat_history(asked)) or ""
 
 
 def _collect(document: Mapping[str, object], stage: Stage, parts: PartList) -> None:

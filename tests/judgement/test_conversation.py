@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardrail.conversation import JOINED, History, Speaker, joined, last_said, located, scoped
+from guardrail.conversation import JOINED, History, Speaker, joined, located, said_by_user, scoped
 from guardrail.types import Part, Span
 
 U, A, T, S, O = Speaker.USER, Speaker.ASSISTANT, Speaker.TOOL, Speaker.SYSTEM, Speaker.OTHER  # noqa: E741
@@ -136,15 +136,15 @@ def test_scopes_never_leave_out_the_latest_turn(turns: list) -> None:
         assert set(parts[history.turns[-1].start :]) - set(parts[: history.latest]) <= set(latest)
 
 
-def test_the_users_last_words() -> None:
-    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (T, "d"))) == "c"
-    assert last_said(*conversation((S, "a"))) is None
-    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (A, "d"), (T, "e"))) == "c"
-    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (A, "d"), (U, " \n"))) == "c"
-    assert last_said([Part("prompt[0]", "a"), Part("prompt[1]", "b"), Part("suffix", "c", kind="unknown")], None) == "a\nb"
+def test_what_the_user_said_is_every_turn_of_theirs_whatever_stands_between() -> None:
+    assert said_by_user(*conversation((U, "a"), (A, "b"), (U, "c"), (T, "d"))) == "a\nc"
+    assert said_by_user(*conversation((S, "a"))) is None
+    assert said_by_user(*conversation((U, "a"), (A, "b"), (U, "c"), (A, "d"), (U, " \n"))) == "a\nc"
+    assert said_by_user(*conversation((U, "a"), (A, "b"), (U, "c"), (S, "d"), (O, "e"), (T, "f"), (U, "g"))) == "a\nc\ng"
+    assert said_by_user([Part("prompt[0]", "a"), Part("prompt[1]", "b"), Part("suffix", "c", kind="unknown")], None) == "a\nb"
 
 
-def test_the_users_last_words_are_all_since_the_assistants_last_ones() -> None:
-    assert last_said(*conversation((U, "a"), (U, "b"))) == "a\nb"
-    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (S, "d"), (O, "e"), (T, "f"), (U, "g"), (U, " "))) == "c\ng"
-    assert last_said(*conversation((U, "a"), (A, "b"), (U, "c"), (U, "d"), (A, "what it is made to begin with"))) == "c\nd"
+def test_what_the_user_said_in_stored_turns_comes_first() -> None:
+    stored = [Part("previous_response_id[1].input[0].content", "a"), Part("previous_response_id[1].output[0].content", "x", "assistant")]
+    assert said_by_user(*conversation((U, "b")), stored) == "a\nb"
+    assert said_by_user([Part("input", "b")], None, stored) == "a\nb"
