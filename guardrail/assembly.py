@@ -276,7 +276,7 @@ def _observers(config: Config, overrides: Overrides) -> Observers:
         resource = resolve(RESOURCE)(config.telemetry.service_name, __version__, overrides.among.place)
         providers = resolve(PROVIDERS)(resource, traces=tracing, metrics=metrics, reader=fetched and fetched.reader)
     traced = tracing or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-    metering = Metrics(providers.meter_provider if providers and (metrics or fetched) else None)
+    metering = Metrics(providers.meter_provider, providers.spreads) if providers and (metrics or fetched) else Metrics()
     observing: tuple[EventSink, ...] = (AuditLog(), metering, *overrides.sinks)
     store = None if config.audit is None else resolve(AUDIT_STORE)(config, environment, EventFanout(observing).emit)
     return Observers(

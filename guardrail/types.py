@@ -26,7 +26,10 @@ class Action(IntEnum):
     @property
     def word(self) -> str:
         """The lower-case name used in configuration, headers and records."""
-        return self.name.lower()
+        return _WORDS[self]
+
+
+_WORDS = tuple(action.name.lower() for action in Action)
 
 
 class Mode(StrEnum):

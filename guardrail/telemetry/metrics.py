@@ -4,9 +4,10 @@ A violation, a technical error and an unjudged text are three different counters
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple, Protocol
 
 from opentelemetry.metrics import Histogram, Meter, MeterProvider, get_meter
-from opentelemetry.util.types import AttributeValue
 
 from guardrail.events import (
     AnswerHeld,
@@ -27,20 +28,25 @@ from guardrail.telemetry import names
 from guardrail.telemetry.calls import UpstreamCall
 from guardrail.telemetry.cardinality import CLIENT_WORDS, IDS, Distinct
 from guardrail.telemetry.gauges import Gauges, State
-from guardrail.telemetry.summary import error_code, findings, reading_word, words
+from guardrail.telemetry.spread import Labels, Spreads
+from guardrail.telemetry.summary import Words, error_code, reading_word, told_apart, words
 from guardrail.telemetry.tally import Tally
-from guardrail.types import Action, Decision
+from guardrail.types import Action, Decision, Mode, Stage
 
 
 class Metrics:
-    """An event sink. `meter_provider` None means the process-wide one. Cheap, thread-safe enough to be called from anywhere."""
+    """An event sink. `meter_provider` None means the process-wide one. Cheap, thread-safe enough to be called from anywhere.
 
-    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+    With `spreads` histograms are made there: whoever exports has to collect them there, too.
+    """
+
+    def __init__(self, meter_provider: MeterProvider | None = None, spreads: Spreads | None = None) -> None:
         meter = get_meter(names.SCOPE, meter_provider=meter_provider)
-        self._decisions = _Decisions(meter)
+        histogram = partial(_histogram, meter) if spreads is None else spreads.histogram
+        self._decisions = _Decisions(meter, histogram)
         self._happenings = _Happenings(meter)
-        self._calls = _Calls(meter)
-        self._work = _Work(meter)
+        self._calls = _Calls(histogram)
+        self._work = _Work(meter, histogram)
         self._gauges = Gauges(meter)
 
     def watch(self, state: Callable[[], State | None]) -> None:
@@ -65,47 +71,90 @@ class Metrics:
         self._calls.count(call)
 
 
+class Recording(Protocol):
+    """A histogram."""
+
+    def record(self, amount: float, labels: Labels) -> None:
+        """One more value."""
+        ...
+
+
+class MakeHistogram(Protocol):
+    """Makes one."""
+
+    def __call__(self, name: str, unit: str, description: str, bounds: Sequence[float]) -> Recording:
+        """The histogram of that name."""
+        ...
+
+
+class _Bound(NamedTuple):
+    """The labels of a decision for each instrument that counts it."""
+
+    where: Labels
+    request: Labels
+    duration: Labels
+    enforced: Labels
+
+
 class _Decisions:
     """What was decided, by whom, how fast, and what could not be."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, histogram: MakeHistogram) -> None:
         self._requests = Tally(meter, names.REQUESTS, "{decision}", "Decisions by what the policies said and what was done")
         self._results = Tally(meter, names.POLICY_RESULTS, "{result}", "Judged results by policy; a policy that erred has none")
         self._violations = Tally(meter, names.VIOLATION_COUNT, "{violation}", "Policies whose threshold was reached")
         self._errors = Tally(meter, names.ERROR_COUNT, "{error}", "Verdicts that are a technical error")
         self._truncated = Tally(meter, names.TRUNCATED_COUNT, "{decision}", "Decisions over a text that limits left a reading of unread")
         self._unjudged = Tally(meter, names.UNJUDGED_COUNT, "{decision}", "Decisions over something that was not judged")
-        self._duration = _histogram(meter, names.DECISION_DURATION, "s", "Time from asking to deciding one stage", names.DECISION_BUCKETS)
-        self._score = _histogram(meter, names.TOP_SCORE, "1", "The highest score of a decision", names.SCORE_BUCKETS)
+        self._duration = histogram(names.DECISION_DURATION, "s", "Time from asking to deciding one stage", names.DECISION_BUCKETS)
+        self._score = histogram(names.TOP_SCORE, "1", "The highest score of a decision", names.SCORE_BUCKETS)
         self._route = Distinct(IDS)
         self._tenant = Distinct(IDS)
         self._policy = Distinct(IDS)
         self._reading = Distinct(CLIENT_WORDS)
+        # What a decision is counted under hardly ever changes, and to put it together costs more than to count.
+        self._bound = lru_cache(IDS)(self._bind)
+        self._result = lru_cache(IDS)(self._bind_result)
+        self._top = lru_cache(IDS)(self._bind_top)
 
     def count(self, decision: Decision) -> None:
-        said = words(decision.outcome)
-        source: dict[str, AttributeValue] = {names.SOURCE: decision.stage.value}
-        where = source | {names.ROUTE: self._route(decision.route), names.TENANT: self._tenant(decision.tenant)}
-        self._requests.add(1, where | {names.DECISION: said.decision, names.ENFORCED: said.enforced, names.MODE: said.mode.value})
-        self._duration.record(decision.duration_s, source | {names.ROUTE: where[names.ROUTE], names.DECISION: said.decision})
+        said, stage = words(decision.outcome), decision.stage
+        bound = self._bound(stage, decision.route, decision.tenant, said)
+        self._requests.count(bound.request)
+        self._duration.record(decision.duration_s, bound.duration)
         if decision.outcome.unjudged:
-            self._unjudged.add(1, where | {names.ENFORCED: said.enforced})
-        if any(TRUNCATED in verdict.flags for verdict in decision.verdicts):
-            self._truncated.add(1, where)
-        judged = [verdict for verdict in findings(decision, everything=True) if verdict.score is not None]
+            self._unjudged.count(bound.enforced)
+        judged, _ = told_apart(decision)
         if judged:
             top = max(judged, key=lambda verdict: verdict.score or 0.0)
-            self._score.record(top.score or 0.0, source | {names.POLICY_ID: self._policy(top.policy_id)})
+            self._score.record(top.score or 0.0, self._top(stage, top.policy_id))
         for verdict in judged:
-            action = verdict.action if verdict.violation else Action.PASS
-            policy = source | {names.POLICY_ID: self._policy(verdict.policy_id), names.ACTION: action.word, names.MODE: verdict.mode.value}
-            self._results.add(1, policy)
-            if verdict.violation:
+            violation = verdict.violation
+            policy = self._result(stage, verdict.policy_id, verdict.action if violation else Action.PASS, verdict.mode)
+            self._results.count(policy)
+            if violation:
                 read = reading_word(verdict)
-                self._violations.add(1, policy if read is None else policy | {names.READING: self._reading(read)})
+                self._violations.count(policy if read is None else (*policy, (names.READING, self._reading(read))))
+        truncated = False
         for verdict in decision.verdicts:
             if verdict.error is not None:
-                self._errors.add(1, source | {names.ERROR_TYPE: error_code(verdict.error)})
+                self._errors.add(1, {names.SOURCE: stage.value, names.ERROR_TYPE: error_code(verdict.error)})
+            truncated |= TRUNCATED in verdict.flags
+        if truncated:
+            self._truncated.count(bound.where)
+
+    def _bind(self, stage: Stage, route: str, tenant: str, said: Words) -> _Bound:
+        source, place = (names.SOURCE, stage.value), (names.ROUTE, self._route(route))
+        where = source, place, (names.TENANT, self._tenant(tenant))
+        decided, enforced = (names.DECISION, said.decision), (names.ENFORCED, said.enforced)
+        return _Bound(where, (*where, decided, enforced, (names.MODE, said.mode.value)), (source, place, decided), (*where, enforced))
+
+    def _bind_result(self, stage: Stage, policy: str, action: Action, mode: Mode) -> Labels:
+        known = (names.POLICY_ID, self._policy(policy))
+        return (names.SOURCE, stage.value), known, (names.ACTION, action.word), (names.MODE, mode.value)
+
+    def _bind_top(self, stage: Stage, policy: str) -> Labels:
+        return (names.SOURCE, stage.value), (names.POLICY_ID, self._policy(policy))
 
 
 Happening = BreakerChanged | RequestRefused | UpstreamFailed | CanaryChecked | PoliciesPublished | PoliciesRefused | AuditTroubled
@@ -157,69 +206,76 @@ class _Happenings:
 class _Work:
     """What judging took: questions, time, memory, and what was not asked because it was known."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, histogram: MakeHistogram) -> None:
         self._hits = Tally(meter, names.CACHE_HITS, "{score}", "Scores that were known, and not asked for")
         self._misses = Tally(meter, names.CACHE_MISSES, "{score}", "Scores that a classifier was asked for")
         self._evictions = Tally(meter, names.CACHE_EVICTIONS, "{score}", "Scores forgotten to make room")
-        self._batch = _histogram(meter, names.BATCH_SIZE, "{question}", "Questions in one call of a classifier", names.BATCH_BUCKETS)
-        self._asked = _histogram(meter, names.CLASSIFIER_DURATION, "s", "Duration of one call of a classifier", names.DECISION_BUCKETS)
-        self._held = _histogram(
-            meter, names.HELD, "{character}", "Most characters of a streamed answer that waited for their verdict", names.HELD_BUCKETS
-        )
-        self._overhead = _histogram(meter, names.OVERHEAD_DURATION, "s", "What guarding added to a request", names.DECISION_BUCKETS)
-        self._classifier = Distinct(IDS)
-        self._route = Distinct(IDS)
+        self._batch = histogram(names.BATCH_SIZE, "{question}", "Questions in one call of a classifier", names.BATCH_BUCKETS)
+        self._asked = histogram(names.CLASSIFIER_DURATION, "s", "Duration of one call of a classifier", names.DECISION_BUCKETS)
+        most = "Most characters of a streamed answer that waited for their verdict"
+        self._held = histogram(names.HELD, "{character}", most, names.HELD_BUCKETS)
+        self._overhead = histogram(names.OVERHEAD_DURATION, "s", "What guarding added to a request", names.DECISION_BUCKETS)
+        self._classifier = lru_cache(IDS)(partial(_bind_id, names.CLASSIFIER, Distinct(IDS)))
+        self._route = lru_cache(IDS)(partial(_bind_id, names.ROUTE, Distinct(IDS)))
 
     def count(self, event: CacheUsed | ClassifierAsked | AnswerHeld) -> None:
         match event:
             case CacheUsed():
                 for counter, number in ((self._hits, event.hits), (self._misses, event.misses), (self._evictions, event.evictions)):
                     if number:
-                        counter.add(number)
+                        counter.count((), number)
             case ClassifierAsked():
-                classifier = {names.CLASSIFIER: self._classifier(event.classifier)}
+                classifier = self._classifier(event.classifier)
                 self._batch.record(event.questions, classifier)
                 self._asked.record(event.duration_s, classifier)
             case AnswerHeld():
-                self._held.record(event.held, {names.ROUTE: self._route(event.route), names.STREAM_MODE: event.mode})
+                self._held.record(event.held, (*self._route(event.route), (names.STREAM_MODE, event.mode)))
 
     def served(self, route: str, overhead_s: float) -> None:
-        self._overhead.record(overhead_s, {names.ROUTE: self._route(route)})
+        self._overhead.record(overhead_s, self._route(route))
 
 
 class _Calls:
     """The conventions' client metrics."""
 
-    def __init__(self, meter: Meter) -> None:
-        self._duration = _histogram(meter, names.CLIENT_DURATION, "s", "Duration of an upstream call", names.CLIENT_BUCKETS)
-        self._first_chunk = _histogram(meter, names.CLIENT_FIRST_CHUNK, "s", "Time to the first chunk", names.CLIENT_BUCKETS)
-        self._next_chunk = _histogram(meter, names.CLIENT_NEXT_CHUNK, "s", "Time from one chunk to the next", names.CHUNK_BUCKETS)
-        self._tokens = _histogram(meter, names.CLIENT_TOKENS, "{token}", "Tokens of an upstream call", names.TOKEN_BUCKETS)
+    def __init__(self, histogram: MakeHistogram) -> None:
+        self._duration = histogram(names.CLIENT_DURATION, "s", "Duration of an upstream call", names.CLIENT_BUCKETS)
+        self._first_chunk = histogram(names.CLIENT_FIRST_CHUNK, "s", "Time to the first chunk", names.CLIENT_BUCKETS)
+        self._next_chunk = histogram(names.CLIENT_NEXT_CHUNK, "s", "Time from one chunk to the next", names.CHUNK_BUCKETS)
+        self._tokens = histogram(names.CLIENT_TOKENS, "{token}", "Tokens of an upstream call", names.TOKEN_BUCKETS)
         self._model = Distinct(CLIENT_WORDS)
         self._error = Distinct(CLIENT_WORDS)
 
     def count(self, call: UpstreamCall) -> None:
         # Only a model that an upstream has answered for takes one of the places: invented names cannot crowd out real ones.
-        attributes: dict[str, AttributeValue] = {
-            names.OPERATION: call.operation,
-            names.PROVIDER: call.provider,
-            names.REQUEST_MODEL: self._model(call.model, admit=call.error is None),
-        }
+        model = self._model(call.model, admit=call.error is None)
+        labels: Labels = ((names.OPERATION, call.operation), (names.PROVIDER, call.provider), (names.REQUEST_MODEL, model))
         if call.server is not None:
             address, port = call.server
-            attributes[names.SERVER_ADDRESS] = address
-            if port is not None:
-                attributes[names.SERVER_PORT] = port
-        error: dict[str, AttributeValue] = {} if call.error is None else {names.ERROR_TYPE: self._error(call.error)}
-        self._duration.record(call.duration_s, attributes | error)
+            labels = (*labels, (names.SERVER_ADDRESS, address), *(() if port is None else ((names.SERVER_PORT, port),)))
+        self._duration.record(call.duration_s, labels if call.error is None else (*labels, (names.ERROR_TYPE, self._error(call.error))))
         if call.first_chunk_s is not None:
-            self._first_chunk.record(call.first_chunk_s, attributes)
+            self._first_chunk.record(call.first_chunk_s, labels)
         for chunk_s in call.chunks_s:
-            self._next_chunk.record(chunk_s, attributes)
+            self._next_chunk.record(chunk_s, labels)
         for kind, count in (("input", call.usage.input), ("output", call.usage.output)):
             if count is not None:
-                self._tokens.record(count, attributes | {names.TOKEN_TYPE: kind})
+                self._tokens.record(count, (*labels, (names.TOKEN_TYPE, kind)))
 
 
-def _histogram(meter: Meter, name: str, unit: str, description: str, bounds: Sequence[float]) -> Histogram:
-    return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)
+def _bind_id(name: str, known: Distinct, value: str) -> Labels:
+    return ((name, known(value)),)
+
+
+class _Instrument:
+    """A histogram of OpenTelemetry's."""
+
+    def __init__(self, inner: Histogram) -> None:
+        self._inner = inner
+
+    def record(self, amount: float, labels: Labels) -> None:
+        self._inner.record(amount, dict(labels))
+
+
+def _histogram(meter: Meter, name: str, unit: str, description: str, bounds: Sequence[float]) -> Recording:
+    return _Instrument(meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from guardrail.telemetry import names
@@ -22,10 +23,15 @@ class Words:
 
 def words(outcome: Outcome) -> Words:
     """Put an outcome into words. A technical failure is never worded as a block or a pass by policy."""
-    strongest = max(outcome.action, outcome.shadow)
-    if outcome.unavailable or (outcome.unjudged and strongest is Action.PASS):
-        return Words(names.UNJUDGED_WORD, outcome.action.word, Mode.ENFORCE)
-    return Words(strongest.word, outcome.action.word, Mode.SHADOW if strongest > outcome.action else Mode.ENFORCE)
+    return _words(outcome.action, outcome.shadow, outcome.unjudged, outcome.unavailable)
+
+
+@cache
+def _words(action: Action, shadow: Action, unjudged: bool, unavailable: bool) -> Words:
+    strongest = max(action, shadow)
+    if unavailable or (unjudged and strongest is Action.PASS):
+        return Words(names.UNJUDGED_WORD, action.word, Mode.ENFORCE)
+    return Words(strongest.word, action.word, Mode.SHADOW if strongest > action else Mode.ENFORCE)
 
 
 def findings(decision: Decision, *, everything: bool = False) -> tuple[Verdict, ...]:
@@ -33,6 +39,13 @@ def findings(decision: Decision, *, everything: bool = False) -> tuple[Verdict, 
 
     A policy that did both appears twice. `everything` adds the policies that did neither, with their highest score.
     """
+    judged, failed = told_apart(decision)
+    fired = [verdict for verdict in judged if everything or verdict.violation]
+    return tuple(sorted(fired, key=_rank, reverse=True)) + tuple(failed)
+
+
+def told_apart(decision: Decision) -> tuple[list[Verdict], list[Verdict]]:
+    """Of each policy, and each version on trial, the verdict with its highest score, and that with its first error, in no order."""
     strongest: dict[tuple[object, ...], Verdict] = {}
     failed: dict[tuple[object, ...], Verdict] = {}
     for verdict in decision.verdicts:
@@ -42,8 +55,7 @@ def findings(decision: Decision, *, everything: bool = False) -> tuple[Verdict, 
             failed.setdefault(key, verdict)
         elif (best := strongest.get(key)) is None or _rank(verdict) > _rank(best):
             strongest[key] = verdict
-    fired = [verdict for verdict in strongest.values() if everything or verdict.violation]
-    return tuple(sorted(fired, key=_rank, reverse=True)) + tuple(failed.values())
+    return list(strongest.values()), list(failed.values())
 
 
 def error_code(error: str | None) -> str:

@@ -6,14 +6,19 @@ from dataclasses import dataclass, field
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, MetricsData, NumberDataPoint
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from guardrail.telemetry.metric_export import with_spreads
 from guardrail.telemetry.metrics import Metrics
+from guardrail.telemetry.spread import Spreads
 from guardrail.telemetry.tracing import Tracing
 from guardrail.types import Action, Decision, Outcome, Route, Stage, Verdict
+
+RESOURCE = Resource({"service.name": "guardrail"})
 
 
 @dataclass
@@ -45,22 +50,27 @@ class Spans:
 class Meters:
     """Metrics over a reader that is asked, not timed."""
 
+    spreads: Spreads | None = None
     reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
 
     def __post_init__(self) -> None:
-        self.provider = MeterProvider((self.reader,), shutdown_on_exit=False)
-        self.metrics = Metrics(self.provider)
+        self.provider = MeterProvider((self.reader,), resource=RESOURCE, shutdown_on_exit=False)
+        self.metrics = Metrics(self.provider, self.spreads)
+
+    def data(self) -> MetricsData | None:
+        data = self.reader.get_metrics_data()
+        return data if self.spreads is None else with_spreads(data or MetricsData([]), self.spreads, RESOURCE)
 
     def points(self) -> dict[str, list[NumberDataPoint | HistogramDataPoint]]:
-        data = self.reader.get_metrics_data()
-        found = data.resource_metrics[0].scope_metrics[0].metrics if data else []
+        data = self.data()
+        found = data.resource_metrics[0].scope_metrics[0].metrics if data and data.resource_metrics else []
         return {metric.name: list(metric.data.data_points) for metric in found}
 
     def values(self, name: str) -> dict[tuple[tuple[str, object], ...], float]:
         return {tuple(sorted(point.attributes.items())): point.value for point in self.points().get(name, [])}
 
     def dump(self) -> str:
-        data = self.reader.get_metrics_data()
+        data = self.data()
         return data.to_json() if data else ""
 
 
@@ -71,9 +81,9 @@ def spans() -> Iterator[Spans]:
     made.provider.shutdown()
 
 
-@pytest.fixture
-def meters() -> Iterator[Meters]:
-    made = Meters()
+@pytest.fixture(params=["the SDK's histograms", "our histograms"])
+def meters(request: pytest.FixtureRequest) -> Iterator[Meters]:
+    made = Meters(Spreads() if request.param == "our histograms" else None)
     yield made
     made.provider.shutdown()
 
