@@ -1,13 +1,13 @@
 """Which route an exchange takes. A table is compiled once for each published generation of policies and never changes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from types import MappingProxyType
 
 from guardrail.config.catalog import PolicySource, on_trial, uses
-from guardrail.config.models import Config, PolicyUse, RouteConfig
+from guardrail.config.models import Config, RouteConfig
 from guardrail.config.normalize import limits_of
 from guardrail.config.references import policy_findings
 from guardrail.errors import ConfigError
@@ -79,7 +79,7 @@ _Known = tuple[Mapping[str, Policy], Mapping[str, Policy]]
 
 
 def _route(route: RouteConfig, known: _Known, generation: int) -> Route:
-    band, policies = route.escalate, known[0]
+    band = route.escalate
     return Route(
         name=route.name,
         path=route.path,
@@ -87,8 +87,8 @@ def _route(route: RouteConfig, known: _Known, generation: int) -> Route:
         tenant=route.tenant,
         upstream=route.upstream,
         classifier=route.classifier,
-        input=tuple(check for use in uses(Stage.INPUT, route.input, policies) for check in _checks(route, use, known)),
-        output=tuple(check for use in uses(Stage.OUTPUT, route.output, policies) for check in _checks(route, use, known)),
+        input=_checks(route, Stage.INPUT, known),
+        output=_checks(route, Stage.OUTPUT, known),
         on_error=Fallback(route.on_error),
         unscannable=Fallback(route.unscannable),
         deadline_s=route.deadline_ms / 1_000,
@@ -106,14 +106,14 @@ def _route(route: RouteConfig, known: _Known, generation: int) -> Route:
     )
 
 
-def _checks(route: RouteConfig, use: PolicyUse, known: _Known) -> Iterator[Check]:
-    """The policy as the route uses it and, in shadow, the version on trial, under the threshold that it would have in its place."""
-    policies, candidates = known
-    enforced = policies[use.id]
-    yield Check(enforced, _threshold(use, enforced), Action[use.action.upper()], Mode(use.mode or route.mode))
-    if (tried := on_trial(use, policies, candidates)) is not None:
-        yield Check(tried, _threshold(use, tried), Action[use.action.upper()], Mode.SHADOW)
-
-
-def _threshold(use: PolicyUse, policy: Policy) -> float:
-    return policy.threshold if use.threshold is None else use.threshold
+def _checks(route: RouteConfig, stage: Stage, known: _Known) -> tuple[Check, ...]:
+    """The policies as the route uses them in a stage, each with its version on trial (in shadow) behind it."""
+    found = []
+    for use in uses(stage, route.stage(stage), known[0]):
+        versions = [(known[0][use.id], Mode(use.mode or route.mode))]
+        if (tried := on_trial(use, *known)) is not None:
+            versions.append((tried, Mode.SHADOW))
+        for policy, mode in versions:  # one on trial has the threshold that it would have in the other's place
+            threshold = policy.threshold_at(stage) if use.threshold is None else use.threshold
+            found.append(Check(policy, threshold, Action[use.action.upper()], mode))
+    return tuple(found)

@@ -139,7 +139,9 @@ def policy(id: str = "violence", **changes: Any) -> Policy:  # noqa: A002
 
 def route(*policies: Policy | Check, **changes: Any) -> Route:
     """A route that blocks on these policies in both stages; `changes` are fields of `Route` to set otherwise."""
-    checks = tuple(item if isinstance(item, Check) else Check(item, item.threshold) for item in policies)
+    prompts, answers = (
+        tuple(item if isinstance(item, Check) else Check(item, item.threshold_at(stage)) for item in policies) for stage in Stage
+    )
     made = Route(
         name="test",
         path="/v1/chat/completions",
@@ -147,7 +149,7 @@ def route(*policies: Policy | Check, **changes: Any) -> Route:
         tenant="*",
         upstream="main",
         classifier="scripted",
-        input=checks,
-        output=checks,
+        input=prompts,
+        output=answers,
     )
     return replace(made, **changes)

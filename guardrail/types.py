@@ -60,9 +60,8 @@ class Part:
 
     `path` names its place (`messages[2].content[0].text`), `kind` what it is (text, name, tool_arguments, tool_result, refusal,
     reasoning, definition, image, audio, file, tokens, unknown; tool_server, url, container: what a provider fetches for the model).
-    `text` is None where there is something that cannot be read as text.
-    `choice` is the answer's choice index, None for the request. `pieces` is what a joined text was joined of: the path of each, where
-    it begins in `text`, and how many characters of its own beginning are not in it.
+    `text` is None where something cannot be read as text, `choice` the answer's choice index, None for the request. `pieces` is what a
+    joined text was joined of: the path of each, where it begins in `text`, and how many characters of its own beginning are not in it.
     """
 
     path: str
@@ -118,9 +117,9 @@ class Change:
 class Policy:
     """A parsed policy file.
 
-    `body` is exactly what reaches a model that reads the whole policy (no front matter, tests or changes) and `digest` is
-    `sha256:` over it and over what it is judged with, so that equal digests mean equal text to judge by. `judge_with`: `prompt` judges an
-    answer together with what the user said. `lines` maps front-matter keys and sections to their lines.
+    `body` is exactly what reaches a model that reads the whole policy (no front matter, tests or changes), `digest` is `sha256:` over it
+    and what it is judged with: equal ones mean equal text to judge by. `judge_with`: `prompt` judges an answer with what the user said.
+    `threshold` is that of answers, too, unless there is an `output_threshold`. `lines` are those of front-matter keys and sections.
     """
 
     id: str
@@ -140,12 +139,17 @@ class Policy:
     changes: tuple[Change, ...] = ()
     path: str = "<text>"
     judge_with: Literal["nothing", "prompt"] = "nothing"
+    output_threshold: float | None = None
     lines: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), compare=False, hash=False)
 
     @property
     def key(self) -> tuple[str, str]:
         """Under which answers are kept: its id too, since some classifiers go by that, and what another's text scored is not its score."""
         return self.id, self.digest
+
+    def threshold_at(self, stage: Stage) -> float:
+        """From which score a prompt, or an answer, violates."""
+        return self.threshold if stage is Stage.INPUT or self.output_threshold is None else self.output_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +168,10 @@ class ClassifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a score needs to be computed again, bit for bit where `bucket` is the same.
+    """What a score needs to be computed again, bit for bit where `bucket` is the same. Empty, 0 and None: a server does not tell.
 
     `template`, `tokenizer`, `model`, `adapter` are versions or digests, `dtype` names the weights' and the arithmetic's, `bucket` is the
-    number of tokens the pass was padded to, `outside` the probability mass that the model gave to neither answer. Empty, 0 and None stand
-    for what a server does not tell.
+    number of tokens the pass was padded to, `outside` the probability mass that the model gave to neither answer.
     """
 
     template: str
@@ -185,9 +188,8 @@ class Score:
     """Calibrated probability in [0, 1] that the text violates the policy.
 
     `span` is the window of the text that scored highest, `criterion` the name of the criterion that drove the score where the
-    classifier knows it, `classifier` its id with the weights' digest, so that a verdict can be replayed. `flags` are codes of what was
-    odd about the text (`header_lookalike`: it imitates the headers of the prompt it was put into).
-    Raises ValueError on a value that is not a probability: a guess never becomes a score.
+    classifier knows it, `classifier` its id with the weights' digest, so that a verdict can be replayed. `flags` are codes of what is odd
+    about the text (`header_lookalike`: it imitates the prompt's headers). Raises ValueError on what is no probability: no guess is a score.
     """
 
     value: float
@@ -266,8 +268,7 @@ class Streaming:
 class Audit:
     """How a route's decisions are kept: with which text, and what a full or failing store leads to.
 
-    `wait`: what was judged is held until its record is kept, and refused (503) where that takes too long; else the record is left out,
-    and counted.
+    `wait`: what was judged is held until its record is kept, and refused (503) where that takes too long; else it is left out and counted.
     """
 
     content: Literal["none", "redacted", "full"] = "none"
@@ -278,10 +279,9 @@ class Audit:
 class Route:
     """What happens to an exchange, fixed for its whole life; `input` and `output` hold the checks with their policies pinned.
 
-    `path`, `model` (glob) and `tenant` say what it matches (`*`: any). `deadline_s` bounds one stage's judging.
-    `timing`: `before` judges the prompt before the upstream is called, `parallel` beside it.
-    `stored_turns`: turns that a request continues by an id are refused, or fetched of the upstream and judged with it.
-    `definitions`: what tools and the schema of the answer are said to be is judged, or trusted.
+    `path`, `model` (glob) and `tenant` say what it matches (`*`: any). `deadline_s` bounds one stage's judging. `timing`: `before` judges
+    the prompt before the upstream is called, `parallel` beside it. `stored_turns`: turns that a request continues by an id are refused, or
+    fetched of the upstream and judged with it. `definitions`: what tools and the schema of the answer are said to be is judged, or trusted.
     `streaming` says when a streamed answer is let out. `scope` says which turns of a conversation are judged, `history` what is done about
     one before the latest that violates. `generation` is the number of the published policy set it was compiled from.
     `normalize` bounds how far disguises of a text are undone; None judges texts as they stand alone.

@@ -222,7 +222,7 @@ class GuardService:
         return await self.judgement.guard.check(text, route=chosen, stage=stage, tenant=tenant, origin=Origin())
 
     async def narrowed(self, route: Route, stage: Stage, policies: Sequence[str | Policy], *, tenant: str) -> Route:
-        """A route that asks these policies instead of its own in `stage`: the route's own check of each, or one with its threshold.
+        """A route that asks these policies instead of its own in `stage`: the route's own check of each, or one with its threshold there.
 
         Raises GuardrailError for a policy that the tenant does not have, ClassifierError for one that the classifier cannot serve,
         or not have ready within the route's deadline.
@@ -271,13 +271,13 @@ class GuardService:
         return found
 
     async def _check(self, route: Route, stage: Stage, policy: Policy, tenant: str) -> Check:
-        """The route's own check of a policy, or one with the policy's own threshold."""
+        """The route's own check of a policy, or one with the policy's own threshold of the stage."""
         for check in route.checks(stage):
             if check.policy is policy:
                 return check
         for name in {route.classifier, route.escalation.classifier if route.escalation else route.classifier}:
             await self._ad_hoc.prepare(name, policy, tenant=tenant, within_s=route.deadline_s)
-        return Check(policy, policy.threshold)
+        return Check(policy, policy.threshold_at(stage))
 
     def _published(self, classifier: str) -> tuple[Sequence[Policy], int]:
         """What a classifier holds whatever else it is asked about, and the number of its generation."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from guardrail.calibration import StoredCalibration, digest, dumps, write_beside
-from guardrail.cli.evaluate_compare import units_of
+from guardrail.cli.evaluate_compare import items_of
 from guardrail.config.environment import process_environment
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.predictions import Key, Prediction, RunInfo, read_run
@@ -29,7 +29,8 @@ def calibrate_run(folder: Path, weights: Path | None, method: str | None) -> Non
     """
     info, found = read_run(folder)
     data = process_environment().data_folder
-    fit = fit_calibration(_held_out(found, units_of(info, data) if data is not None else {}), method)
+    units = {place: item.unit for place, item in items_of(info, data).items()} if data is not None else {}
+    fit = fit_calibration(_held_out(found, units), method)
     notes = {
         "classifier": info.classifier,
         "sets": ", ".join(each.name for each in info.sets),

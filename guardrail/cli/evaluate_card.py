@@ -50,7 +50,7 @@ class Job:
         rows = {name: sum(item.set == name for item, _ in asked.asked) for name in suite.sets}
         info = RunInfo(
             classifier="",
-            policies=tuple(PolicyUsed(each.id, each.version, each.digest, each.threshold) for each in policies),
+            policies=tuple(map(PolicyUsed.of, policies)),
             sets=tuple(SetUsed(each.name, each.sha256, rows[each.name]) for each in data),
             seed=seed,
             batch=batch,

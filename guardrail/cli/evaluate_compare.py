@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from guardrail.config.environment import process_environment
 from guardrail.evaluation.comparison import Place, Run, compare
 from guardrail.evaluation.comparison_plot import picture
 from guardrail.evaluation.comparison_report import document, markdown
-from guardrail.evaluation.dataset import read_file
+from guardrail.evaluation.dataset import Item, read_file
 from guardrail.evaluation.predictions import RunInfo, read_run
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -30,8 +31,9 @@ def compare_runs(first: Path, second: Path, out: Path | None, versions: bool, se
     """
     ours, theirs = Run(*read_run(first)), Run(*read_run(second))
     folder = process_environment().data_folder
-    units = units_of(ours.info, folder) if folder is not None else {}
-    comparison = compare(ours, theirs, units, versions=versions, seed=seed)
+    items = items_of(ours.info, folder) if folder is not None else {}
+    units = {place: item.unit for place, item in items.items()}
+    comparison = compare(_staged(ours, items), _staged(theirs, items), units, versions=versions, seed=seed)
     found = json.dumps(document(comparison), ensure_ascii=False, indent=1)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -41,11 +43,20 @@ def compare_runs(first: Path, second: Path, out: Path | None, versions: bool, se
     click.echo(found if as_json else markdown(comparison), nl=as_json)
 
 
-def units_of(info: RunInfo, folder: Path) -> Mapping[Place, str]:
-    """Which texts leak into each other, of sets that are there as they were."""
-    found: dict[Place, str] = {}
+def _staged(run: Run, items: Mapping[Place, Item]) -> Run:
+    """The run with what its texts are, prompts or answers, where an older one does not say."""
+    found = {
+        key: replace(each, stage=items[place].stage) if each.stage is None and (place := (each.set, each.item)) in items else each
+        for key, each in run.found.items()
+    }
+    return Run(run.info, found)
+
+
+def items_of(info: RunInfo, folder: Path) -> Mapping[Place, Item]:
+    """The rows of sets that are there as they were."""
+    found: dict[Place, Item] = {}
     for each in info.sets:
         path = folder / f"{each.name}.jsonl.gz"
         if path.is_file() and (data := read_file(path, each.name)).sha256 == each.sha256:
-            found |= {(item.set, item.id): item.unit for item in data.items}
+            found |= {(item.set, item.id): item for item in data.items}
     return found

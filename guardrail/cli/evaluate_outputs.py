@@ -16,7 +16,9 @@ from guardrail.evaluation.thresholds import propose
 from guardrail.policy.document import read_text
 from guardrail.policy.writer import with_threshold
 from guardrail.ranking import curve
-from guardrail.types import Policy
+from guardrail.types import Policy, Stage
+
+OF = {Stage.INPUT: "for prompts", Stage.OUTPUT: "for answers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +48,29 @@ def check_writable(wanted: Sequence[str], target: str) -> None:
 
 
 def write_thresholds(summary: Summary, policies: Sequence[Policy], target: str) -> Iterator[str]:
-    """Put what a target asks for into the policies' front matter, and say so, policy by policy."""
-    for policy in policies:
-        pooled = summary.pooled.get(policy.id)
+    """Put what a target asks for into the policies' front matter, of prompts and of answers as there are some, and say so one by one."""
+    for policy, stage in ((each, stage) for each in policies for stage in _stages(summary, each)):
+        pooled, now, what = summary.pooled.get((policy.id, stage)), policy.threshold_at(stage), OF[stage]
         found = proposed(pooled, target) if pooled is not None else None
         if found is None:
-            yield f"{policy.path}: left at {policy.threshold:g}: no threshold reaches {target} on these texts"
+            yield f"{policy.path}: left at {now:g} {what}: no threshold reaches {target} on these texts"
             continue
-        rewrite_threshold(Path(policy.path), found.here.threshold)
+        rewrite_threshold(Path(policy.path), found.here.threshold, stage)
         told = found.told
         elsewhere = (
             f"precision {told.precision:.3f}, recall {told.recall:.3f}, FPR {told.fpr:.3f}" if told else "too few units to tell more"
         )
-        yield f"{policy.path}: threshold {policy.threshold:g} -> {found.here.threshold:g} ({target}: {elsewhere})"
+        yield f"{policy.path}: threshold {now:g} -> {found.here.threshold:g} {what} ({target}: {elsewhere})"
 
 
-def rewrite_threshold(path: Path, threshold: float) -> None:
-    """Put a threshold into a policy file's front matter; every other byte stays."""
-    _write(path, with_threshold(read_text(path), threshold))
+def _stages(summary: Summary, policy: Policy) -> list[Stage]:
+    """Of which there are texts; all where there is none, so that it is told."""
+    return [stage for stage in Stage if (policy.id, stage) in summary.pooled] or list(Stage)
+
+
+def rewrite_threshold(path: Path, threshold: float, stage: Stage) -> None:
+    """Put a stage's threshold into a policy file's front matter; every other byte stays."""
+    _write(path, with_threshold(read_text(path), threshold, stage))
 
 
 def _write(path: Path, text: str) -> None:

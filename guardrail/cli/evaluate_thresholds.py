@@ -1,26 +1,32 @@
 """`guardrail evaluate thresholds`: the policies' thresholds chosen together, from a card's stored judgements."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import click
 
 from guardrail.cli.evaluate_card import Job
-from guardrail.cli.evaluate_outputs import rewrite_threshold
+from guardrail.cli.evaluate_outputs import OF, rewrite_threshold
 from guardrail.config.environment import process_environment
 from guardrail.errors import GuardrailError
-from guardrail.evaluation.card import measured
-from guardrail.evaluation.joint_report import document, joint, markdown, sheets
+from guardrail.evaluation.card import Measured, measured
+from guardrail.evaluation.joint import Sheet
+from guardrail.evaluation.joint_report import answer_sheets, document, joint, markdown, sheets, texts
 from guardrail.evaluation.predictions import RunInfo, read_run
 from guardrail.evaluation.suite import shipped_suite
-from guardrail.types import Policy
+from guardrail.types import Policy, Stage
+
+NAMES = {Stage.INPUT: "prompts", Stage.OUTPUT: "answers"}
 
 
 @click.command("thresholds")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="CARD")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Folder of the labelled sets (default: GUARDRAIL_DATA).")
-@click.option("--sets", metavar="NAME,…", help="Sets whose F1 counts (default: all of the card). Harmless ones always limit.")
+@click.option(
+    "--stage", type=click.Choice([each.value for each in Stage]), default="input", show_default=True, help="Of prompts, or answers."
+)
+@click.option("--sets", metavar="NAME,…", help="Sets whose F1 counts (default: all of the card). Harmless ones always limit prompts.")
 @click.option(
     "--budget", type=click.FloatRange(0, 1), default=0.015, show_default=True, help="Share of harmless texts that may be flagged."
 )
@@ -36,6 +42,7 @@ from guardrail.types import Policy
 def thresholds(
     folder: Path,
     data: Path | None,
+    stage: str,
     sets: str | None,
     budget: float,
     each: float | None,
@@ -46,7 +53,8 @@ def thresholds(
     """Propose thresholds of all policies at once: the best mean F1 over labelled sets within a budget of flagged harmless texts.
 
     CARD is the folder of `guardrail evaluate card`. Every policy weighs the same, however many sets are about it. Nothing is judged.
-    Exits 1 when no thresholds keep the limits.
+    For prompts (and posts), harmless are the suite's benign sets; --stage output chooses from answers alone, where harmless are those that
+    the sets say violate nothing. Only that stage's thresholds are proposed and written. Exits 1 when no thresholds keep the limits.
     """
     where = data or process_environment().data_folder
     if where is None:
@@ -55,17 +63,17 @@ def thresholds(
     job = _job(info, where)
     wanted = {part.strip() for part in sets.split(",")} if sets else set(job.suite.sets)
     job.suite.only(wanted)
-    tasks = measured(job.suite, job.asked, found, job.policies)
-    limited = [task for task in tasks if task.task.set in wanted or "flagged" in task.task.bars or task.task.area == "benign"]
-    goals = sheets(limited, job.suite, [policy.id for policy in job.policies], budget=budget, each=each)
+    of = Stage(stage)
+    goals = _goals(measured(job.suite, job.asked, found, job.policies), job, wanted, (of, budget, each))
     if not any(sheet.limit is None for sheet in goals):
         raise GuardrailError(
-            f"{folder} holds no set with both labels to choose thresholds on; run `guardrail evaluate card` over some first"
+            f"{folder} holds no set of {NAMES[of]} with both labels to choose thresholds on; run `guardrail evaluate card` over some first,"
+            " or choose for the other --stage"
         )
-    proposed = joint(goals, {policy.id: policy.threshold for policy in job.policies}, folds=folds)
+    proposed = joint(goals, {policy.id: policy.threshold_at(of) for policy in job.policies}, folds=folds)
     click.echo(json.dumps(document(proposed), indent=1) if as_json else markdown(proposed))
     if policies_folder is not None:
-        for line in _write(policies_folder, job.policies, proposed.proposed):
+        for line in _write(policies_folder, job.policies, proposed.proposed, of):
             click.echo(line, err=True)
     if not proposed.kept:
         raise click.exceptions.Exit(1)
@@ -81,10 +89,24 @@ def _job(info: RunInfo, data: Path) -> Job:
     return job
 
 
-def _write(folder: Path, policies: Sequence[Policy], proposed: Mapping[str, float]) -> Iterator[str]:
+def _goals(tasks: Sequence[Measured], job: Job, wanted: Set[str], asked: tuple[Stage, float, float | None]) -> list[Sheet]:
+    """What is to be reached: in a stage, within a budget (of each harmless set, too). Raises GuardrailError for answers without a limit."""
+    stage, budget, each = asked
+    names = [policy.id for policy in job.policies]
+    tasks = texts(tasks, lambda item: item.stage is stage)
+    if stage is Stage.INPUT:
+        limited = [task for task in tasks if task.task.set in wanted or "flagged" in task.task.bars or task.task.area == "benign"]
+        return sheets(limited, job.suite, names, budget=budget, each=each)
+    goals = answer_sheets([task for task in tasks if task.task.set in wanted], names, budget=budget, each=each)
+    if goals and all(sheet.limit is None for sheet in goals):
+        raise GuardrailError("no set says of answers that they violate nothing, so the budget would limit none; add one to --sets")
+    return goals
+
+
+def _write(folder: Path, policies: Sequence[Policy], proposed: Mapping[str, float], stage: Stage) -> Iterator[str]:
     for policy in policies:
         path = folder / f"{policy.id}.md"
         if not path.is_file():
             raise GuardrailError(f"{path}: there is no such policy; --write takes the folder with the policies' files")
-        rewrite_threshold(path, proposed[policy.id])
-        yield f"{path}: threshold {policy.threshold:g} -> {proposed[policy.id]:g}"
+        rewrite_threshold(path, proposed[policy.id], stage)
+        yield f"{path}: threshold {policy.threshold_at(stage):g} -> {proposed[policy.id]:g} {OF[stage]}"

@@ -95,7 +95,7 @@ def _candidate_fault(
         )
     if stage not in found.applies_to:
         return f"the candidate {use.candidate!r} does not apply to {stage.value}; add {stage.value} to its applies_to", False
-    if (found.id, found.digest, found.threshold) == (policy.id, policy.digest, policy.threshold):
+    if (found.id, found.digest, found.threshold_at(stage)) == (policy.id, policy.digest, policy.threshold_at(stage)):
         return f"the candidate {use.candidate!r} judges as what is in force does; remove it", True
     return None
 

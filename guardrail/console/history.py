@@ -80,6 +80,14 @@ def _lines(old: Policy, new: Policy) -> Iterator[DiffLine]:
 def _written(policy: Policy) -> list[str]:
     """Everything about a policy that bears on a decision, and its tests, as lines."""
     stages = ", ".join(sorted(policy.applies_to))
-    head = [f"version: {policy.version}", f"title: {policy.title}", f"threshold: {policy.threshold:g}", f"applies_to: {stages}", ""]
+    answers = [] if policy.output_threshold is None else [f"threshold of answers: {policy.output_threshold:g}"]
+    head = [
+        f"version: {policy.version}",
+        f"title: {policy.title}",
+        f"threshold: {policy.threshold:g}",
+        *answers,
+        f"applies_to: {stages}",
+        "",
+    ]
     tests = [line for case in policy.tests for line in (f"test, expect {case.expected}: {case.text}", f"  why: {case.why}")]
     return [*head, *policy.body.split("\n"), "", *tests]

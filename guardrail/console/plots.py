@@ -87,19 +87,21 @@ def latency(name: str, title: str, starts: Sequence[float], series: Mapping[str,
     return drawing.markup()
 
 
-def histogram(name: str, title: str, counts: Sequence[int], threshold: float) -> Markup:
-    """How often scores fell into equal bins from 0 to 1, and where the threshold lies."""
-    words = f"{sum(counts):,} scores in {len(counts)} bins from 0 to 1; the threshold is {threshold:g}."
+def histogram(name: str, title: str, counts: Sequence[int], thresholds: Mapping[str, float]) -> Markup:
+    """How often scores fell into equal bins from 0 to 1, and where the thresholds lie (by their names); bars change at the lowest."""
+    told = " and ".join(f"the {what} is {value:g}" for what, value in thresholds.items())
+    words, lowest = f"{sum(counts):,} scores in {len(counts)} bins from 0 to 1; {told}.", min(thresholds.values())
     drawing = Drawing(name, title, words, width=480, height=160)
     frame = Frame(drawing, ceiling(max(counts, default=0)), len(counts))
     frame.grid(lambda value: f"{value:,.0f}" if value == round(value) else f"{value:,.1f}")
     for place, count in enumerate(counts):
         if count:
-            side = "over" if (place + 1) / len(counts) > threshold else "under"
+            side = "over" if (place + 1) / len(counts) > lowest else "under"
             top = frame.y(count)
             drawing.add("rect", x=frame.x(place) + 1, y=top, width=frame.step - 2, height=max(1.0, frame.base - top), class_=f"bar {side}")
-    at = frame.x(threshold * len(counts))
-    drawing.line((at, TOP - 4), (at, frame.base), "threshold")
+    for what, value in thresholds.items():
+        at = frame.x(value * len(counts))
+        drawing.line((at, TOP - 4), (at, frame.base), "threshold answers" if what.endswith("answers") else "threshold")
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         drawing.text(frame.x(share * len(counts)), drawing.height - 8, f"{share:g}", anchor="middle")
     return drawing.markup()

@@ -46,6 +46,7 @@ class Entry:
     version: str
     digest: str
     threshold: float
+    output_threshold: float | None
     stages: tuple[str, ...]
     routes: tuple[str, ...]
     findings: int
@@ -88,6 +89,7 @@ async def policy(room: Room, visit: Visit) -> Page:
             "digest": found.digest,
             "label": found.label_code,
             "threshold": found.threshold,
+            "output_threshold": found.output_threshold,
             "stages": sorted(stage.value for stage in found.applies_to),
             "language": found.language,
             "body": found.body,
@@ -111,7 +113,7 @@ async def policy(room: Room, visit: Visit) -> Page:
     }
     drawn = {"prose": rendered(found.body)}
     if scores.records:
-        drawn["scores"] = plots.histogram("scores", f"Scores of {found.id}", scores.counts, found.threshold)
+        drawn["scores"] = plots.histogram("scores", f"Scores of {found.id}", scores.counts, _thresholds(found))
     return Page("policy.html", found.title, data, drawn, at="policies")
 
 
@@ -170,12 +172,20 @@ def _entry(room: Room, owned: Owned) -> Entry:
         policy.version,
         policy.digest,
         policy.threshold,
+        policy.output_threshold,
         tuple(sorted(stage.value for stage in policy.applies_to)),
         tuple(dict.fromkeys(use.route for use in _uses(room, policy))),
         len(_linted(policy)),
         len(policy.tests),
         room.tried.get(policy),
     )
+
+
+def _thresholds(policy: Policy) -> dict[str, float]:
+    """The thresholds by what they are called; one alone needs no name."""
+    if policy.output_threshold is None:
+        return {"threshold": policy.threshold}
+    return {"threshold of prompts": policy.threshold, "threshold of answers": policy.output_threshold}
 
 
 def _uses(room: Room, policy: Policy) -> Iterator[Use]:

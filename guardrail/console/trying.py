@@ -7,6 +7,7 @@ from dataclasses import replace
 from guardrail.console.room import Room
 from guardrail.console.tried import Case, Tried
 from guardrail.errors import GuardrailError, WireError
+from guardrail.policy.trial import tested_as
 from guardrail.types import Check, Decision, Part, Policy, Route, Stage, Verdict
 
 TESTS_S = 60.0
@@ -34,14 +35,14 @@ async def asking(room: Room, route: Route, stage: Stage, policies: Sequence[Poli
 
 
 async def try_tests(room: Room, policy: Policy, tenant: str) -> Tried:
-    """Run a policy's own tests as its first route would judge them, at the policy's own threshold, and remember the result."""
+    """Run a policy's own tests as its first route would judge them, at its own threshold of their stage, and remember the result."""
     routes = routes_of(room, tenant)
     if not routes:
         raise WireError(404, "not_found", f"Tenant {tenant!r} has no route that could judge.")
-    stage = Stage.INPUT if Stage.INPUT in policy.applies_to else Stage.OUTPUT
+    stage = tested_as(policy)
     route = next((each for each in routes if any(check.policy == policy for check in each.checks(stage))), routes[0])
     await asking(room, route, stage, [policy], tenant)
-    checks = (Check(policy, policy.threshold),)
+    checks = (Check(policy, policy.threshold_at(stage)),)
     route = replace(route, input=checks, output=checks, deadline_s=TESTS_S)
     started = time.monotonic()
     parts = [Part(f"tests[{place}]", case.text) for place, case in enumerate(policy.tests)]
@@ -63,5 +64,5 @@ def _case(policy: Policy, place: int, verdicts: Sequence[Verdict]) -> Case:
     if error is not None:
         return Case(case.text, case.expected, case.why, case.line, error=error, passed=False)
     highest = max(scores)
-    passed = (highest >= policy.threshold) == bool(case.expected)
+    passed = (highest >= policy.threshold_at(tested_as(policy))) == bool(case.expected)
     return Case(case.text, case.expected, case.why, case.line, score=highest, passed=passed)

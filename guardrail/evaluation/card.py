@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from guardrail.evaluation.crossfit import Pool, cross_fitted
 from guardrail.evaluation.dataset import Item
 from guardrail.evaluation.metrics import Quality, quality
-from guardrail.evaluation.predictions import Key, Prediction
+from guardrail.evaluation.predictions import Key, Prediction, Thresholds, reached
 from guardrail.evaluation.suite import AT_MOST, Questions, Suite, Task
 from guardrail.types import Policy
 from guardrail.units import unit_of
@@ -41,17 +41,18 @@ class Measured:
     scores: tuple[Mapping[str, float], ...]
     failed: int
 
-    def pool(self, thresholds: Mapping[str, float]) -> Pool:
+    def pool(self, thresholds: Thresholds) -> Pool:
         """The score of each text; of several policies the one furthest over its threshold, in log-odds, moved so that 0.5 is at it.
 
         The scores of different policies are not equally sharp, so the highest of them says less than the one that is furthest over.
         """
         units = tuple(unit_of(item.set, item.unit, item.id) for item in self.items)
-        return Pool(tuple(_strongest(row, thresholds) for row in self.scores), tuple(item.label or 0 for item in self.items), units)
+        scores = [_strongest(row, thresholds[item.stage]) for item, row in zip(self.items, self.scores, strict=True)]
+        return Pool(tuple(scores), tuple(item.label or 0 for item in self.items), units)
 
-    def flags(self, thresholds: Mapping[str, float]) -> list[bool]:
-        """Which texts some policy flags at its threshold."""
-        return [any(score >= thresholds[policy] for policy, score in row.items()) for row in self.scores]
+    def flags(self, thresholds: Thresholds) -> list[bool]:
+        """Which texts some policy flags at its threshold of prompts or, answers, at that of answers."""
+        return [reached(row, thresholds[item.stage]) for item, row in zip(self.items, self.scores, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def measured(suite: Suite, asked: Questions, found: Mapping[Key, Prediction], po
     return tasks
 
 
-def card(suite: Suite, tasks: Sequence[Measured], thresholds: Mapping[str, float]) -> list[CardRow]:
+def card(suite: Suite, tasks: Sequence[Measured], thresholds: Thresholds) -> list[CardRow]:
     """A row for each task, and one for the benign sets together where there is more than one of them."""
     rows = [_row(each, thresholds, each.task.bars) for each in tasks]
     benign = [each for each in tasks if each.task.set in suite.benign and each.task.area == "benign"]
@@ -97,7 +98,7 @@ def card(suite: Suite, tasks: Sequence[Measured], thresholds: Mapping[str, float
     return rows
 
 
-def _row(each: Measured, thresholds: Mapping[str, float], bars: Mapping[str, float]) -> CardRow:
+def _row(each: Measured, thresholds: Thresholds, bars: Mapping[str, float]) -> CardRow:
     pool = each.pool(thresholds)
     found = quality(pool.scores, pool.labels, each.flags(thresholds))
     crossed = cross_fitted(pool, "f1", folds=HALVES)

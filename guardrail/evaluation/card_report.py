@@ -89,7 +89,10 @@ def write_block(path: Path, card: Card) -> None:
 
 def _facts(card: Card) -> Iterator[str]:
     limit = f" --limit {card.info.limit} --seed {card.info.seed}" if card.info.limit else ""
-    thresholds = ", ".join(f"{policy.id} {policy.threshold:g}" for policy in card.info.policies)
+    told = card.info.policies
+    thresholds = ", ".join(f"{policy.id} {policy.threshold:g}" for policy in told)
+    answers = ", ".join(f"{policy.id} {policy.output_threshold:g}" for policy in told if policy.output_threshold is not None)
+    thresholds += f"; of answers: {answers}" if answers else ""
     yield f"`guardrail evaluate card{limit}`, classifier `{card.info.classifier}`, thresholds: {thresholds}."
     if card.empty:
         yield f"No text to measure in: {', '.join(card.empty)}."

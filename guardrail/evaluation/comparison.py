@@ -1,7 +1,7 @@
 """Two runs over the same texts, text by text: what the second flags that the first does not, and whether that is chance.
 
-A text's verdict is that of the policies it was asked under: flagged when one of its scores reaches that policy's threshold. Each run
-has the thresholds that it was made with.
+A text's verdict is that of the policies it was asked under: flagged when one of its scores reaches that policy's threshold, an answer's
+when it reaches that of answers. Each run has the thresholds that it was made with.
 """
 
 import math
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.agreement import Kappa, kappa
 from guardrail.evaluation.metrics import Quality, quality
-from guardrail.evaluation.predictions import Key, Prediction, RunInfo
+from guardrail.evaluation.predictions import Key, Prediction, RunInfo, reached
+from guardrail.types import Stage
 
 Place = tuple[str, str]  # set and item
 ALL = "all"
@@ -85,9 +86,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTally:
-    """Verdicts of one policy. `distance` is the mean absolute difference of the two scores."""
+    """Verdicts of one policy on prompts, or on answers. `distance` is the mean absolute difference of the two scores."""
 
     policy: str
+    stage: Stage
     verdicts: int
     thresholds: tuple[float, float]
     only_first: int
@@ -121,12 +123,14 @@ class _Sorted:
 def compare(first: Run, second: Run, units: Mapping[Place, str] | None = None, *, versions: bool = False, seed: int = 0) -> Comparison:
     """Pair the runs' texts and count. `units` are drawn together for intervals. `versions`: policies may differ in their texts.
 
-    Raises GuardrailError when the runs have no text in common, or when a set or policy of one name is not the same in both.
+    Raises GuardrailError when the runs have no text in common, when a set or policy of one name is not the same in both, or when a run has
+    two thresholds of a policy and does not say which texts are answers.
     """
     _check(first.info, second.info, versions=versions)
     ours, theirs = _by_text(first), _by_text(second)
     found = _Sorted()
-    verdicts: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    thresholds = first.info.thresholds(), second.info.thresholds()
+    verdicts: dict[tuple[str, Stage], list[tuple[float, float]]] = defaultdict(list)
     for place in dict.fromkeys([*ours, *theirs]):
         one, other = ours.get(place, {}), theirs.get(place, {})
         if one.keys() != other.keys():
@@ -137,15 +141,16 @@ def compare(first: Run, second: Run, units: Mapping[Place, str] | None = None, *
         if len(known) < len(scores):
             found.failed += 1
             continue
+        stage, label = _stage([*one.values(), *other.values()], (first, second)), next(iter(one.values())).label
         for policy, pair in known.items():
-            verdicts[policy].append(pair)
-        outcomes = [_outcome({policy: pair[side] for policy, pair in known.items()}, run) for side, run in enumerate((first, second))]
-        label = next(iter(one.values())).label
+            verdicts[policy, stage].append(pair)
+        sides = [{policy: pair[side] for policy, pair in known.items()} for side in (0, 1)]
+        outcomes = [Outcome(max(said.values()), reached(said, at[stage])) for said, at in zip(sides, thresholds, strict=True)]
         found.pairs.append(Pair(*place, label, (units or {}).get(place, ""), outcomes[0], outcomes[1]))
     if not found.pairs:
         raise GuardrailError("the two runs have no text in common that both judged; run both over the same sets and policies")
     tallies = _tallies(found.pairs, seed)
-    policies = tuple(_policy(policy, verdicts[policy], first, second) for policy in sorted(verdicts))
+    policies = tuple(_policy(key, verdicts[key], first, second) for key in sorted(verdicts))
     return Comparison(first, second, tuple(found.pairs), tallies, policies, found.alone, found.failed, any(p.unit for p in found.pairs))
 
 
@@ -184,9 +189,15 @@ def _by_text(run: Run) -> dict[Place, dict[str, Prediction]]:
     return found
 
 
-def _outcome(scores: Mapping[str, float], run: Run) -> Outcome:
-    thresholds = run.info.thresholds()
-    return Outcome(max(scores.values()), any(score >= thresholds[policy] for policy, score in scores.items()))
+def _stage(found: Sequence[Prediction], runs: Sequence[Run]) -> Stage:
+    """What a text is. Runs of before answers had thresholds of their own do not say, and there it is all one."""
+    told = next((each.stage for each in found if each.stage is not None), None)
+    if told is None and any(policy.output_threshold is not None for run in runs for policy in run.info.policies):
+        raise GuardrailError(
+            f"answers have thresholds of their own, and neither run says whether {found[0].item} of {found[0].set} is one; set"
+            " GUARDRAIL_DATA to the folder of its data, or judge it again into another folder"
+        )
+    return told or Stage.INPUT
 
 
 def _tallies(pairs: Sequence[Pair], seed: int) -> tuple[Tally, ...]:
@@ -225,8 +236,9 @@ def _tested(pairs: Sequence[Pair]) -> Tested | None:
     return Tested(first, second, mended, broken, mcnemar(mended, broken))
 
 
-def _policy(policy: str, scores: Sequence[tuple[float, float]], first: Run, second: Run) -> PolicyTally:
-    ours, theirs = first.info.thresholds()[policy], second.info.thresholds()[policy]
+def _policy(key: tuple[str, Stage], scores: Sequence[tuple[float, float]], first: Run, second: Run) -> PolicyTally:
+    policy, stage = key
+    ours, theirs = (run.info.thresholds()[stage][policy] for run in (first, second))
     flags = [(one >= ours, other >= theirs) for one, other in scores]
     distance = math.fsum(abs(one - other) for one, other in scores) / len(scores)
-    return PolicyTally(policy, len(scores), (ours, theirs), flags.count((True, False)), flags.count((False, True)), distance)
+    return PolicyTally(policy, stage, len(scores), (ours, theirs), flags.count((True, False)), flags.count((False, True)), distance)

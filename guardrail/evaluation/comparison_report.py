@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from guardrail.evaluation.comparison import Comparison, Pair, Run, Tally, Tested, flips
+from guardrail.evaluation.predictions import named
 from guardrail.evaluation.summary import latency
 
 MOST_FLIPS = 20  # in the Markdown; the JSON holds them all
@@ -101,7 +102,7 @@ def _changes(tested: Sequence[tuple[str, Tested]]) -> str:
 def _policies(comparison: Comparison) -> str:
     rows = [
         [
-            each.policy,
+            named(each.policy, each.stage),
             each.verdicts,
             *(f"{value:g}" for value in each.thresholds),
             each.only_first,

@@ -7,6 +7,7 @@ import numpy as np
 
 from guardrail.evaluation.crossfit import COLUMNS
 from guardrail.evaluation.evaluation_report import ELSEWHERE, HEAD, PROPOSED, cells, facts, proposals, worst
+from guardrail.evaluation.predictions import named
 from guardrail.evaluation.published import HEAD as PUBLISHED_HEAD
 from guardrail.evaluation.published import published
 from guardrail.evaluation.summary import Judged, Row, Summary
@@ -62,9 +63,9 @@ def _error(judged: Judged, *, text: bool) -> list[str]:
 
 
 def _proposed(summary: Summary) -> Iterator[list[str]]:
-    for policy, found in proposals(summary).items():
+    for (policy, stage), found in proposals(summary).items():
         for each in found:
-            yield [policy, each.here.target, *each.cells()]
+            yield [named(policy, stage), each.here.target, *each.cells()]
 
 
 def _share(value: float | None) -> str:

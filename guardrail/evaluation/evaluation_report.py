@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from guardrail.evaluation.crossfit import COLUMNS, Proposed, proposed
+from guardrail.evaluation.predictions import named
 from guardrail.evaluation.published import HEAD as PUBLISHED_HEAD
 from guardrail.evaluation.published import published
 from guardrail.evaluation.run import ANY
 from guardrail.evaluation.summary import Judged, Row, Summary
 from guardrail.evaluation.thresholds import TARGETS
+from guardrail.types import Stage
 
 WORST = 10
 ELSEWHERE = "As their sources print them: other rows, other policies, not measured here. For orientation only."
@@ -22,11 +24,9 @@ HEAD = (
 )
 
 
-def proposals(summary: Summary, targets: Sequence[str] = TARGETS) -> dict[str, tuple[Proposed, ...]]:
-    """For each policy what the targets ask for, without those that its texts cannot answer."""
-    return {
-        policy: tuple(found for target in targets if (found := proposed(pool, target))) for policy, pool in sorted(summary.pooled.items())
-    }
+def proposals(summary: Summary, targets: Sequence[str] = TARGETS) -> dict[tuple[str, Stage], tuple[Proposed, ...]]:
+    """For each policy and stage what the targets ask for, without those that its texts cannot answer."""
+    return {key: tuple(found for target in targets if (found := proposed(pool, target))) for key, pool in sorted(summary.pooled.items())}
 
 
 def worst(row: Row, count: int = WORST) -> list[Judged]:
@@ -50,7 +50,7 @@ def cells(row: Row) -> list[str]:
 def facts(summary: Summary) -> list[str]:
     """Sentences about what was run and how long it took."""
     info, took = summary.info, summary.latency
-    thresholds = ", ".join(f"{policy.id} {policy.version} at {policy.threshold:g}" for policy in info.policies)
+    thresholds = "; ".join(f"{policy.id} {policy.version} at {policy.thresholds}" for policy in info.policies)
     limit = f", at most {info.limit} texts of a set" if info.limit else ""
     return [
         f"Classifier: {info.classifier}.",
@@ -82,9 +82,9 @@ def _threshold_lines(summary: Summary) -> Iterator[str]:
     yield f"| policy | now | target | {' | '.join(COLUMNS)} |"
     yield "|---|--:|---|" + "--:|" * len(COLUMNS)
     now = summary.info.thresholds()
-    for policy, found in proposals(summary).items():
+    for (policy, stage), found in proposals(summary).items():
         for each in found:
-            yield f"| {policy} | {now[policy]:g} | {each.here.target} | {' | '.join(each.cells())} |"
+            yield f"| {named(policy, stage)} | {now[stage][policy]:g} | {each.here.target} | {' | '.join(each.cells())} |"
 
 
 def _sub_label_lines(row: Row) -> Iterator[str]:
@@ -119,8 +119,14 @@ def results(summary: Summary) -> dict[str, object]:
             }
             for row in summary.rows
         ],
-        "thresholds": {
-            policy: [{**asdict(each.here), "crossed": asdict(each.crossed) if each.crossed else None} for each in found]
-            for policy, found in proposals(summary).items()
-        },
+        "thresholds": _proposals(summary),
     }
+
+
+def _proposals(summary: Summary) -> dict[str, list[dict[str, object]]]:
+    told: dict[str, list[dict[str, object]]] = {}
+    for (policy, stage), found in proposals(summary).items():
+        crossed = [asdict(each.crossed) if each.crossed else None for each in found]
+        rows = [{"stage": stage.value, **asdict(each.here), "crossed": it} for each, it in zip(found, crossed, strict=True)]
+        told.setdefault(policy, []).extend(rows)
+    return told

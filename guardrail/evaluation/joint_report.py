@@ -1,18 +1,20 @@
 """From a card's judgements to thresholds proposed together, and what they do: here, and to texts they were not chosen on."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guardrail.evaluation.card import TOGETHER, Measured
+from guardrail.evaluation.dataset import Item
 from guardrail.evaluation.joint import Sheet, choose, cross_fitted, f1, flags
 from guardrail.evaluation.run import ANY
-from guardrail.evaluation.suite import Suite
+from guardrail.evaluation.suite import Suite, Task
 from guardrail.units import unit_of
 
+HARMLESS = Task("harmless answers together", "benign", ANY)
 FEWEST = 5  # texts of either label, below which a set's F1 says nothing
 
 
@@ -49,6 +51,39 @@ class Joint:
         return all(each.proposed <= (each.goal or 0.0) + 1e-9 for each in self.effects if each.limited)
 
 
+def texts(tasks: Sequence[Measured], which: Callable[[Item], bool]) -> list[Measured]:
+    """The tasks with some of their texts; a task without any is left out."""
+    found = []
+    for task in tasks:
+        kept = [(item, row) for item, row in zip(task.items, task.scores, strict=True) if which(item)]
+        if kept:
+            items, scores = zip(*kept, strict=True)
+            found.append(replace(task, items=items, scores=scores))
+    return found
+
+
+def answer_sheets(tasks: Sequence[Measured], policies: Sequence[str], *, budget: float, each: float | None = None) -> list[Sheet]:
+    """The goals of a choice for answers: the F1 of every task with both labels, and the answers that violate nothing under `budget`.
+
+    They are those of the tasks' own sets, since there are no sets of harmless answers alone. `each`: also the share of every set's.
+    """
+    found = [_sheet(task, policies, bar=task.task.bars.get("f1")) for task in tasks if _both(task)]
+    harmless = texts([task for task in tasks if task.task.asked == ANY], lambda item: not item.label)
+    found += [_sheet(task, policies, limit=each) for task in harmless if each is not None]
+    return [*found, *([_sheet(_together(harmless, HARMLESS), policies, limit=budget)] if harmless else [])]
+
+
+def _together(tasks: Sequence[Measured], name: Task) -> Measured:
+    items = tuple(item for task in tasks for item in task.items)
+    return Measured(name, items, tuple(row for task in tasks for row in task.scores), 0)
+
+
+def _both(task: Measured) -> bool:
+    """Whether it has enough texts of either label."""
+    violating = sum(item.label or 0 for item in task.items)
+    return min(violating, len(task.items) - violating) >= FEWEST
+
+
 def sheets(tasks: Sequence[Measured], suite: Suite, policies: Sequence[str], *, budget: float, each: float | None = None) -> list[Sheet]:
     """The goals of a choice: the F1 of every task with both labels, the benign sets together under `budget`, and other limits of the suite.
 
@@ -57,22 +92,17 @@ def sheets(tasks: Sequence[Measured], suite: Suite, policies: Sequence[str], *, 
     found = []
     benign = [task for task in tasks if task.task.set in suite.benign and task.task.area == "benign"]
     for task in tasks:
-        labels = [item.label or 0 for item in task.items]
         limit = each if task in benign else task.task.bars.get("flagged")
         if limit is not None:
             found.append(_sheet(task, policies, limit=limit))
-        elif min(sum(labels), len(labels) - sum(labels)) >= FEWEST:
+        elif _both(task):
             found.append(_sheet(task, policies, bar=task.task.bars.get("f1")))
-    if benign:
-        items = tuple(item for task in benign for item in task.items)
-        scores = tuple(row for task in benign for row in task.scores)
-        found.append(_sheet(Measured(TOGETHER, items, scores, 0), policies, limit=budget))
-    return found
+    return [*found, *([_sheet(_together(benign, TOGETHER), policies, limit=budget)] if benign else [])]
 
 
 def _sheet(task: Measured, policies: Sequence[str], *, bar: float | None = None, limit: float | None = None) -> Sheet:
     return Sheet(
-        task.task.set if task.task is TOGETHER else f"{task.task.set}/{task.task.area}",
+        task.task.set if task.task in (TOGETHER, HARMLESS) else f"{task.task.set}/{task.task.area}",
         task.task.asked,
         np.array([[row.get(policy, -1.0) for policy in policies] for row in task.scores]),
         np.array([item.label or 0 for item in task.items], np.int64),

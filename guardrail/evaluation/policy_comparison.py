@@ -162,7 +162,7 @@ async def compared(old: Policy, new: Policy, texts: Sequence[Asked], classifier:
 
     Raises ClassifierError for a version that the classifier cannot serve, and GuardrailError where the texts cannot tell the two apart.
     """
-    route = _route(Check(old, old.threshold), Check(new, new.threshold, mode=Mode.SHADOW))
+    route = _route(old, new)
     _comparable(new.id, route, texts)
     await classifier.prepare((old, new) if old.key != new.key else (new,))
     guard = Guard({"it": classifier})
@@ -177,8 +177,16 @@ async def compared(old: Policy, new: Policy, texts: Sequence[Asked], classifier:
                 yield _judged(each, [verdict for verdict in verdicts if verdict.part == str(place)])
 
 
-def _route(*checks: Check) -> Route:
-    prompts, answers = (tuple(check for check in checks if stage in check.policy.applies_to) for stage in (Stage.INPUT, Stage.OUTPUT))
+def _route(old: Policy, new: Policy) -> Route:
+    """Each version in the stages that it applies to, at its threshold there."""
+    prompts, answers = (
+        tuple(
+            Check(policy, policy.threshold_at(stage), mode=mode)
+            for policy, mode in ((old, Mode.ENFORCE), (new, Mode.SHADOW))
+            if stage in policy.applies_to
+        )
+        for stage in Stage
+    )
     return Route("compare", "/", "*", "*", "", "it", prompts, answers, on_error=Fallback.BLOCK, deadline_s=PATIENCE_S)
 
 

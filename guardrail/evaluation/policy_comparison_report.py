@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from guardrail.evaluation.policy_comparison import Judged, PolicyComparison
+from guardrail.evaluation.predictions import PolicyUsed
 from guardrail.evaluation.steer import Rate
 from guardrail.types import Policy
 
@@ -98,11 +99,12 @@ def _rate(rate: Rate) -> dict[str, Any]:
 
 
 def _policy(policy: Policy) -> dict[str, Any]:
-    return {"id": policy.id, "version": policy.version, "digest": policy.digest, "threshold": policy.threshold}
+    return asdict(PolicyUsed.of(policy))
 
 
 def _named(policy: Policy) -> str:
-    return f"{policy.id} {policy.version} (threshold {policy.threshold:g}, {policy.digest.removeprefix('sha256:')[:8]})"
+    said = PolicyUsed.of(policy).thresholds
+    return f"{policy.id} {policy.version} (threshold {said}, {policy.digest.removeprefix('sha256:')[:8]})"
 
 
 def _percent(share: float | None) -> str:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from guardrail.errors import GuardrailError
+from guardrail.types import Policy, Stage
 
 PREDICTIONS, RUN = "predictions.jsonl", "run.json"
 
 Key = tuple[str, str, str, str]
+Thresholds = Mapping[Stage, Mapping[str, float]]
+"""Of prompts and of answers, by the policies' ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Prediction:
     """A judgement of one item under one policy: a score or the code of an error, never both.
 
     `latency_s` is the duration of the call that it was part of, `together` how many judgements that call asked for,
-    `at` the Unix time in seconds when it began.
+    `at` the Unix time in seconds when it began, `stage` whether the item is a prompt or an answer (None in older files).
     """
 
     set: str
@@ -31,8 +34,11 @@ class Prediction:
     latency_s: float
     together: int = 1
     at: float = 0.0
+    stage: Stage | None = None
 
     def __post_init__(self) -> None:
+        if self.stage is not None:
+            object.__setattr__(self, "stage", Stage(self.stage))
         if (self.score is None) == (self.error is None):
             raise ValueError(f"prediction of {self.item} under {self.policy}: exactly one of score and error must be set")
 
@@ -44,12 +50,27 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class PolicyUsed:
-    """A policy of a run and the threshold it had."""
+    """A policy of a run and the threshold it had; `output_threshold` is that of answers, where they had another one."""
 
     id: str
     version: str
     digest: str
     threshold: float
+    output_threshold: float | None = None
+
+    @classmethod
+    def of(cls, policy: Policy) -> "PolicyUsed":
+        """A policy as it is."""
+        return cls(policy.id, policy.version, policy.digest, policy.threshold, policy.output_threshold)
+
+    @property
+    def thresholds(self) -> str:
+        """In words."""
+        return f"{self.threshold:g}" if self.output_threshold is None else f"{self.threshold:g}, of answers {self.output_threshold:g}"
+
+    def threshold_at(self, stage: Stage) -> float:
+        """From which score a prompt, or an answer, violates."""
+        return self.threshold if stage is Stage.INPUT or self.output_threshold is None else self.output_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,22 @@ class SetUsed:
     name: str
     sha256: str
     rows: int
+
+
+def thresholds_of(policies: Iterable[Policy | PolicyUsed]) -> Thresholds:
+    """The thresholds of policies, by stage and id."""
+    known = tuple(policies)
+    return {stage: {each.id: each.threshold_at(stage) for each in known} for stage in Stage}
+
+
+def named(policy: str, stage: Stage) -> str:
+    """A policy, and that it is about answers where it is."""
+    return policy if stage is Stage.INPUT else f"{policy}, answers"
+
+
+def reached(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> bool:
+    """Whether a policy's score is at its threshold or over it."""
+    return any(score >= thresholds[policy] for policy, score in scores.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +126,9 @@ class RunInfo:
         }
         return [name for name, differs in names.items() if differs]
 
-    def thresholds(self) -> dict[str, float]:
-        """The threshold of each policy, by its id."""
-        return {each.id: each.threshold for each in self.policies}
+    def thresholds(self) -> Thresholds:
+        """The threshold of each policy, by its id, for prompts and for answers."""
+        return thresholds_of(self.policies)
 
 
 class PredictionFile:

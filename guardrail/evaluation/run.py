@@ -58,7 +58,7 @@ class Plan:
         """How the run is described."""
         return RunInfo(
             classifier=classifier,
-            policies=tuple(PolicyUsed(each.id, each.version, each.digest, each.threshold) for each in self.policies),
+            policies=tuple(map(PolicyUsed.of, self.policies)),
             sets=tuple(SetUsed(data.name, data.sha256, len(self.items(data))) for data in self.sets),
             seed=self.seed,
             batch=self.batch,
@@ -159,6 +159,7 @@ async def _judged(classifier: Classifier, asked: Sequence[tuple[Item, Policy]]) 
             latency_s=round(took, 6),
             together=len(requests),
             at=round(at, 3),
+            stage=item.stage,
         )
         for (item, policy), answer in zip(asked, found, strict=True)
     ]

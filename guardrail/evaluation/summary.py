@@ -11,10 +11,11 @@ from guardrail.evaluation.crossfit import Pool, pooled
 from guardrail.evaluation.dataset import Item
 from guardrail.evaluation.metrics import Quality, quality
 from guardrail.evaluation.overhead import quantile
-from guardrail.evaluation.predictions import Key, Prediction, RunInfo
+from guardrail.evaluation.predictions import Key, Prediction, RunInfo, Thresholds, reached, thresholds_of
 from guardrail.evaluation.reliability import Reliability, reliability
 from guardrail.evaluation.run import ANY, Plan
 from guardrail.ranking import Curve, curve
+from guardrail.types import Stage
 from guardrail.units import unit_of
 
 FEWEST = 5  # rows of a sub-label that is shown
@@ -97,22 +98,22 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that is reported of a run. `pooled`: for each policy all texts that speak of it."""
+    """Everything that is reported of a run. `pooled`: for each policy all prompts, or all answers, that speak of it."""
 
     info: RunInfo
     rows: tuple[Row, ...]
-    pooled: Mapping[str, Pool]
+    pooled: Mapping[tuple[str, Stage], Pool]
     latency: Latency
 
 
 def summarise(plan: Plan, info: RunInfo, found: Mapping[Key, Prediction]) -> Summary:
     """Measure what was judged at the policies' thresholds. Rows of which every text failed are left out."""
-    thresholds = {policy.id: policy.threshold for policy in plan.policies}
+    thresholds = thresholds_of(plan.policies)
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for data in plan.sets:
         for item in plan.items(data):
             groups[item.set, item.area].append(item)
-    pools: dict[str, list[tuple[float, int, str]]] = defaultdict(list)
+    pools: dict[tuple[str, Stage], list[tuple[float, int, str]]] = defaultdict(list)
     rows = []
     for (name, area), items in groups.items():
         asked = plan.asked(area)
@@ -120,10 +121,10 @@ def summarise(plan: Plan, info: RunInfo, found: Mapping[Key, Prediction]) -> Sum
         for each in judged:
             # A text that violates something does not say which policy; one that violates nothing violates none.
             for policy, score in each.scores.items() if len(asked) == 1 or not each.label else ():
-                pools[policy].append((score, each.label, unit_of(each.item.set, each.item.unit, each.item.id)))
+                pools[policy, each.item.stage].append((score, each.label, unit_of(each.item.set, each.item.unit, each.item.id)))
         if judged:
             rows.append(_row((name, area, asked[0].id if len(asked) == 1 else ANY), judged, len(items) - len(judged), info.seed))
-    return Summary(info, tuple(rows), {policy: pooled(texts) for policy, texts in pools.items()}, latency(found.values()))
+    return Summary(info, tuple(rows), {key: pooled(texts) for key, texts in pools.items()}, latency(found.values()))
 
 
 def latency(found: Iterable[Prediction]) -> Latency:
@@ -136,11 +137,11 @@ def latency(found: Iterable[Prediction]) -> Latency:
     return Latency(p50, p95, p99, items / busy if busy else 0.0, len(scored) / busy if busy else 0.0)
 
 
-def _judged(item: Item, found: Sequence[Prediction | None], thresholds: Mapping[str, float]) -> Judged | None:
+def _judged(item: Item, found: Sequence[Prediction | None], thresholds: Thresholds) -> Judged | None:
     scores = {each.policy: each.score for each in found if each is not None and each.score is not None}
     if len(scores) < len(found):
         return None
-    return Judged(item, scores, any(score >= thresholds[policy] for policy, score in scores.items()))
+    return Judged(item, scores, reached(scores, thresholds[item.stage]))
 
 
 def _row(names: tuple[str, str, str], judged: Sequence[Judged], failed: int, seed: int) -> Row:

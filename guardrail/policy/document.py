@@ -96,6 +96,12 @@ def read_text(path: Path) -> str:
     raise PolicyError(report.findings)
 
 
+def front_matter(text: str) -> Block:
+    """The front matter of the text of a policy file, without the lines around it."""
+    lines = number(text)
+    return Block("\n".join(lines[1 : lines.index(_MARK, 1)]), 2)
+
+
 def digest(body: str, judge_with: str = "nothing") -> str:
     """`sha256:` and the hex digest of the body's UTF-8 bytes, and of what it is judged with unless that is nothing."""
     found = hashlib.sha256(body.encode())
@@ -181,6 +187,7 @@ def _policy(front: FrontMatter, parts: _Parts, labels: tuple[Label, ...], path: 
         body=parts.body,
         digest=digest(parts.body, front.judge_with),
         judge_with=front.judge_with,
+        output_threshold=front.output_threshold,
         tests=parts.tests,
         changes=parts.changes,
         path=path,

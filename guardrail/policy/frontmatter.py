@@ -20,6 +20,10 @@ LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,15}")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,4}")
 _NUMBER = re.compile(r"(\d{1,3}(\.\d{0,25})?|\.\d{1,25})(e-?\d{1,3})?", re.IGNORECASE | re.ASCII)
 
+_THRESHOLD = (
+    "`threshold` must be a number over 0 and up to 1, like `0.5`, or one for prompts and one for answers, like `{input: 0.8, output: 0.4}`"
+)
+
 _SHAPES: dict[str, tuple[re.Pattern[str], str]] = {
     "id": (ID, "2 to 64 lower-case letters, digits and `_`, starting with a letter, like `hate_speech`"),
     "version": (VERSION, "three numbers, like `1.0.0`"),
@@ -40,6 +44,7 @@ class FrontMatter:
     applies_to: frozenset[Stage]
     language: str
     judge_with: Literal["nothing", "prompt"] = "nothing"
+    output_threshold: float | None = None
 
 
 def read(block: Block, report: Report) -> tuple[FrontMatter, dict[str, int]]:
@@ -51,17 +56,35 @@ def read(block: Block, report: Report) -> tuple[FrontMatter, dict[str, int]]:
         if key not in found:
             report.add(block.first_line - 1, "P008", f"front matter lacks `{key}`")
     reader = _Reader(found, block, report)
+    threshold, output_threshold = reader.thresholds()
     values = FrontMatter(
         id=reader.text("id", ""),
         version=reader.text("version", "0.0.0"),
         title=reader.text("title", ""),
         label=reader.text("label", ""),
-        threshold=reader.threshold(),
+        threshold=threshold,
         applies_to=reader.stages(),
         language=reader.text("language", "en"),
         judge_with=reader.judge_with(),
+        output_threshold=output_threshold,
     )
-    return values, {key: block.line(node) for key, node in found.items()}
+    places = {key: block.line(node) for key, node in found.items()}
+    for stage, node in of_stages(found.get("threshold")).items():
+        places[f"threshold {stage.value}"] = block.line(node)
+    return values, places
+
+
+def threshold_of(block: Block) -> yaml.Node | None:
+    """Where a front matter says the threshold; None where it does not."""
+    report = Report("")
+    return entries(compose(block, report), block, report, allowed=KEYS).get("threshold")
+
+
+def of_stages(threshold: yaml.Node | None) -> dict[Stage, yaml.Node]:
+    """The threshold's node of each stage, where there is exactly one of each; empty for one of both."""
+    pairs = threshold.value if isinstance(threshold, yaml.MappingNode) else []
+    found = {scalar(key): value for key, value in pairs}
+    return {stage: found[stage.value] for stage in Stage} if len(pairs) == len(Stage) and set(found) == set(Stage) else {}
 
 
 class _Reader:
@@ -82,16 +105,19 @@ class _Reader:
             return default
         return value
 
-    def threshold(self) -> float:
+    def thresholds(self) -> tuple[float, float | None]:
+        """That of prompts, and that of answers where it is another one."""
         node = self._found.get("threshold")
         if node is None:
-            return 0.5
-        value = scalar(node)
-        number = float(value) if value is not None and _NUMBER.fullmatch(value) else 0.0
-        if not 0.0 < number <= 1.0:
-            self._complain(node, "`threshold` must be a number over 0 and up to 1, like `0.5`")
-            return 0.5
-        return number
+            return 0.5, None
+        written = list(of_stages(node).values()) or [node]
+        numbers = [_threshold(each) for each in written]
+        for each, number in zip(written, numbers, strict=True):
+            if number is None:
+                self._complain(each, _THRESHOLD)
+                return 0.5, None
+        first, *rest = (number for number in numbers if number is not None)
+        return first, rest[0] if rest else None
 
     def judge_with(self) -> Literal["nothing", "prompt"]:
         node = self._found.get("judge_with")
@@ -111,3 +137,10 @@ class _Reader:
             self._complain(node, "`applies_to` must be `[input]`, `[output]` or `[input, output]`")
             return frozenset(Stage)
         return frozenset(Stage(word) for word in words if word)
+
+
+def _threshold(node: yaml.Node) -> float | None:
+    """The number of a scalar that is a threshold; None for anything else."""
+    value = scalar(node)
+    number = float(value) if value is not None and _NUMBER.fullmatch(value) else 0.0
+    return number if 0.0 < number <= 1.0 else None

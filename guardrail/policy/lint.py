@@ -149,8 +149,11 @@ def settings(policy: Policy) -> Iterator[Hit]:
     """Front matter and history."""
     if policy.version not in {change.version for change in policy.changes}:
         yield policy.lines.get("version", 0), "L018", f"version {policy.version} is not in Changes"
-    if not 0.05 <= policy.threshold <= 0.95:
-        yield policy.lines.get("threshold", 0), "L019", f"threshold {policy.threshold:g} lets the policy flag nearly all or nothing"
+    for stage in Stage if policy.output_threshold is not None else (Stage.INPUT,):
+        threshold, line = policy.threshold_at(stage), policy.lines.get("threshold", 0)
+        if not 0.05 <= threshold <= 0.95:
+            line = policy.lines.get(f"threshold {stage.value}", line)
+            yield line, "L019", f"threshold {threshold:g} lets the policy flag nearly all or nothing"
     if policy.judge_with == "prompt" and Stage.OUTPUT not in policy.applies_to:
         yield policy.lines.get("judge_with", 0), "L029", "judge_with: prompt is for answers, and the policy applies to prompts alone"
 

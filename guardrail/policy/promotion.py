@@ -9,7 +9,7 @@ from typing import Literal
 from guardrail.errors import GuardrailError
 from guardrail.policy.frontmatter import VERSION
 from guardrail.policy.lint import lint
-from guardrail.types import Policy
+from guardrail.types import Policy, Stage
 
 Step = Literal["major", "minor", "patch"]
 
@@ -19,7 +19,8 @@ def faults(current: Policy, candidate: Policy, *, narrow: bool = False) -> Itera
     if candidate.id != current.id:
         yield f"{candidate.path} is a version of {candidate.id!r}, not of {current.id!r}"
         return
-    if (candidate.digest, candidate.threshold, candidate.applies_to) == (current.digest, current.threshold, current.applies_to):
+    ours, theirs = ([policy.threshold_at(stage) for stage in Stage] for policy in (current, candidate))
+    if (candidate.digest, theirs, candidate.applies_to) == (current.digest, ours, current.applies_to):
         yield f"{candidate.path} judges as {current.path} does: there is nothing to promote"
     left = " and ".join(sorted(stage.value for stage in current.applies_to - candidate.applies_to))
     if left and not narrow:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from guardrail.errors import PolicyError
 from guardrail.policy.findings import Report
-from guardrail.types import Policy
+from guardrail.types import Policy, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +98,11 @@ class PolicySets:
 def _digest(policies: Iterable[Policy]) -> str:
     return _sha256(
         [
-            [policy.id, policy.version, policy.digest, policy.label_code, policy.threshold, sorted(policy.applies_to), policy.language]
+            [
+                *(policy.id, policy.version, policy.digest, policy.label_code),
+                [policy.threshold_at(stage) for stage in Stage],
+                *(sorted(policy.applies_to), policy.language),
+            ]
             for policy in policies
         ]
     )

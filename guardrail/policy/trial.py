@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from guardrail.errors import ClassifierError
 from guardrail.interfaces import Classifier
-from guardrail.types import ClassifyRequest, Policy, PolicyTest, Score
+from guardrail.types import ClassifyRequest, Policy, PolicyTest, Score, Stage
 
 BATCH = 32
 DEADLINE_S = 120.0  # one batch on a slow CPU; a trial is not on the request path
@@ -40,6 +40,11 @@ class Trial:
         return 1 - len(self.failures) / len(self.results) if self.results else 0.0
 
 
+def tested_as(policy: Policy) -> Stage:
+    """What a policy's own tests are: prompts, or answers where it judges nothing else. A case cannot say."""
+    return Stage.INPUT if Stage.INPUT in policy.applies_to else Stage.OUTPUT
+
+
 async def run_tests(policies: Sequence[Policy], classifier: Classifier) -> tuple[Trial, ...]:
     """Prepare the policies, then classify each one's test texts against it alone. In the order given.
 
@@ -52,7 +57,7 @@ async def run_tests(policies: Sequence[Policy], classifier: Classifier) -> tuple
 async def _results(policy: Policy, classifier: Classifier) -> tuple[CaseResult, ...]:
     results: list[CaseResult] = []
     for cases in _batches(policy.tests):
-        requests = [ClassifyRequest(policy, case.text) for case in cases]
+        requests = [ClassifyRequest(policy, case.text, stage=tested_as(policy)) for case in cases]
         answers: Sequence[object]  # a broken classifier may answer anything
         try:
             answers = await classifier.classify(requests, deadline=time.monotonic() + DEADLINE_S)
@@ -66,7 +71,7 @@ async def _results(policy: Policy, classifier: Classifier) -> tuple[CaseResult, 
 
 def _judge(policy: Policy, case: PolicyTest, answer: object) -> CaseResult:
     if isinstance(answer, Score):
-        violates = answer.value >= policy.threshold
+        violates = answer.value >= policy.threshold_at(tested_as(policy))
         return CaseResult(case, passed=violates == bool(case.expected), score=answer.value)
     if isinstance(answer, ClassifierError):
         return CaseResult(case, passed=False, error=f"{answer.code}: {answer}")

@@ -3,10 +3,14 @@
 import re
 from collections.abc import Iterator
 
+import yaml
+
 from guardrail.errors import PolicyError
-from guardrail.policy.document import parse
+from guardrail.policy import frontmatter
+from guardrail.policy.document import front_matter, parse
 from guardrail.policy.findings import Report
-from guardrail.types import Criterion, Policy
+from guardrail.policy.nodes import Block
+from guardrail.types import Criterion, Policy, Stage
 
 _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")  # with their ends, as a policy's lines are counted
 _TEST_KINDS = (
@@ -32,7 +36,7 @@ def dump(policy: Policy) -> str:
         f"version: {policy.version}",
         f"title: {_quoted(policy.title)}",
         f"label: {_quoted(policy.label_code)}",
-        f"threshold: {policy.threshold!r}",
+        f"threshold: {_thresholds(policy.threshold, policy.output_threshold)}",
         f"applies_to: [{', '.join(sorted(stage.value for stage in policy.applies_to))}]",
         f"language: {_quoted(policy.language)}",
         *([f"judge_with: {policy.judge_with}"] if policy.judge_with != "nothing" else []),
@@ -40,28 +44,45 @@ def dump(policy: Policy) -> str:
     return "\n".join(["---", *front, "---", *_prose(policy), *_tests(policy), *_changes(policy)]) + "\n"
 
 
-def with_threshold(text: str, threshold: float) -> str:
-    """The text of a policy file with another threshold in its front matter, and everything else to the byte.
+def with_threshold(text: str, threshold: float, stage: Stage) -> str:
+    """The text of a policy file with another threshold of one stage in its front matter, and everything else to the byte.
 
-    Raises ValueError for what is no threshold, PolicyError for a text that is no policy file or writes its front matter on one line.
+    The other stage keeps its own: one number for both becomes two, unless the policy is for this stage alone. Raises ValueError for what is
+    no threshold, PolicyError for a text that is no policy file, or writes its threshold over several lines.
     """
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"a threshold is over 0 and up to 1, not {threshold!r}")
     before = parse(text)
-    lines = _LINES.findall(text)
-    end = lines[0][len(lines[0].rstrip("\r\n")) :]
-    written = f"threshold: {threshold!r}"
-    place = before.lines.get("threshold")
-    if place is None:
-        lines.insert(1, written + end)
-    elif found := re.fullmatch(r"threshold:\s*[\d.eE-]+(\s+#.*)?\s*", lines[place - 1]):
-        lines[place - 1] = written + (found[1] or "").rstrip("\r\n") + end
+    alone = before.output_threshold is None and before.applies_to == {stage}
+    wanted = [threshold if alone or each is stage else before.threshold_at(each) for each in Stage]
+    written = _thresholds(*wanted) if len(set(wanted)) > 1 else repr(threshold)
+    lines, block = _LINES.findall(text), front_matter(text)
+    node = frontmatter.threshold_of(block)
+    if node is None:
+        lines.insert(1, f"threshold: {written}" + lines[0][len(lines[0].rstrip("\r\n")) :])
+    else:
+        own = frontmatter.of_stages(node).get(stage)
+        _respell(lines, block, own or node, repr(threshold) if own else written)
     changed = "".join(lines)
-    if parse(changed).threshold != threshold:
+    after = parse(changed)
+    if [after.threshold_at(each) for each in Stage] != wanted or _identity(after) != _identity(before):
         report = Report(before.path)
-        report.add(place or 2, "P009", "`threshold` must be a plain number on a line of its own to be rewritten")
+        report.add(before.lines.get("threshold", 2), "P009", "`threshold` must be plain numbers to be rewritten, each on one line")
         raise PolicyError(report.findings)
     return changed
+
+
+def _respell(lines: list[str], block: Block, node: yaml.Node, text: str) -> None:
+    """Put a text in the place of a value of the front matter that stands on one line; leave any other as it is."""
+    start, end = node.start_mark.index, node.end_mark.index
+    row, column = block.text.count("\n", 0, start), start - block.text.rfind("\n", 0, start) - 1
+    if "\n" not in block.text[start:end]:
+        line = lines[block.first_line - 1 + row]
+        lines[block.first_line - 1 + row] = line[:column] + text + line[column + end - start :]
+
+
+def _identity(policy: Policy) -> tuple[object, ...]:
+    return policy.id, policy.version, policy.title, policy.label_code, policy.applies_to, policy.language, policy.digest
 
 
 def with_change(text: str, version: str, day: str, change: str) -> str:
@@ -140,6 +161,10 @@ def _changes(policy: Policy) -> Iterator[str]:
         yield from (f"- {change.version} ({change.date}): {change.text}" for change in policy.changes)
 
 
+def _thresholds(prompts: float, answers: float | None) -> str:
+    return repr(prompts) if answers is None else f"{{input: {prompts!r}, output: {answers!r}}}"
+
+
 def _quoted(text: str) -> str:
     """A YAML double-quoted scalar on one line."""
     return '"' + "".join(_escaped(char) for char in text) + '"'
@@ -157,7 +182,7 @@ id: @ID@
 version: 0.1.0
 title: "@TITLE@"
 label: @LABEL@
-threshold: 0.5
+threshold: 0.5  # or one for prompts and one for answers: {input: 0.5, output: 0.4}
 applies_to: [input, output]
 language: en
 ---

@@ -10,9 +10,10 @@ from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.guard import Guard, Origin, Turn
 from guardrail.interfaces import Classifier
 from guardrail.normalize import readings
+from guardrail.policy.trial import tested_as
 from guardrail.questions import TRUNCATED
 from guardrail.redteam.disguises import Disguise
-from guardrail.types import Check, Part, Policy, PolicyTest, ReadingLimits, Route, Stage, Verdict
+from guardrail.types import Check, Part, Policy, PolicyTest, ReadingLimits, Route, Verdict
 from guardrail.verdict_cache import VerdictCache
 
 BATCH = 32
@@ -81,7 +82,7 @@ Case = tuple[Policy, PolicyTest]
 async def measure(
     classifier: Classifier, cases: Sequence[Case], disguises: Sequence[Disguise], *, limits: ReadingLimits, report: Report | None = None
 ) -> Obfuscation:
-    """Judge each case by its own policy at the policy's threshold: plain, then in each disguise, raw and read. Equal questions once.
+    """Judge each case by its own policy at its threshold (as its own tests are): plain, then in each disguise, raw and read. Each once.
 
     Raises GuardrailError without cases, and ClassifierError when the classifier fails: a failure has no place in a rate.
     """
@@ -149,7 +150,7 @@ class _Asked:
                 by_policy.setdefault(policy.key, []).append(place)
         for places in by_policy.values():
             policy = texts[places[0]][0]
-            turn = Turn(_route(policy, limits), Stage.INPUT, "default", Origin(), time.monotonic())
+            turn = Turn(_route(policy, limits), tested_as(policy), "default", Origin(), time.monotonic())
             for start in range(0, len(places), BATCH):
                 some = places[start : start + BATCH]
                 said = await self._guard.judge([Part(str(place), texts[place][1]) for place in some], turn)
@@ -161,7 +162,7 @@ class _Asked:
 
 
 def _route(policy: Policy, limits: ReadingLimits | None) -> Route:
-    check = Check(policy, policy.threshold)
+    check = Check(policy, policy.threshold_at(tested_as(policy)))
     return Route("obfuscate", "*", "*", "*", "", _NAME, (check,), (check,), deadline_s=DEADLINE_S, normalize=limits)
 
 

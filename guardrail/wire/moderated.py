@@ -103,7 +103,14 @@ def _widened(route: Route, stage: Stage, mode: StageMode) -> tuple[Check, ...]:
     known = {check.policy.id for check in own}
     other = route.checks(Stage.OUTPUT if stage is Stage.INPUT else Stage.INPUT)
     added = (check for check in other if check.mode is Mode.ENFORCE and stage in check.policy.applies_to and check.policy.id not in known)
-    return (*own, *(replace(check, action=least) for check in added))
+    return (*own, *(_moved(check, stage, least) for check in added))
+
+
+def _moved(check: Check, stage: Stage, action: Action) -> Check:
+    """The other stage's check in this one: at the policy's threshold of this stage, unless the route has set another."""
+    policy = check.policy
+    its_own = check.threshold == policy.threshold_at(Stage.OUTPUT if stage is Stage.INPUT else Stage.INPUT)
+    return replace(check, threshold=policy.threshold_at(stage) if its_own else check.threshold, action=action)
 
 
 def _of(decisions: Iterable[Decision], stage: Stage) -> Decision | None:

@@ -13,7 +13,7 @@ from guardrail.classifiers.embedded import SHIPPED, EmbeddedClassifier
 from guardrail.cli.evaluate_card import Job
 from guardrail.evaluation.card import TOGETHER, card, measured
 from guardrail.evaluation.card_report import BLOCK, Card, differences, document
-from guardrail.evaluation.predictions import read_predictions
+from guardrail.evaluation.predictions import PolicyUsed, read_predictions
 from guardrail.evaluation.run import ask
 from guardrail.evaluation.suite import Suite, shipped_suite
 from guardrail.policy.registry import load_folder, shipped_folder
@@ -46,8 +46,8 @@ async def test_the_published_evaluation_is_of_the_weights_and_policies_that_ship
     model = EmbeddedClassifier.load()
     await model.aclose()
     assert published["run"]["classifier"].split(":")[:2] == model.id.split(":")[:2], AGAIN
-    now = {(policy.id, policy.digest, policy.threshold) for policy in load_folder(shipped_folder())}
-    assert {(each["id"], each["digest"], each["threshold"]) for each in published["run"]["policies"]} == now, AGAIN
+    now = {PolicyUsed.of(policy) for policy in load_folder(shipped_folder())}
+    assert {PolicyUsed(**each) for each in published["run"]["policies"]} == now, AGAIN
 
 
 def test_the_model_card_holds_the_table_that_is_kept(stored: Path) -> None:

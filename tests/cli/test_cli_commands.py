@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -134,6 +135,15 @@ def test_check_reads_policies_from_files_and_prints_json(configured: Path) -> No
     document = json.loads(said)
     assert (code, document["violation"], document["action"]) == (1, True, "block")
     assert [verdict["policy"] for verdict in document["verdicts"]] == ["violence", "harassment"]
+
+
+def test_check_judges_a_text_as_what_stage_says_it_is(configured: Path, tmp_path: Path) -> None:
+    text = (shipped_folder() / "harassment.md").read_text()
+    for stage, other in (("input", "output"), ("output", "input")):
+        own = tmp_path / f"{stage}.md"
+        own.write_text(re.sub(r"(?m)^threshold: .*$", f"threshold: {{{stage}: 0.01, {other}: 1}}", text))
+        assert check(configured, "you worthless idiot", "--policy", str(own), "--stage", stage)[0] == 1
+        assert check(configured, "you worthless idiot", "--policy", str(own), "--stage", other)[0] == 0
 
 
 def test_check_exits_2_for_what_cannot_be_judged(configured: Path, capsys: pytest.CaptureFixture[str]) -> None:

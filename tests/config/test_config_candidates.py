@@ -26,6 +26,8 @@ def policies() -> Policies:
         "other.md": policy("violence", body="new"),
         "answers.md": policy("harassment", body="new", applies_to=frozenset({Stage.OUTPUT})),
         "good.md": policy("harassment", body="new"),
+        "prompts.md": policy("harassment", threshold=0.7, output_threshold=0.5),
+        "unlike.md": policy("harassment", output_threshold=0.7),
     }
     return made
 
@@ -40,11 +42,19 @@ def policies() -> Policies:
         ("missing.md", ["6 C026 error"]),
         ("nobody", ["6 C026 error"]),
         ("good.md", []),
+        ("prompts.md", []),
+        ("unlike.md", ["6 C026 warning"]),  # of answers alone, and asked about prompts
         ("violence", []),
     ],
 )
 def test_a_candidate_is_another_version_that_is_there(policies: Policies, candidate: str, expected: list[str]) -> None:
     assert [each for each in found(TEXT.format(candidate), policies) if "C026" in each] == expected
+
+
+def test_a_candidate_that_has_another_threshold_of_answers_alone_is_another_one_of_answers(policies: Policies) -> None:
+    text = "routes:\n  - name: r\n    input: {policies: []}\n    output: {policies: [{id: harassment, candidate: %s}]}\n"
+    assert [each for each in found(text % "unlike.md", policies) if "C026" in each] == []
+    assert [each for each in found(text % "prompts.md", policies) if "C026" in each] == ["4 C026 warning"]
 
 
 def test_a_candidates_file_is_looked_for_before_it_is_read() -> None:

@@ -35,7 +35,8 @@ def test_every_bar_lies_within_its_picture(counts: list[int], threshold: float) 
     series = {"pass": counts, "block": counts[::-1]}
     starts = [float(each) for each in range(len(counts))]
     for drawn in (
-        plots.histogram("a", "b", counts, threshold),
+        plots.histogram("a", "b", counts, {"threshold": threshold}),
+        plots.histogram("a", "b", counts, {"threshold of prompts": threshold, "threshold of answers": 1 - threshold}),
         plots.traffic("a", "b", starts, series),
         plots.score_bar("a", "b", threshold, threshold),
         plots.waterfall("a", "b", [("what", threshold, count / 7) for count in counts]),

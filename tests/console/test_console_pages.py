@@ -17,6 +17,8 @@ from console_cases import FORM, HERE, KEY, POLICIES, config, consoled, here
 from guardrail.assembly import build_app
 from guardrail.audit.durations import Durations
 from guardrail.config.tenants import hash_key
+from guardrail.console.history import difference
+from guardrail.policy.document import parse
 from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Score, Span
 
@@ -397,6 +399,38 @@ async def test_a_tenants_own_policy_stands_beside_everyones(tmp_path: Path) -> N
         said = await console.twin("policies/harassment.json?tenant=acme&against=base")
         assert said["overrides"] is True
         assert [line["text"] for line in said["against"]["lines"] if line["kind"] == "added"] == ["threshold: 0.75"]
+
+
+async def test_a_policys_page_shows_both_of_its_thresholds_and_what_changed_of_them(tmp_path: Path) -> None:
+    own = tmp_path / "acme"
+    shutil.copytree(POLICIES["folder"], own)
+    both = (own / "harassment.md").read_text().replace("threshold: 0.5", "threshold: {input: 0.5, output: 0.25}")
+    (own / "harassment.md").write_text(both)
+    settings = config(policies={"folder": str(own), "shipped": False})
+    async with consoled(settings, store=tmp_path / "audit.db") as console:
+        await console.ask(BAD)
+        (entry,) = (await console.twin("policies.json"))["entries"]
+        assert (entry["threshold"], entry["output_threshold"]) == (0.5, 0.25)
+        assert "answers 0.25" in await console.page("policies")
+        page, told = await console.page("policies/harassment"), await console.twin("policies/harassment.json")
+        assert "0.5 (prompts), 0.25 (answers)" in page
+        assert "the threshold of prompts is 0.5 and the threshold of answers is 0.25" in page
+        assert (page.count('class="threshold"'), page.count('class="threshold answers"')) == (1, 1)
+        assert [(use["stage"], use["threshold"]) for use in told["uses"]] == [("input", 0.5), ("output", 0.25)]
+    old, new = parse(both.replace("{input: 0.5, output: 0.25}", "0.5")), parse(both)
+    assert [line.text for line in difference(old, new) if line.kind == "added"] == ["threshold of answers: 0.25"]
+
+
+async def test_tests_of_a_policy_for_answers_alone_are_answers(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(POLICIES["folder"], own)
+    head = "applies_to: [output]\nthreshold: {input: 0.9, output: 0.4}"
+    text = (own / "harassment.md").read_text().replace("threshold: 0.5", head)
+    cases = '## Tests\n```yaml\n- {text: "one forbidden", expect: 1, why: a}\n- {text: "one allowed", expect: 0, why: b}\n```\n## Changes'
+    (own / "harassment.md").write_text(text.replace("## Changes", cases))
+    classifier = ScriptedClassifier({"*": contains("forbidden", score=0.6)})
+    async with consoled(config(policies={"folder": str(own), "shipped": False}), classifier=classifier) as console:
+        assert "<strong>2 of 2</strong> came out as expected" in (await console.send("policies/harassment/test")).text
 
 
 async def test_the_histogram_is_of_this_version_and_shows_its_threshold(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +17,15 @@ from guardrail.evaluation.card import TOGETHER, Bar, card, measured
 from guardrail.evaluation.card_report import Card, differences, document, markdown, short, write_block
 from guardrail.evaluation.crossfit import Pool, cross_fitted, pooled
 from guardrail.evaluation.dataset import DataSet, open_set
-from guardrail.evaluation.predictions import RunInfo, SetUsed, read_run
+from guardrail.evaluation.predictions import RunInfo, SetUsed, read_run, thresholds_of
 from guardrail.evaluation.run import ask
 from guardrail.evaluation.suite import Questions, Suite, Task, questions, read_suite, shipped_suite
 from guardrail.policy.registry import load_folder, shipped_folder
 from guardrail.testing import ScriptedClassifier, contains, policy
+from guardrail.types import Policy
 from guardrail.units import held_out
 
 POLICIES = (policy("hate_speech", body="h"), policy("violence", body="v"))
-THRESHOLDS = {"hate_speech": 0.5, "violence": 0.5}
 SUITE = """
 trained: [learnt]
 benign: {sets: [calm, quiet], bars: {flagged: 0.2}}
@@ -70,13 +70,13 @@ def scripted() -> ScriptedClassifier:
     return ScriptedClassifier({"hate_speech": contains("rude"), "violence": contains("joke")})
 
 
-async def judged(folder: Path, classifier: ScriptedClassifier, thresholds: Mapping[str, float] = THRESHOLDS) -> Card:
+async def judged(folder: Path, classifier: ScriptedClassifier, policies: Sequence[Policy] = POLICIES) -> Card:
     suite, data, asked = opened(folder)
     info = RunInfo(classifier.id, (), tuple(SetUsed(each.name, each.sha256, 1) for each in data), batch=3)
     async for _ in ask(classifier, asked.asked, info, folder / "out", growing=True):
         pass
     tasks = measured(suite, asked, read_run(folder / "out")[1], POLICIES)
-    return Card(info, tuple(card(suite, tasks, thresholds)))
+    return Card(info, tuple(card(suite, tasks, thresholds_of(policies))))
 
 
 async def test_the_table_counts_what_thresholds_flag_and_holds_it_against_its_bars(data: Path) -> None:

@@ -19,6 +19,7 @@ from guardrail.evaluation.summary import Summary, summarise
 from guardrail.policy.document import read
 from guardrail.policy.registry import shipped_folder
 from guardrail.testing import ScriptedClassifier, contains, policy
+from guardrail.types import Stage
 
 HATE, ATTACK = policy("hate_speech"), policy("prompt_attack")
 SECRET = "marmalade"
@@ -58,8 +59,8 @@ def test_a_text_of_all_policies_counts_once_and_its_strongest_score_ranks() -> N
     assert (hate_row.policy, hate_row.quality.recall) == ("hate_speech", 0.0)
     # That a text violates something does not say that it violates this: it is in no policy's pool. A clean one is in each.
     assert {name: (each.curve.positives, each.curve.negatives) for name, each in found.pooled.items()} == {
-        "hate_speech": (1, 1),
-        "prompt_attack": (0, 1),
+        ("hate_speech", Stage.INPUT): (1, 1),
+        ("prompt_attack", Stage.INPUT): (0, 1),
     }
 
 
@@ -164,9 +165,9 @@ def test_a_threshold_is_written_into_the_policys_file_and_a_second_report_uses_i
     said = judge(sheet, "--policy", str(own), "--write-thresholds", "recall=0.9")
     assert said.exit_code == 0
     after = read(own)
-    assert after == replace(before, threshold=after.threshold)
+    assert after == replace(before, threshold=after.threshold, output_threshold=before.threshold_at(Stage.OUTPUT))  # no answers measured
     assert 0 < after.threshold <= 0.01
-    assert f"threshold {before.threshold:g} -> {after.threshold:g}" in said.stderr
+    assert f"threshold {before.threshold:g} -> {after.threshold:g} for prompts" in said.stderr
     assert "12 of 12 texts judged, 12 of them before" in judge(sheet, "--policy", str(own)).stderr
     assert json.loads((sheet.parent / "out" / "results.json").read_text())["rows"][0]["quality"]["recall"] == 1.0
 

@@ -18,6 +18,7 @@ from guardrail.evaluation.joint_report import joint, markdown
 from guardrail.policy.document import read
 from guardrail.policy.registry import shipped_folder
 from guardrail.policy.writer import with_threshold
+from guardrail.types import Stage
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
@@ -112,7 +113,10 @@ def test_the_command_proposes_from_stored_judgements_and_writes_into_policies(ca
     assert "| ethos/hate_speech | hate_speech | 16 | 0.78 |" in result.output
     assert "| benign sets together | all | 16 | 10.0% |" in result.output
     before, after = (shipped_folder() / "hate_speech.md").read_text(), (policies / "hate_speech.md").read_text()
-    assert after == with_threshold(before, read(policies / "hate_speech.md").threshold)
+    assert after == with_threshold(before, read(policies / "hate_speech.md").threshold, Stage.INPUT)
+    assert read(policies / "hate_speech.md").threshold_at(Stage.OUTPUT) == read(shipped_folder() / "hate_speech.md").threshold_at(
+        Stage.OUTPUT
+    )
     told = json.loads(CliRunner().invoke(command, [str(carded), "--json"]).stdout)
     assert told["effects"][0]["proposed"] == 1.0
 

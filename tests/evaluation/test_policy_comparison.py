@@ -1,10 +1,12 @@
 """Two versions over the same texts: what cannot be judged is in no rate, and labels count where they speak of the policy."""
 
+from dataclasses import replace
+
 import pytest
 
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.evaluation.policy_comparison import Asked, Bounds, Judged, PolicyComparison, compared
-from guardrail.evaluation.policy_comparison_report import markdown
+from guardrail.evaluation.policy_comparison_report import document, markdown
 from guardrail.testing import ScriptedClassifier, policy
 from guardrail.types import ClassifyRequest, Policy, Score, Stage
 
@@ -35,6 +37,16 @@ async def test_each_text_is_judged_once_under_both_by_stage() -> None:
     assert Bounds(texts=3, flips=0.5).exceeded(told) == []
     assert Bounds(texts=3, flips=0.4).exceeded(told) == ["scripted: 2 of 4 verdicts change (1 of them could not be judged), 40.0% may"]
     assert "1 texts could not be judged by both" in markdown([told])
+
+
+async def test_answers_are_compared_at_the_thresholds_of_answers() -> None:
+    old, new = replace(OLD, output_threshold=0.3), replace(NEW, threshold=0.5, output_threshold=0.45)
+    texts = [Asked("a", "tea"), Asked("b", "tea", Stage.OUTPUT)]
+    judged = tuple([each async for each in compared(old, new, texts, Versions())])
+    assert [(each.old, each.new) for each in judged] == [(False, False), (True, False)]
+    told = PolicyComparison("scripted", old, new, judged)
+    assert "(threshold 0.5, of answers 0.3," in markdown([told])
+    assert document([told])["new"]["output_threshold"] == 0.45
 
 
 async def test_agreement_of_two_that_flag_nothing_cannot_be_told() -> None:

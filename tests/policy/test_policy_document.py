@@ -33,11 +33,53 @@ def test_a_whole_document_is_read_into_its_parts(document: str) -> None:
     assert [(change.version, change.date) for change in policy.changes] == [("1.2.0", "2026-02-01"), ("1.0.0", "2026-01-01")]
 
 
+BLOCK = "threshold:\n  # chosen apart\n  output: .4  # answers\n\n  input: 0.77"
+FLOW = "threshold: {input: 0.77, output: 0.40}"
+
+
+@pytest.mark.parametrize("written", [FLOW, BLOCK, '"threshold": {"output": \'0.4\',\n  "input": 7.7e-1}'])
+def test_prompts_and_answers_may_have_a_threshold_each(document: str, written: str) -> None:
+    policy = parse(document.replace("threshold: 0.6", written))
+    assert (policy.threshold, policy.output_threshold) == (0.77, 0.4)
+    assert [policy.threshold_at(stage) for stage in Stage] == [0.77, 0.4]
+    assert policy.digest == parse(document).digest
+    assert [parse(document).threshold_at(stage) for stage in Stage] == [0.6, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("threshold: {}", 6),
+        ("threshold: {input: 0.7}", 6),
+        ("threshold: {input: 0.7, output: 0.4, answers: 0.3}", 6),
+        ("threshold: {input: 0.7, input: 0.4}", 6),
+        ("threshold: {input: 0.7, output: 0.4, output: 0.4}", 6),
+        ("threshold: {input: 0.7, output: 0}", 6),
+        ("threshold: {input: .inf, output: high}", 6),
+        ("threshold: {input: 0.7, output: {}}", 6),
+        ("threshold: {input: 0.7, output: }", 6),
+        ("threshold: {<<: {input: 0.7}, output: 0.3}", 6),
+        ("threshold: {[input]: 0.7, output: 0.3}", 6),
+        ("threshold: {prompts: 0.7, answers: 0.4}", 6),
+        ("threshold:\n  input: 0.7\n  output: 1.5", 8),
+        ("threshold:\n  input: no\n  output: 0.5", 7),
+        ("threshold:\n  - 0.7\n  - 0.5", 7),
+        ("threshold:", 6),
+        ("threshold: null", 6),
+    ],
+)
+def test_thresholds_that_are_none_are_one_finding_with_its_line(document: str, written: str, line: int) -> None:
+    with pytest.raises(PolicyError, match=rf"^cars\.md:{line}: P009 `threshold` must be a number .*`{{input: 0.8, output: 0.4}}`$"):
+        parse(document.replace("threshold: 0.6", written), "cars.md")
+
+
 def test_every_value_knows_its_line(document: str) -> None:
     policy = parse(document)
     lines = document.split("\n")
     assert lines[policy.lines["threshold"] - 1] == "threshold: 0.6"
     assert lines[policy.lines["Definition of Terms"] - 1] == "## Definition of Terms"
+    text = document.replace("threshold: 0.6", BLOCK)
+    assert [text.split("\n")[parse(text).lines[f"threshold {stage.value}"] - 1].split()[0] for stage in Stage] == ["input:", "output:"]
     assert lines[policy.lines["body"] - 1] == "# Policy"
     assert lines[policy.labels[0].line - 1] == "### (UC): Used cars"
     for one in (*policy.labels[0].includes, *policy.labels[0].excludes, *policy.terms):

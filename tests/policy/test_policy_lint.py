@@ -38,6 +38,8 @@ def test_a_good_policy_has_no_findings(clean: str) -> None:
         ("toy cars or models to collectors", "toy cars and other harmful content", {(37, "L012")}),
         ("- 1.2.0 (2026-02-01): Searches count.\n", "", {(3, "L018")}),
         ("threshold: 0.6", "threshold: 0.99", {(6, "L019")}),
+        ("threshold: 0.6", "threshold:\n  input: 0.6\n  output: 0.99", {(8, "L019")}),
+        ("threshold: 0.6", "threshold:\n  input: 0.01\n  output: 0.99", {(7, "L019"), (8, "L019")}),
         ("[input, output]\n", "[input]\njudge_with: prompt\n", {(8, "L029")}),
         ("Content that asks how", "It asks anyone for help on how", {(35, "L020"), (35, "L024")}),
         ("This policy classifies", "CONTENT\n=======\nThis policy classifies", {(14, "L022")}),

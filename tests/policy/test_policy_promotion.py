@@ -115,6 +115,14 @@ def test_a_candidate_that_fails_a_test_or_a_bound_is_refused_and_nothing_is_writ
     assert refused.output.startswith("refused: ")
 
 
+def test_another_threshold_of_either_stage_is_something_to_promote() -> None:
+    for thresholds in ("{input: 0.6, output: 0.5}", "{input: 0.5, output: 0.6}"):
+        draft = parse(DOCUMENT.replace("threshold: 0.6", f"threshold: {thresholds}"))
+        assert list(promotion.faults(parse(DOCUMENT), draft)) == []
+    (same,) = promotion.faults(parse(DOCUMENT), parse(DOCUMENT.replace("threshold: 0.6", "threshold: {input: 0.6, output: 0.6}")))
+    assert "nothing to promote" in same
+
+
 @pytest.mark.parametrize(
     ("draft", "reason"),
     [

@@ -54,13 +54,15 @@ LISTS = st.lists(CRITERIA, min_size=1, max_size=4).map(tuple)
 LABELS = st.builds(lambda name, includes, excludes: Label("UC", name, includes, excludes, 0), WORDS, LISTS, LISTS | st.just(()))
 TESTS = st.builds(lambda text, expected, why: PolicyTest(text, expected, why, 0), TEXTS, st.sampled_from((0, 1)), TEXTS)
 CHANGES = st.builds(lambda version, day, text: Change(version, day.isoformat(), text, 0), VERSIONS, st.dates(), WORDS)
+NUMBERS = st.floats(1e-9, 1)
 POLICIES = st.builds(
     Policy,
     id=st.from_regex(r"[a-z][a-z0-9_]{1,20}", fullmatch=True),
     version=VERSIONS,
     title=TEXTS.filter(lambda text: text.isprintable()),
     label_code=st.just("UC"),
-    threshold=st.floats(0, 1, exclude_min=True).filter(lambda value: value > 1e-9),
+    threshold=NUMBERS,
+    output_threshold=st.none() | NUMBERS,
     applies_to=st.sets(st.sampled_from(Stage), min_size=1).map(frozenset),
     language=st.sampled_from(("en", "no", "pt-BR")),
     overview=WORDS,
@@ -133,24 +135,77 @@ def test_a_structured_policy_survives_being_written_and_read(policy: Policy) -> 
     assert without_places(parse(dump(policy))) == without_places(replace(policy, path="<text>"))
 
 
-@given(POLICIES, st.floats(1e-6, 1.0), st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_another_threshold_changes_nothing_else(policy: Policy, threshold: float, end: str, given: bool) -> None:
-    text = dump(policy)
-    if not given:
-        text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("threshold:"))
-    text = text.replace("\n", end)
-    changed = with_threshold(text, threshold)
-    assert parse(changed).threshold == threshold
-    kept = [line for line in re.split(r"(?<=\n)", changed) if not line.startswith("threshold:")]
-    assert kept == [line for line in re.split(r"(?<=\n)", text) if not line.startswith("threshold:")]
+SPELLINGS = (
+    "threshold: {now}",
+    "threshold:   {now}  # measured",
+    "threshold: '{now}'",
+    "threshold: {{input: {now}, output: {then}}}",
+    "threshold: {{ output: {then} , input: {now} }}  # measured",
+    "threshold: {{input: {now},\n  output: {then}}}",
+    "threshold:\n  output: {then}  # of answers\n\n  input: {now}\n# end",
+    "",
+)
+
+
+@given(
+    POLICIES,
+    st.tuples(NUMBERS, NUMBERS, NUMBERS),
+    st.sampled_from(SPELLINGS),
+    st.sampled_from(Stage),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_another_threshold_of_a_stage_changes_nothing_else(
+    policy: Policy, values: tuple[float, float, float], spelled: str, stage: Stage, end: str
+) -> None:
+    now, then, wanted = values
+    given = spelled.format(now=repr(now), then=repr(then))
+    front, rest = re.split(r"(?m)^threshold: .*\n", dump(policy), maxsplit=1)
+    text = (front + (given and f"{given}\n") + rest).replace("\n", end)
+    before, changed = parse(text), with_threshold(text, wanted, stage)
+    after = parse(changed)
+    other = Stage.OUTPUT if stage is Stage.INPUT else Stage.INPUT
+    assert after.threshold_at(stage) == wanted
+    one_for_all = before.output_threshold is None and policy.applies_to == {stage}
+    assert after.threshold_at(other) == (wanted if one_for_all else before.threshold_at(other))
+    assert without_places(replace(after, threshold=0.5, output_threshold=None)) == without_places(
+        replace(before, threshold=0.5, output_threshold=None)
+    )
+    assert with_threshold(changed, wanted, stage) == changed
+    numbers = re.compile(r"threshold:.*|\d[\d.e-]*|\r?\n")  # what is left when the thresholds themselves are taken out
+    assert numbers.sub("", changed.replace("#", "\n#")) == numbers.sub("", text.replace("#", "\n#"))
+    assert changed.count("# ") == text.count("# ")
 
 
 def test_a_comment_behind_the_threshold_stays() -> None:
     text = DOCUMENT.replace("threshold: 0.6", "threshold: 0.25  # measured")
-    assert "threshold: 0.75  # measured\n" in with_threshold(text, 0.75)
+    assert "threshold: {input: 0.25, output: 0.75}  # measured\n" in with_threshold(text, 0.75, Stage.OUTPUT)
+    assert "threshold: 0.25  # measured\n" in with_threshold(text, 0.25, Stage.OUTPUT)
 
 
-def test_a_front_matter_on_one_line_is_refused() -> None:
-    text = f'---\n{{id: cars, version: 1.0.0, title: "Cars", threshold: 0.25}}\n---\n# Policy{BODY_AND_REST}'
-    with pytest.raises(PolicyError, match="a line of its own"):
-        with_threshold(text, 0.75)
+def test_one_number_stays_one_where_the_policy_judges_that_stage_alone() -> None:
+    text = DOCUMENT.replace("[input, output]", "[output]")
+    assert "\nthreshold: 0.75\n" in with_threshold(text, 0.75, Stage.OUTPUT)
+    assert "\nthreshold: {input: 0.75, output: 0.6}\n" in with_threshold(text, 0.75, Stage.INPUT)
+
+
+def test_a_front_matter_on_one_line_is_rewritten_where_it_says_a_threshold() -> None:
+    head = '---\n{id: cars, version: 1.0.0, title: "Cars"'
+    text = f"{head}, threshold: 0.25}}\n---\n# Policy{BODY_AND_REST}"
+    assert with_threshold(text, 0.75, Stage.INPUT).startswith(f"{head}, threshold: {{input: 0.75, output: 0.25}}}}\n---\n")
+    with pytest.raises(PolicyError):
+        with_threshold(f"{head}}}\n---\n# Policy{BODY_AND_REST}", 0.75, Stage.INPUT)
+
+
+@pytest.mark.parametrize(
+    "written", ["{input: &one 0.25, output: *one}", ">-\n  0.25", "{input: 0.3, output: !!float 0.4e\n  }", '"0.\\\n  25"']
+)
+def test_a_threshold_that_cannot_be_rewritten_is_refused_and_nothing_else_written(written: str) -> None:
+    text = DOCUMENT.replace("threshold: 0.6", f"threshold: {written}")
+    with pytest.raises(PolicyError):
+        with_threshold(text, 0.75, Stage.OUTPUT)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1.5, float("nan")])
+def test_what_is_no_threshold_is_not_written(value: float) -> None:
+    with pytest.raises(ValueError, match="over 0 and up to 1"):
+        with_threshold(DOCUMENT, value, Stage.INPUT)

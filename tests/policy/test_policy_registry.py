@@ -74,6 +74,8 @@ def test_the_set_digest_follows_what_decides_and_nothing_else(document: str) -> 
     one = PolicySet.of([parse(document)])
     assert PolicySet.of([parse(document.replace("Search", "Hunt"))]).digest != one.digest
     assert PolicySet.of([parse(document.replace("0.6", "0.7"))]).digest != one.digest
+    assert PolicySet.of([parse(document.replace("0.6", "{input: 0.6, output: 0.7}"))]).digest != one.digest
+    assert PolicySet.of([parse(document.replace("0.6", "{input: 0.6, output: 0.6}"))]).digest == one.digest
     assert PolicySet.of([parse(document.replace("My estate", "My van"))]).digest == one.digest
     assert one.at(7).digest == one.digest
 

@@ -13,6 +13,14 @@ async def test_tests_are_judged_by_the_policys_own_threshold(document: str) -> N
     assert strict.rate == 0.5
 
 
+async def test_tests_are_prompts_unless_the_policy_is_for_answers_alone(document: str) -> None:
+    classifier = ScriptedClassifier({"used_cars": contains("estate", score=0.6)})
+    both = document.replace("threshold: 0.6", "threshold: {input: 0.9, output: 0.5}")
+    (prompts,) = await run_tests([parse(both)], classifier)
+    (answers,) = await run_tests([parse(both.replace("[input, output]", "[output]"))], classifier)
+    assert (prompts.rate, answers.rate) == (0.5, 1.0)
+
+
 async def test_policies_are_prepared_first_and_each_text_asked_of_its_own_policy(document: str) -> None:
     policies = [parse(document), parse(document.replace("id: used_cars", "id: other"))]
     classifier = ScriptedClassifier()

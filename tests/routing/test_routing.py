@@ -249,6 +249,24 @@ def _tried(**use: object) -> Config:
     )
 
 
+def test_each_stage_has_its_own_threshold_and_a_routes_stands_over_both() -> None:
+    class Apart(Policies):
+        candidates: Mapping[str, Policy] = {"drafts/violence.md": policy("violence", body="on trial", threshold=0.3, output_threshold=0.2)}
+
+        def for_tenant(self, name: str) -> Mapping[str, Policy]:
+            del name
+            return {"violence": policy("violence", threshold=0.8, output_threshold=0.4)}
+
+    def thresholds(use: str) -> list[list[float]]:
+        stage = f"{{policies: {use}}}"
+        route = routing.compile(loads(f"routes: [{{name: r, input: {stage}, output: {stage}}}]"), Apart(), 1).for_tenant("default")[0]
+        return [[check.threshold for check in route.checks(each)] for each in Stage]
+
+    assert thresholds("all") == [[0.8], [0.4]]
+    assert thresholds("[{id: violence, candidate: drafts/violence.md}]") == [[0.8, 0.3], [0.4, 0.2]]
+    assert thresholds("[{id: violence, candidate: drafts/violence.md, threshold: 0.6}]") == [[0.6, 0.6], [0.6, 0.6]]
+
+
 def test_a_version_on_trial_is_judged_beside_the_policy_and_only_records() -> None:
     table = routing.compile(_tried(candidate="drafts/violence.md", action="annotate"), Policies(), 1)
     (route,) = [each for each in table.for_tenant("default") if each.path == PATH]
