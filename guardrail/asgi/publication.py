@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from guardrail import routing
 from guardrail.config.check import require
+from guardrail.config.losses import loss_findings
 from guardrail.config.models import Config
-from guardrail.errors import ClassifierError, DocumentError, Finding, PolicyError
+from guardrail.errors import ClassifierError, ConfigError, DocumentError, Finding, PolicyError
 from guardrail.events import EventFanout, PoliciesPublished, PoliciesRefused
 from guardrail.interfaces import Classifier
 from guardrail.policy.lint import lint
@@ -47,6 +48,7 @@ class Publisher:
         self._seen: State | None = None
         self._place = ""
         self._told: tuple[Finding, ...] = ()
+        self._warned: tuple[Finding, ...] = ()
         self.table: RouteTable | None = None
         self.sets = PolicySets()
         self.refused = False
@@ -70,7 +72,7 @@ class Publisher:
         async with self._publishing:
             self._place = "<policies>"
             self._seen = await asyncio.to_thread(self._watched.state)
-            sets = await asyncio.to_thread(self._load)
+            sets, warnings = await asyncio.to_thread(self._load)
             if self.table is not None and sets.digest == self.sets.digest:
                 return False
             sets = sets.at(self.generation + 1)
@@ -80,6 +82,7 @@ class Publisher:
                 await classifier.prepare(self._resident(name, table))
             self.sets = sets
             self.table = table
+            self._warn(warnings)
             if self._cache is not None:
                 tried = frozenset(policy.key for policy in sets.candidates.values())
                 owned = {name: sets.for_tenant(name).values() for name in self._config.tenant_names}
@@ -126,12 +129,23 @@ class Publisher:
     def _watched(self) -> Watched:
         return Watched(self._sources.folders, tuple(self._sources.candidates.values()))
 
-    def _load(self) -> PolicySets:
+    def _load(self) -> tuple[PolicySets, list[Finding]]:
+        """The policies as they are written now, and the warnings about them. What would leave nothing to judge by is an error."""
         sets = load_sets(self._sources)
-        for warning in require(self._config, sets):
-            if self.table is None:
+        if emptied := self._sources.emptied(self.sets, sets):
+            raise PolicyError(emptied)
+        warnings = require(self._config, sets)
+        lost = list(loss_findings(self._config, self.sets, sets))
+        if errors := [finding for finding in lost if finding.severity == "error"]:
+            raise ConfigError(errors)
+        return sets, warnings + lost
+
+    def _warn(self, warnings: Sequence[Finding]) -> None:
+        """Log what was not logged of the generation before."""
+        for warning in warnings:
+            if warning not in self._warned:
                 logger.warning("%s", warning)
-        return sets
+        self._warned = tuple(warnings)
 
     def _refuse(self, findings: tuple[Finding, ...]) -> None:
         self.refused = True

@@ -16,7 +16,8 @@ from guardrail.config.models import ANY, CONVERSATIONS, STREAMED_PATHS, Config
 from guardrail.config.normalize import OFF
 from guardrail.config.overlap import covering
 from guardrail.config.references import escalation_findings, name_findings, policy_findings
-from guardrail.errors import ConfigError, Finding
+from guardrail.errors import ConfigError, Finding, PolicyError
+from guardrail.policy.registry import policy_files
 from guardrail.types import Stage
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
@@ -277,6 +278,9 @@ def _folder_findings(config: Config) -> Iterator[Finding]:
         if folder is not None and not folder.is_dir():
             message = f"there is no policy folder {str(folder)!r}; make it, or correct the path (it is relative to the configuration file)"
             yield config.source.finding(loc, Code.MISSING_FOLDER, message)
+        elif folder is not None and _is_empty(folder):
+            message = f"the policy folder {str(folder)!r} holds no policies; put them there, or leave the folder out"
+            yield config.source.finding(loc, Code.EMPTY_FOLDER, message, warning=True)
     yield from _candidate_findings(config)
     for name, classifier in config.classifiers.items():
         if isinstance(classifier, CopeClassifier):
@@ -286,6 +290,14 @@ def _folder_findings(config: Config) -> Iterator[Finding]:
             yield from _model_findings(config, ("classifiers", name, "model"), classifier.model, "guardrail train adapter")
             if classifier.base is not None:
                 yield from _model_findings(config, ("classifiers", name, "base"), classifier.base, "hf download")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it can be read and holds no policy file; one that cannot is told of when its policies are read."""
+    try:
+        return not policy_files(folder)
+    except PolicyError:
+        return False
 
 
 def _candidate_findings(config: Config) -> Iterator[Finding]:

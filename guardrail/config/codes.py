@@ -42,3 +42,5 @@ class Code(StrEnum):
     UNWRITABLE = "C043"
     NO_STORE = "C044"  # the console has nothing to show
     KEYLESS = "C045"  # told to whoever asks from this machine, a reverse proxy on it included
+    POLICY_GONE = "C046"  # one of several that `policies: all` took
+    EMPTY_FOLDER = "C047"

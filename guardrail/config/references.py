@@ -103,10 +103,17 @@ def _candidate_fault(
 def _empty_route(config: Config, index: int, policies: PolicySource) -> Iterator[Finding]:
     route = config.routes[index]
     idle = [tenant for tenant in config.tenants_of(route) if not _checks_anything(route, policies, tenant)]
-    if idle:
-        whose = "" if len(idle) == len(config.tenants_of(route)) else f" for tenant {', '.join(idle)}"
-        message = f"route {route.name!r} checks nothing{whose}, neither prompts nor answers; name policies, or `policies: all`"
-        yield config.source.finding(("routes", index), Code.NO_CHECKS, message, warning=True)
+    if not idle:
+        return
+    whose = "" if len(idle) == len(config.tenants_of(route)) else f" for tenant {', '.join(idle)}"
+    message = f"route {route.name!r} checks nothing{whose}, neither prompts nor answers; name policies, or `policies: all`"
+    bare = route.mode == "enforce" and any(route.stage(stage).policies == "all" for stage in Stage)
+    if bare:
+        message = (
+            f"route {route.name!r} is to enforce all policies, and there are none for it{whose}, so that it would judge nothing; put "
+            "policies into the folder, or write `policies: []` for both stages where nothing is to be judged"
+        )
+    yield config.source.finding(("routes", index), Code.NO_CHECKS, message, warning=not bare)
 
 
 def _checks_anything(route: RouteConfig, policies: PolicySource, tenant: str) -> bool:

@@ -43,6 +43,11 @@ _ERRORS = (
     ("P020", "a policy folder does not exist", "create it, or correct the path"),
     ("P021", "the criteria are empty", "write at least one sentence that says what violates"),
     ("P022", "criteria text with front matter", "send the prose only; settings of ad-hoc criteria are arguments"),
+    (
+        "P023",
+        "a policy folder loses all its policies while they are in force",
+        "bring them back; to do without, take the folder out of the configuration and restart",
+    ),
 )
 _ADVICE = (
     ("L001", "a section of the CoPE format is missing", "add it: readers and models look for all of them"),

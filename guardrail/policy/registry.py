@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from guardrail.errors import Finding, PolicyError
 from guardrail.policy import document
-from guardrail.policy.findings import Report
+from guardrail.policy.findings import CODES, Report
 from guardrail.policy.sets import PolicySet, PolicySets
 from guardrail.types import Policy
 
@@ -69,6 +69,17 @@ class Sources:
         first = (shipped_folder(),) if self.shipped else ()
         return first + ((self.folder,) if self.folder else ()) + tuple(self.tenants.values())
 
+    def emptied(self, before: PolicySets, after: PolicySets) -> list[Finding]:
+        """A finding (P023) for each of the operator's and tenants' folders that had policies in force and holds none any more."""
+        held, holds = _by_folder(before), _by_folder(after)
+        found: list[Finding] = []
+        for folder in dict.fromkeys(([self.folder] if self.folder else []) + list(self.tenants.values())):
+            if folder in held and folder not in holds:
+                report = Report(str(folder))
+                report.add(0, "P023", f"all policies of this folder are gone: {', '.join(sorted(held[folder]))}; {CODES['P023'].remedy}")
+                found += report.findings
+        return found
+
     def load(self) -> PolicySets:
         """Read everything. Blocks on the file system. Raises PolicyError with the findings of all folders."""
         loaded: dict[Path, list[Policy]] = {}
@@ -90,3 +101,11 @@ class Sources:
         if self.folder:
             base = base.overlay(loaded[self.folder])
         return PolicySets(base, {name: base.overlay(loaded[folder]) for name, folder in self.tenants.items()}, tried)
+
+
+def _by_folder(sets: PolicySets) -> dict[Path, set[str]]:
+    """The ids of the policies that came from each folder."""
+    found: dict[Path, set[str]] = {}
+    for policy in (policy for owned in (sets.base, *sets.tenants.values()) for policy in owned.values()):
+        found.setdefault(Path(policy.path).parent, set()).add(policy.id)
+    return found

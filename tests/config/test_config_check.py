@@ -126,8 +126,20 @@ def test_letting_pass_what_was_not_judged_is_a_warning_where_something_is_enforc
 def test_a_route_that_checks_nothing_is_a_warning() -> None:
     nothing = "routes: [{name: a, input: {policies: []}, output: {policies: []}}]"
     assert found(nothing) == ["1 C035 warning"]
-    assert found("", Policies({})) == ["0 C035 warning"]
+    assert found("routes: [{name: a, mode: shadow}]", Policies({})) == ["1 C035 warning"]
     assert found("routes: [{name: a, output: {policies: []}}]") == []
+
+
+def test_a_route_that_would_enforce_all_of_no_policies_is_an_error() -> None:
+    assert found("", Policies({})) == ["0 C035 error"]
+    assert found("routes: [{name: a, input: {policies: []}}]", Policies({"prompt_attack": SHIPPED["prompt_attack"]})) == ["1 C035 error"]
+    assert found(TWO_TENANTS, Policies({}, acme=SHIPPED)) == ["0 C035 error"]
+    assert "for tenant orbit" in _message(TWO_TENANTS, "C035", Policies({}, acme=SHIPPED))
+
+
+def test_an_empty_policy_folder_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("Our policies.")
+    assert found(f"policies:\n  folder: {tmp_path}\n") == ["2 C047 warning"]
 
 
 @pytest.mark.parametrize("prefix", ["''", "anthropic", "/", "/x/", "a//"])
@@ -158,6 +170,9 @@ def test_a_policy_folder_that_is_not_there_is_refused_before_policies_are_read(t
     assert [(finding.line, finding.code) for finding in findings] == [(2, "C042"), (4, "C042")]
     (tmp_path / "none").mkdir()
     (tmp_path / "nowhere").mkdir()
+    assert [(finding.line, finding.code) for finding in check(config, environment=Environment({}))] == [(2, "C047"), (4, "C047")]
+    for folder in ("none", "nowhere"):
+        (tmp_path / folder / "one.md").touch()
     assert check(config, environment=Environment({})) == []
 
 

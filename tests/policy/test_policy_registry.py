@@ -70,6 +70,23 @@ def test_own_files_override_shipped_ones_of_the_same_id(folders: Path, document:
     assert len(base) == len(load_folder(shipped_folder())) + 1
 
 
+def test_a_folder_without_any_of_its_policies_is_emptied_and_one_that_all_others_override_is_not(folders: Path, document: str) -> None:
+    ours = sources(folders)
+    before = ours.load()
+    (folders / "ours" / "bikes.md").unlink()
+    assert ours.emptied(before, ours.load()) == []
+    (folders / "ours" / "cars.md").unlink()
+    (folders / "acme" / "cars.md").unlink()
+    findings = ours.emptied(before, ours.load())
+    assert [(Path(finding.path).name, finding.code) for finding in findings] == [("ours", "P023"), ("acme", "P023")]
+    assert "bikes, cars" in findings[0].message
+    shipped = Sources(folder=folders / "ours")
+    before = shipped.load()
+    for policy in load_folder(shipped_folder()):
+        (folders / "ours" / f"{policy.id}.md").write_text(renamed(document, policy.id))
+    assert shipped.emptied(before, shipped.load()) == []
+
+
 def test_the_set_digest_follows_what_decides_and_nothing_else(document: str) -> None:
     one = PolicySet.of([parse(document)])
     assert PolicySet.of([parse(document.replace("Search", "Hunt"))]).digest != one.digest
