@@ -56,7 +56,7 @@ class ClassifierError(GuardrailError):
     """A classifier gave no usable score.
 
     `code` is one of: timeout, crash, not_a_number, out_of_range, malformed, overloaded, too_long, not_prepared, canary,
-    circuit_open.
+    circuit_open, abandoned (the client left, and the judging was stopped).
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import math
-import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -18,10 +17,10 @@ from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
 from guardrail.events import ClassifierAsked, DecisionMade, EventFanout
 from guardrail.interfaces import Classifier, Recorder, SupportsSessions
-from guardrail.normalize import Readings
-from guardrail.questions import Question, Questions, question_of, readings_of
+from guardrail.questions import Question, Questions, question_of, unanswered
+from guardrail.reading import read
 from guardrail.recall import recalled
-from guardrail.types import Action, ClassifyRequest, Decision, Mode, Outcome, Part, ReadingLimits, Route, Score, Stage, Verdict
+from guardrail.types import Action, ClassifyRequest, Decision, Mode, Outcome, Part, Route, Score, Stage, Verdict
 from guardrail.verdict_cache import VerdictCache
 from guardrail.windows import Partial, windowed
 
@@ -32,9 +31,6 @@ UNRECORDED = Outcome(Action.BLOCK, Action.BLOCK, MappingProxyType({}), unjudged=
 
 _OF_THE_TEXT = frozenset({"too_long", "not_prepared"})
 _LONG = 20_000  # characters from which a call that is not answered in time says nothing of its classifier
-_LONG_READ = 10_000  # characters whose disguises are looked for beside the event loop: some milliseconds of it
-_CODED_READ = 500  # of them that no prose is mostly made of: codes cost more to look into
-_PROSE = re.compile(r"[a-z\s.,;:'\"?]+")
 _TURN = 2_000  # verdicts built at a stretch: some milliseconds
 
 
@@ -53,6 +49,7 @@ class Turn:
     """One stage of an exchange under its route, and whose it is. `started` is a `time.monotonic()` instant.
 
     `mend` is asked about a block: what can go on instead, or None. `context`: what the user said, for policies that ask for it.
+    `released`: what is judged is out already, so that there is a decision on it even where the judging is stopped.
     """
 
     route: Route
@@ -62,6 +59,7 @@ class Turn:
     started: float
     mend: "Mend | None" = None
     context: str | None = None
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +123,16 @@ class Guard:
 
     async def decide(self, parts: Sequence[Part], turn: "Turn") -> Decision:
         """As `check`. What `turn.mend` makes of a blocked request is judged like one, and what was blocked stays so unless that passes."""
+        decision = None
+        try:
+            decision = await self._decide(parts, turn)
+        finally:
+            if decision is None and turn.released:
+                self.conclude(parts, unanswered(parts, turn.route.checks(turn.stage), turn.route.classifier), turn)
+        return await self.recorded(decision, turn.route)
+
+    async def _decide(self, parts: Sequence[Part], turn: "Turn") -> Decision:
+        """The decision, emitted at the very end: who is stopped here has told nothing yet."""
         if not await self.recordable(turn.route):
             return self._made(parts, (), UNRECORDED, turn)
         verdicts = await self.judge(parts, turn, started=turn.started)
@@ -136,7 +144,7 @@ class Guard:
             after = _outcome(mended.parts, await self.judge(mended.parts, turn, started=turn.started), turn)
             if after.action < Action.REDACT:
                 outcome, changes = replace(after, action=Action.REDACT, shadow=max(Action.REDACT, after.shadow)), mended.changes
-        return await self.recorded(self._made(parts, verdicts, outcome, turn, changes), turn.route)
+        return self._made(parts, verdicts, outcome, turn, changes)
 
     async def recordable(self, route: Route) -> bool:
         """Whether a decision under this route can be recorded, where it has to be."""
@@ -144,7 +152,8 @@ class Guard:
 
     async def recorded(self, decision: Decision, route: Route) -> Decision:
         """The decision once it is recorded, where it has to be; a block in its place when it is not."""
-        if not route.audit.wait or (self._recorder is not None and await self._recorder.kept(decision.id)):
+        unkept = route.audit.wait and decision.outcome is not UNRECORDED
+        if not unkept or (self._recorder is not None and await self._recorder.kept(decision.id)):
             return decision
         return replace(decision, outcome=UNRECORDED)
 
@@ -191,7 +200,7 @@ class Guard:
         checks = route.checks(turn.stage)
         if not parts or not checks:
             return ()
-        known = await _read({part.text or "": None for part in parts}, route.normalize, deadline=deadline)
+        known = await read({part.text or "": None for part in parts}, route.normalize, deadline=deadline)
         questions = Questions(checks, turn.stage, turn.tenant, raw=raw, said=turn.context)
         async for part in _paced(parts, len(checks)):
             if (readings := known.get(part.text or "")) is not None:
@@ -294,19 +303,6 @@ def _outcome(parts: Sequence[Part], verdicts: Sequence[Verdict], turn: Turn) -> 
 
 def _unreadable(parts: Sequence[Part], turn: Turn) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.text is None) if turn.route.checks(turn.stage) else ()
-
-
-async def _read(texts: Collection[str], limits: ReadingLimits | None, *, deadline: float) -> dict[str, Readings]:
-    """The readings of each text; long ones are read beside the event loop."""
-    if limits is None or not _is_long(texts):
-        return readings_of(texts, limits, deadline=deadline)
-    return await asyncio.to_thread(readings_of, texts, limits, deadline=deadline)
-
-
-def _is_long(texts: Collection[str]) -> bool:
-    """Whether reading them takes more than some milliseconds."""
-    length = sum(map(len, texts))
-    return length >= _LONG_READ or (length >= _CODED_READ and sum(len(_PROSE.sub("", text)) for text in texts) >= _CODED_READ // 2)
 
 
 async def _paced(parts: Sequence[Part], checks: int) -> AsyncIterator[Part]:

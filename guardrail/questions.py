@@ -130,6 +130,13 @@ def read_verdict(part: Part, check: Check, answer: Answer | Partial, classifier:
     return replace(verdict, span=None if verdict.span is None else reading.raw(verdict.span), reading=reading.trace)
 
 
+def unanswered(parts: Iterable[Part], checks: Sequence[Check], classifier: str) -> tuple[Verdict, ...]:
+    """The verdicts on parts that nobody waits for any more."""
+    left = ClassifierError("abandoned", "the client left before it was judged")
+    texts = [part for part in parts if part.text and part.text.strip()]
+    return tuple(placed(part, verdict_of(part, check, left, classifier)) for part in texts for check in checks)
+
+
 def verdict_of(part: Part, check: Check, answer: Answer | Partial, classifier: str) -> Verdict:
     """What a classifier's answer means under a check."""
     policy = check.policy

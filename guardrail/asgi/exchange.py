@@ -99,7 +99,7 @@ class Exchange:
             Mender(self.request, self.route, self.tenant, self.stored),
             scoped(self.request.parts, self.request.history, self.route.scope, self.stored),
         )
-        turn = self._turn(Stage.INPUT)
+        turn = replace(self._turn(Stage.INPUT), released=self.route.timing == "parallel")
         decision = await self.judgement.judge(parts, turn if self.route.history == "block" else replace(turn, mend=mender))
         if decision.history and decision.action is Action.REDACT:
             self.request = mender.request

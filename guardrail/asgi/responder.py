@@ -106,7 +106,7 @@ class GuardResponder:
         with self._service.admitted(self._tenant):
             self._outlet.allowance = self._service.quotas.headers(self._tenant)
             self._exchange = exchange = await self._admit(dialect)
-            await self._until_gone(self._serve(exchange))
+            await self._until_gone(self._serve(exchange), exchange.route.deadline_s)
 
     def _spelled(self, error: WireError) -> Reply:
         return wire_error(error)
@@ -190,14 +190,20 @@ class GuardResponder:
         permit = asyncio.Event()
         gate = Gate(exchange, self._outlet, max_bytes=self._service.limits.max_answer_bytes, permit=permit)
         call = asyncio.create_task(self._call(exchange, gate))
+        judging = asyncio.create_task(exchange.judge_request())
         try:
-            refusal = self._refusal(exchange, await exchange.judge_request())
+            await asyncio.wait((judging,))
+            refusal = self._refusal(exchange, judging.result())
             if refusal is None:
                 permit.set()
                 await call
         finally:
             gate.closed = True
-            await _stop(call)
+            try:
+                await _stop(call)
+                await asyncio.wait((judging,))  # until its deadline: the upstream has the prompt, whether or not the client has left
+            finally:
+                judging.cancel()
         if refusal is not None:
             await self._outlet.reply(refusal, exchange.headers())
 
@@ -257,8 +263,8 @@ class GuardResponder:
         kept += [(b"accept-encoding", b"identity"), (b"x-request-id", self._request_id.encode())]
         return kept + [(name.encode(), value.encode()) for name, value in trace]
 
-    async def _until_gone(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work, or stop it as soon as the client leaves."""
+    async def _until_gone(self, work: Coroutine[Any, Any, None], judging_s: float) -> None:
+        """Do the work, or stop it as soon as the client leaves; what is out by then is judged, which takes `judging_s` at most."""
         serving = asyncio.create_task(work)
         watching = asyncio.create_task(self._watch())
         try:
@@ -269,7 +275,7 @@ class GuardResponder:
                 await serving
         finally:
             watching.cancel()  # it only waits, so it is gone at once
-            await _stop(serving)
+            await _stop(serving, within_s=judging_s + 2 * _UNWINDING_S)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -295,13 +301,10 @@ class _Replay:
         return {"type": "http.disconnect"}
 
 
-async def _stop(*tasks: asyncio.Task[None]) -> None:
+async def _stop(task: asyncio.Task[None], *, within_s: float = _UNWINDING_S) -> None:
     """Cancel what still runs and wait until it has let go."""
-    running = [task for task in tasks if not task.done()]
-    for task in running:
+    if not task.done():
         task.cancel()
-    if running:
-        await asyncio.wait(running, timeout=_UNWINDING_S)
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.exception()
+        await asyncio.wait((task,), timeout=within_s)
+    if task.done() and not task.cancelled():
+        task.exception()

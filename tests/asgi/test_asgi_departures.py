@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from asgi_cases import CHAT, EVENTS, config, proxied, stream
+from asgi_cases import CHAT, EVENTS, Proxy, config, proxied, stream
 
 from guardrail.errors import ClassifierError
+from guardrail.events import DecisionMade
 from guardrail.testing import ScriptedClassifier, contains
-from guardrail.types import Policy, Score, StreamMode
+from guardrail.types import Action, ClassifyRequest, Decision, Policy, Score, Stage, StreamMode
 
 BODY = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}).encode()
 CALM = "A calm day by the river, and then another one as calm. "
@@ -65,9 +66,9 @@ class Upstream:
             self.running -= 1
 
 
-async def leave(app: Any, gone: asyncio.Event, frames: int | None) -> int:
+async def leave(app: Any, gone: asyncio.Event, frames: int | None, *, content: bytes = BODY) -> int:
     """Ask, and leave when `gone` is set, or after so many messages. How many messages there were."""
-    asked = [{"type": "http.request", "body": BODY, "more_body": False}]
+    asked = [{"type": "http.request", "body": content, "more_body": False}]
     sent = 0
 
     async def receive() -> dict[str, Any]:
@@ -113,3 +114,77 @@ async def test_wherever_a_client_leaves_nothing_is_left(mode: StreamMode, timing
             nothing_left()
         upstream.after = None
         assert (await proxy.ask(stream=True)).status_code == 200  # there is but one place
+
+
+class Waiting(ScriptedClassifier):
+    """Answers when it may."""
+
+    def __init__(self) -> None:
+        super().__init__({"*": contains("forbidden")})
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def classify(self, requests: Sequence[ClassifyRequest], *, deadline: float) -> list[Score | ClassifierError]:
+        self.asked.set()
+        await self.may_answer.wait()
+        return await super().classify(requests, deadline=deadline)
+
+
+class Silent:
+    """An upstream that takes the prompt and never answers."""
+
+    def __init__(self) -> None:
+        self.reached, self.left = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.reached.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
+def decided(proxy: Proxy, stage: Stage) -> list[Decision]:
+    return [event.decision for event in proxy.sink.of(DecisionMade) if event.decision.stage is stage]
+
+
+PROMPT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "something forbidden"}]}).encode()
+
+
+async def test_a_prompt_that_the_upstream_has_is_judged_to_its_end_although_the_client_left() -> None:
+    upstream, classifier, gone = Silent(), Waiting(), asyncio.Event()
+    async with proxied(config({"timing": "parallel"}), upstream=upstream, classifier=classifier) as proxy:
+        before = asyncio.all_tasks()
+        asking = asyncio.create_task(leave(proxy.app, gone, None, content=PROMPT))
+        await upstream.reached.wait()
+        await classifier.asked.wait()
+        gone.set()
+        await upstream.left.wait()  # at once: only the judging goes on
+        classifier.may_answer.set()
+        assert await asking == 0
+        assert [decision.action for decision in decided(proxy, Stage.INPUT)] == [Action.BLOCK]
+        assert asyncio.all_tasks() <= before
+
+
+async def test_a_prompt_that_the_upstream_has_is_recorded_as_unjudged_where_the_deadline_comes_first() -> None:
+    upstream, gone = Silent(), asyncio.Event()
+    classifier = ScriptedClassifier(fault="hang")
+    async with proxied(config({"timing": "parallel", "deadline_ms": 50}), upstream=upstream, classifier=classifier) as proxy:
+        before = asyncio.all_tasks()
+        asking = asyncio.create_task(leave(proxy.app, gone, None, content=PROMPT))
+        await upstream.reached.wait()
+        gone.set()
+        await asking
+        (decision,) = decided(proxy, Stage.INPUT)
+        assert decision.outcome.unjudged
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() <= before
+
+
+async def test_a_prompt_that_nobody_had_is_not_judged_for_a_client_that_left() -> None:
+    classifier, gone = Waiting(), asyncio.Event()
+    async with proxied(classifier=classifier) as proxy:
+        asking = asyncio.create_task(leave(proxy.app, gone, None, content=PROMPT))
+        await classifier.asked.wait()
+        gone.set()
+        await asking
+        assert decided(proxy, Stage.INPUT) == []

@@ -10,7 +10,7 @@ import pytest
 from guardrail.canary import Canary, check_canary
 from guardrail.errors import ClassifierError
 from guardrail.events import DecisionMade, EventFanout
-from guardrail.guard import Guard, Origin
+from guardrail.guard import Guard, Origin, Turn
 from guardrail.testing import RecordingSink, ScriptedClassifier, contains, policy, route
 from guardrail.types import Action, Check, Escalation, Fallback, Mode, Part, Policy, Score, Stage
 from guardrail.verdict_cache import VerdictCache
@@ -244,3 +244,23 @@ async def test_what_one_of_two_policies_of_one_text_could_not_judge_is_said_of_t
     assert [(verdict.policy_id, verdict.score, verdict.error) for verdict in decision.verdicts] == [
         ("weapons", 0.9, None), ("poetry", None, "overloaded"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("released", [True, False])
+async def test_what_is_out_already_is_recorded_as_unjudged_where_its_judging_is_stopped(released: bool) -> None:
+    guard, sink = _guard(ScriptedClassifier(fault="hang"))
+    parts = (Part("messages[0].content", "attack"), Part("messages[1].content", ""))
+    turn = Turn(ROUTE, Stage.INPUT, "acme", Origin("r1"), time.monotonic(), released=released)
+    judging = asyncio.create_task(guard.decide(parts, turn))
+    await asyncio.sleep(0)
+    judging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await judging
+    events = sink.of(DecisionMade)
+    assert len(events) == released
+    for event in events:
+        assert (event.decision.outcome.unjudged, event.request_id, event.parts) == (True, "r1", parts)
+        assert [(verdict.policy_id, verdict.part, verdict.error) for verdict in event.decision.verdicts] == [
+            ("violence", "messages[0].content", "abandoned"),
+            ("insults", "messages[0].content", "abandoned"),
+        ]

@@ -122,7 +122,7 @@ async def test_a_text_of_codes_is_read_beside_the_event_loop_long_before_prose_i
         threads.append(threading.current_thread() is threading.main_thread())
         return readings_of(*given, **named)
 
-    monkeypatch.setattr("guardrail.guard.readings_of", noted)
+    monkeypatch.setattr("guardrail.reading.readings_of", noted)
     guard, _ = guarded(0.1)
     await guard.check(text, route=route(policy()))
     assert threads == [not beside]
