@@ -5,9 +5,11 @@ What is too long to be shown at once is shown piece by piece, each time with its
 because of what was said before or after it. The strongest verdict counts.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from guardrail.types import ClassifyRequest, Policy, Route, Score, Span, Stage
+from guardrail.errors import WireError
+from guardrail.types import ClassifyRequest, Mode, Part, Policy, Route, Score, Span, Stage
 
 MOST = 1_000
 """Characters of the context that are shown at a time. They leave room for policy and answer however they are tokenised."""
@@ -19,9 +21,30 @@ _SHARED = 100  # characters that two neighbouring pieces share, so that a senten
 _CUT = "… "
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer to be judged, and what the user said before it, `""` for nothing: policies with `judge_with: prompt` need that."""
+
+    prompt: str
+    answer: str | Sequence[Part]
+
+
 def asks(route: Route) -> bool:
     """Whether any policy of a route judges answers with the prompt."""
     return any(check.policy.judge_with == "prompt" for check in route.output)
+
+
+def without_prompt(route: Route) -> Route:
+    """The route as it can judge an answer whose prompt nobody tells: without shadow policies that judge with it.
+
+    Raises WireError (422, `prompt_needed`) for an enforced one: of an answer alone it would say something else.
+    """
+    if not asks(route):
+        return route
+    for check in route.output:
+        if check.policy.judge_with == "prompt" and check.mode is Mode.ENFORCE:
+            raise WireError(422, "prompt_needed", f"The policy {check.policy.id!r} judges answers with the prompt, and none is given.")
+    return replace(route, output=tuple(check for check in route.output if check.policy.judge_with != "prompt"))
 
 
 def contexts_for(policy: Policy, stage: Stage, said: str | None) -> tuple[str | None, ...]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from guardrail.breaker import Breaker
-from guardrail.context import opening, shown, within
+from guardrail.context import opening, shown, within, without_prompt
 from guardrail.decision import decide
 from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask, flow
@@ -116,8 +116,10 @@ class Guard:
         A classifier that raises, hangs beyond `route.deadline_s` (seconds), answers too few or gives something that is no score yields
         error verdicts, which `route.on_error` turns into a block or a recorded pass; it never raises for that. A lone surrogate, which
         no classifier can encode, is judged and recorded as `?`. Cancelling the caller cancels the judging. Where the route waits for
-        records and there can be none the decision is a block, as of something unjudged.
+        records and there can be none the decision is a block, as of something unjudged. No prompt is told with an answer: raises WireError
+        where a policy has to judge it with one.
         """
+        route = without_prompt(route) if stage is Stage.OUTPUT else route
         turn = Turn(route, stage, tenant, origin or Origin(), started=time.monotonic())
         return await self.decide((Part("text", parts),) if isinstance(parts, str) else tuple(parts), turn)
 

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from guardrail.asgi.intake import LARGE_BODY
 from guardrail.asgi.messages import Receive, Scope, Send
 from guardrail.asgi.responder import GuardResponder
 from guardrail.asgi.service import GuardService
 from guardrail.asgi.tenant import caller
-from guardrail.context import asks
+from guardrail.context import asks, without_prompt
 from guardrail.conversation import scoped
 from guardrail.errors import ClassifierError, GuardrailError, WireError
 from guardrail.guard import Origin, Turn
@@ -147,17 +147,8 @@ async def _nothing_behind(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def prompted(route: Route, inquiry: Inquiry) -> Route:
-    """The route as it can judge this answer: without shadow policies that judge with a prompt where none is told.
-
-    Raises WireError (422) for an enforced one: of an answer alone it would say something else.
-    """
-    if inquiry.stage is not Stage.OUTPUT or inquiry.said is not None or not asks(route):
-        return route
-    for check in route.output:
-        if check.policy.judge_with == "prompt" and check.mode is Mode.ENFORCE:
-            message = f"The policy {check.policy.id!r} judges answers with the prompt, and this question does not hold one."
-            raise WireError(422, "prompt_needed", message)
-    return replace(route, output=tuple(check for check in route.output if check.policy.judge_with != "prompt"))
+    """The route as it can judge this question. Raises WireError (422) for an answer that lacks the prompt that it has to be judged with."""
+    return without_prompt(route) if inquiry.stage is Stage.OUTPUT and inquiry.said is None else route
 
 
 def placed(table: RouteTable, place: Place, tenant: str) -> Route:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,10 @@ from guardrail.asgi.stored import StoredTurns
 from guardrail.canary import Canary
 from guardrail.config.models import Config
 from guardrail.config.tenants import Tenants
+from guardrail.context import Answered
 from guardrail.errors import GuardrailError, WireError
 from guardrail.events import EventFanout
-from guardrail.guard import Guard, Origin
+from guardrail.guard import Guard, Origin, Turn
 from guardrail.interfaces import Classifier, Recorder, SupportsWorkload
 from guardrail.routing import RouteTable
 from guardrail.telemetry.calls import UpstreamCall
@@ -203,23 +205,29 @@ class GuardService:
 
     async def check(
         self,
-        text: str | Sequence[Part],
+        text: str | Sequence[Part] | Answered,
         *,
         policies: Sequence[str | Policy] | None = None,
         stage: Stage = Stage.INPUT,
         route: str | None = None,
         tenant: str | None = None,
     ) -> Decision:
-        """Judge one text (or parts) as a route would: the named one, else the tenant's first.
+        """Judge one text (or parts) as a route would: the named one, else the tenant's first. `Answered` is an answer with its prompt.
 
         `policies` narrows it to these ids, or asks other policies instead; default: the route's own of that stage.
-        Raises GuardrailError for an unknown route, tenant or policy, and when the guard is not running.
+        Raises GuardrailError for an unknown route, tenant or policy, when the guard is not running, and for an answer without the prompt
+        that a policy judges it with (`judge_with`).
         """
+        stage = Stage.OUTPUT if isinstance(text, Answered) else stage
         tenant = tenant or self.config.tenant_names[0]
         chosen = self._route(route, tenant)
         if policies is not None:
             chosen = await self.narrowed(chosen, stage, policies, tenant=tenant)
-        return await self.judgement.guard.check(text, route=chosen, stage=stage, tenant=tenant, origin=Origin())
+        guard = self.judgement.guard
+        if not isinstance(text, Answered):
+            return await guard.check(text, route=chosen, stage=stage, tenant=tenant, origin=Origin())
+        parts = (Part("text", text.answer, "assistant"),) if isinstance(text.answer, str) else tuple(text.answer)
+        return await guard.decide(parts, Turn(chosen, stage, tenant, Origin(), time.monotonic(), context=text.prompt))
 
     async def narrowed(self, route: Route, stage: Stage, policies: Sequence[str | Policy], *, tenant: str) -> Route:
         """A route that asks these policies instead of its own in `stage`: the route's own check of each, or one with its threshold there.

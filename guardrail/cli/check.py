@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from guardrail.assembly import open_guard
+from guardrail.context import Answered
 from guardrail.errors import GuardrailError
 from guardrail.policy.document import read
 from guardrail.types import Action, Decision, Policy, Stage, Verdict
@@ -24,7 +25,8 @@ MAX_CHARS = 1_000_000
     "--config", "path", type=click.Path(dir_okay=False, path_type=Path), help="Configuration whose policies and classifier to use."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-def check(text: str | None, policies: Sequence[str], stage: str, path: Path | None, as_json: bool) -> None:
+@click.option("--prompt", metavar="TEXT", help="What TEXT answers, for policies that judge answers with it; stage output.")
+def check(text: str | None, policies: Sequence[str], stage: str, path: Path | None, as_json: bool, prompt: str | None) -> None:
     """Judge TEXT, or standard input for - (or nothing).
 
     Exits 0 if nothing is violated, 1 if something is, 2 if it could not be judged.
@@ -36,7 +38,7 @@ def check(text: str | None, policies: Sequence[str], stage: str, path: Path | No
     if not text.strip():
         raise GuardrailError("there is no text to judge; give it as an argument or on standard input")
     wanted: list[str | Policy] = [read(Path(name)) if name.endswith(".md") or "/" in name else name for name in policies]
-    decision = asyncio.run(_judge(text, wanted, Stage(stage), path))
+    decision = asyncio.run(_judge(text if prompt is None else Answered(prompt, text), wanted, Stage(stage), path))
     click.echo(json.dumps(_document(decision), ensure_ascii=False, indent=2) if as_json else _lines(decision))
     if decision.outcome.unjudged:
         raise click.exceptions.Exit(2)
@@ -44,7 +46,7 @@ def check(text: str | None, policies: Sequence[str], stage: str, path: Path | No
         raise click.exceptions.Exit(1)
 
 
-async def _judge(text: str, policies: Sequence[str | Policy], stage: Stage, path: Path | None) -> Decision:
+async def _judge(text: str | Answered, policies: Sequence[str | Policy], stage: Stage, path: Path | None) -> Decision:
     async with open_guard(path) as guard:
         for said in guard.canaries.last.values() if guard.canaries else ():
             if not said.ok:

@@ -1,5 +1,7 @@
 """The playground: a text in, every policy's verdict out, on the text as it is spelled and on each way to read it."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +12,10 @@ from guardrail.console import plots
 from guardrail.console.page import Page, Visit
 from guardrail.console.room import Room
 from guardrail.console.trying import asking, judged, routes_of
+from guardrail.context import without_prompt
 from guardrail.errors import WireError
-from guardrail.normalize import Reading, readings
+from guardrail.guard import Origin, Turn
+from guardrail.normalize import Reading, Readings, readings
 from guardrail.types import Decision, Part, Policy, ReadingLimits, Route, Stage, Verdict
 
 MAX_CHARS = 20_000
@@ -56,9 +60,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Tryout:
-    """What is to be tried: a text, as a prompt or an answer, as one tenant's route would have it."""
+    """What is to be tried: a text, as a prompt or an answer (to `prompt`), as one tenant's route would have it."""
 
     text: str
+    prompt: str
     stage: Stage
     tenant: str
     route: Route
@@ -69,6 +74,7 @@ async def playground(room: Room, visit: Visit) -> Page:
     tryout = _tryout(room, visit)
     data: dict[str, object] = {
         "text": tryout.text,
+        "prompt": tryout.prompt,
         "stage": tryout.stage.value,
         "tenant": tryout.tenant,
         "route": tryout.route.name,
@@ -79,6 +85,7 @@ async def playground(room: Room, visit: Visit) -> Page:
         "truncated": [],
         "normalizes": tryout.route.normalize is not None,
         "rows": [],
+        "prompt_needed": [],
         "took_s": None,
     }
     if visit.request.method == "POST" and tryout.text.strip():
@@ -99,11 +106,11 @@ def _tryout(room: Room, visit: Visit) -> Tryout:
     route = next((route for route in routes if name in ("", route.name)), None)
     if route is None:
         raise WireError(404, "not_found", f"There is no route {given.get('route', '')!r}.")
-    text = given.get("text", "").replace("\r\n", "\n")
-    if len(text) > MAX_CHARS:
+    text, prompt = (given.get(name, "").replace("\r\n", "\n") for name in ("text", "prompt"))
+    if max(len(text), len(prompt)) > MAX_CHARS:
         raise WireError(413, "too_long", f"The playground takes at most {MAX_CHARS:,} characters.")
     stage = Stage.OUTPUT if given.get("stage") == Stage.OUTPUT else Stage.INPUT
-    return Tryout(text, stage, tenant, route)
+    return Tryout(text, prompt if stage is Stage.OUTPUT else "", stage, tenant, route)
 
 
 def _drawn(rows: Sequence[Row]) -> dict[str, Markup]:
@@ -117,22 +124,41 @@ def _drawn(rows: Sequence[Row]) -> dict[str, Markup]:
 
 
 async def _tried(room: Room, tryout: Tryout) -> dict[str, Any]:
-    """The route's own decision on the text, and every policy's verdict on every reading of it."""
-    found = readings(tryout.text, limits=tryout.route.normalize or ReadingLimits())
+    """The route's own decision on the text, and every policy's verdict on every reading of it.
+
+    Raises WireError (422) where a policy of the route judges answers with a prompt and there is none, 503 for what is not read in time.
+    """
     route, stage, tenant = tryout.route, tryout.stage, tryout.tenant
+    said = tryout.prompt if tryout.prompt.strip() else None
+    bare = stage is Stage.OUTPUT and said is None
+    route = without_prompt(route) if bare else route
+    found = await _read(tryout.text, route)
     policies = list(room.publisher.sets.for_tenant(tenant).values())
+    lacking = [policy.id for policy in policies if bare and policy.judge_with == "prompt"]
+    policies = [policy for policy in policies if policy.id not in lacking]
     every = replace(await asking(room, route, stage, policies, tenant), normalize=None)  # each reading by itself
     parts = [Part(f"readings[{place}]", reading.text) for place, reading in enumerate(found.found)]
-    decision = await judged(room, [Part("text", tryout.text)], route, stage, tenant)
-    detail = await judged(room, parts, every, stage, tenant)
+    turn = Turn(route, stage, tenant, Origin(), time.monotonic(), context=said)
+    decision = await judged(room, [Part("text", tryout.text)], turn)
+    detail = await judged(room, parts, replace(turn, route=every))
     return {
         "decision": _said(decision, route, stage),
         "readings": [Read(reading.text, reading.trace) for reading in found.found],
         "truncated": list(found.truncated),
         "normalizes": route.normalize is not None,
+        "prompt_needed": lacking,
         "rows": _rows(policies, every, tryout, (found.found, detail.verdicts)),
         "took_s": decision.duration_s,
     }
+
+
+async def _read(text: str, route: Route) -> Readings:
+    """Its readings, looked for beside the event loop and no longer than the route would."""
+    try:
+        deadline = time.monotonic() + route.deadline_s
+        return await asyncio.to_thread(readings, text, limits=route.normalize or ReadingLimits(), deadline=deadline)
+    except TimeoutError:
+        raise WireError(503, "too_slow", f"The text was not read within {route.deadline_s:g} seconds.") from None
 
 
 def _said(decision: Decision, route: Route, stage: Stage) -> dict[str, object]:

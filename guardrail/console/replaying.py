@@ -1,5 +1,6 @@
 """A stored decision judged again, where its text is kept whole, under the policies that are in force now; and what came out otherwise."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from guardrail.console.page import Page, Visit
 from guardrail.console.room import Room
 from guardrail.console.trying import judged, routes_of
 from guardrail.errors import GuardrailError, WireError
+from guardrail.guard import Origin, Turn
 from guardrail.types import Stage
 
 
@@ -43,7 +45,8 @@ async def replay(room: Room, visit: Visit) -> Page:
         raise WireError(409, "no_route", f"Route {record.route!r} of tenant {record.tenant!r} is not in force any more.")
     try:
         replayable(record, route)
-        decision = await judged(room, record.content, route, Stage(record.stage), record.tenant)
+        turn = Turn(route, Stage(record.stage), record.tenant, Origin(), time.monotonic())
+        decision = await judged(room, record.content, turn)
         found = compare(record, decision, route)
     except WireError:
         raise

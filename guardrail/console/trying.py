@@ -7,6 +7,7 @@ from dataclasses import replace
 from guardrail.console.room import Room
 from guardrail.console.tried import Case, Tried
 from guardrail.errors import GuardrailError, WireError
+from guardrail.guard import Origin, Turn
 from guardrail.policy.trial import tested_as
 from guardrail.types import Check, Decision, Part, Policy, Route, Stage, Verdict
 
@@ -19,11 +20,11 @@ def routes_of(room: Room, tenant: str) -> tuple[Route, ...]:
     return tuple({route.name: route for route in reversed(room.table.for_tenant(tenant))}.values())[::-1]
 
 
-async def judged(room: Room, parts: Sequence[Part], route: Route, stage: Stage, tenant: str) -> Decision:
+async def judged(room: Room, parts: Sequence[Part], turn: Turn) -> Decision:
     """A decision that is told to nobody. Waits its turn; raises WireError (503) where that takes longer than the route's deadline."""
     guard = room.service.judgement.guard.unobserved()
     async with room.judging:
-        return await guard.check(parts, route=route, stage=stage, tenant=tenant)
+        return await guard.decide(parts, replace(turn, started=time.monotonic()))
 
 
 async def asking(room: Room, route: Route, stage: Stage, policies: Sequence[Policy], tenant: str) -> Route:
@@ -46,7 +47,7 @@ async def try_tests(room: Room, policy: Policy, tenant: str) -> Tried:
     route = replace(route, input=checks, output=checks, deadline_s=TESTS_S)
     started = time.monotonic()
     parts = [Part(f"tests[{place}]", case.text) for place, case in enumerate(policy.tests)]
-    decision = await judged(room, parts, route, stage, tenant)
+    decision = await judged(room, parts, Turn(route, stage, tenant, Origin(), started))
     cases = tuple(_case(policy, place, decision.verdicts) for place in range(len(policy.tests)))
     classifier = next((verdict.classifier for verdict in decision.verdicts), route.classifier)
     room.tried.pop(policy, None)

@@ -15,10 +15,11 @@ from guardrail.assembly import open_guard, shipped_canary
 from guardrail.canary import Canary
 from guardrail.config.models import Config
 from guardrail.config.tenants import hash_key
+from guardrail.context import Answered
 from guardrail.errors import ConfigError, GuardrailError, PolicyError
 from guardrail.events import CanaryChecked, EventFanout, PoliciesPublished, PoliciesRefused
 from guardrail.testing import RecordingSink, ScriptedClassifier, contains, policy
-from guardrail.types import Action
+from guardrail.types import Action, Stage
 from guardrail.upstream.in_process import InProcessUpstream
 
 
@@ -295,6 +296,17 @@ async def test_a_configuration_or_policy_that_cannot_be_used_is_told_before_anyt
     unknown = config({"input": {"policies": ["no_such_policy"]}})
     with pytest.raises(ConfigError, match="no_such_policy"):
         await open_guard(unknown, classifiers={"embedded": ScriptedClassifier()}).__aenter__()
+
+
+async def test_the_library_judges_an_answer_with_its_prompt_where_a_policy_asks_and_never_without() -> None:
+    asking = policy("advice", judge_with="prompt")
+    classifier = ScriptedClassifier({"advice": lambda text: 0.9 if "pills?" in text and "two" in text else 0.1})
+    async with open_guard(classifiers={"embedded": classifier}) as guard:
+        with pytest.raises(GuardrailError, match="'advice' judges answers with the prompt, and none is given"):
+            await guard.check("take two", policies=[asking], stage=Stage.OUTPUT)
+        assert (await guard.check(Answered("how many pills?", "take two"), policies=[asking])).action is Action.BLOCK
+        assert (await guard.check(Answered("", "take two"), policies=[asking])).action is Action.PASS
+        assert (await guard.check("take two", policies=[asking])).action is Action.PASS  # a prompt is judged alone
 
 
 async def test_the_library_checks_a_text_by_the_route_by_ids_and_by_a_policy_of_its_own() -> None:

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from guardrail.assembly import open_guard
 from guardrail.cli import commands
+from guardrail.context import Answered
 from guardrail.testing import ScriptedClassifier, contains
-from guardrail.types import Stage
 
 POLICIES = Path(__file__).parents[1] / "asgi" / "policies"
 CLASSIFIER = """
@@ -122,7 +122,7 @@ def test_an_answer_that_is_judged_with_its_prompt_is_not_judged_again(place: Pat
 
     async def decided() -> tuple[str, str]:
         async with open_guard(config) as guard:
-            return (await guard.check("forbidden", stage=Stage.OUTPUT)).id, (await guard.check("forbidden")).id
+            return (await guard.check(Answered("Hello", "forbidden"))).id, (await guard.check("forbidden")).id
 
     answer, prompt = asyncio.run(decided())
     assert "judges answers with the prompt" in str(run("replay", answer, "--config", config, code=1).exception)

@@ -64,7 +64,7 @@ async def test_a_policy_alone_is_compared_with_what_it_alone_came_to() -> None:
 
 async def test_what_was_judged_with_more_than_its_text_is_not_replayed() -> None:
     asks = route(A, policy("context", judge_with="prompt"))
-    _, answer = await judged(TALK[:1], asks, Stage.OUTPUT)
+    _, answer = await judged(TALK[:1], route(A), Stage.OUTPUT)
     with pytest.raises(GuardrailError, match="context judges answers with the prompt"):
         replayable(answer, asks)
     replayable(answer, route(A))

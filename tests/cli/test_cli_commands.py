@@ -103,6 +103,15 @@ def check(configured: Path, *arguments: str, text: str | None = None) -> tuple[i
     return result.exit_code, result.output
 
 
+def test_check_judges_an_answer_with_its_prompt_where_a_policy_asks_and_never_without(configured: Path, tmp_path: Path) -> None:
+    written = (ROOT / "policies" / "harassment.md").read_text(encoding="utf-8")
+    asking = tmp_path / "asking.md"
+    asking.write_text(written.replace("\n---\n", "\njudge_with: prompt\n---\n", 1), encoding="utf-8")
+    with pytest.raises(GuardrailError, match="judges answers with the prompt, and none is given"):
+        check(configured, "good morning", "--policy", str(asking), "--stage", "output")
+    assert check(configured, "good morning", "--policy", str(asking), "--prompt", "Hello!")[0] == 0
+
+
 def test_check_exits_0_for_clean_and_1_for_a_violation(configured: Path) -> None:
     assert check(configured, "good morning")[0] == 0
     code, said = check(configured, "you worthless idiot", "--policy", "harassment")

@@ -1,6 +1,8 @@
 """Who gets in: nobody from elsewhere, nobody without the admin key, no form that was not made here."""
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -315,6 +317,21 @@ async def test_a_form_that_is_too_large_or_of_another_kind_is_refused() -> None:
         assert other.status_code == 415
         many = await console.client.post("/console/playground", data={f"f{i}": "x" for i in range(100)}, headers=FORM)
         assert many.status_code == 400
+
+
+async def test_a_form_that_comes_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guardrail.console.door.FORM_TIMEOUT_S", 0.05)
+
+    async def dripping() -> AsyncIterator[bytes]:
+        while True:
+            yield b"a"
+            await asyncio.sleep(0.01)  # each piece is in time, the whole never is
+
+    async with consoled() as console:
+        headers = FORM | {"content-type": "application/x-www-form-urlencoded"}
+        async with asyncio.timeout(30):
+            slow = await console.client.post("/console/playground", content=dripping(), headers=headers)
+        assert slow.status_code == 408
 
 
 def test_a_forms_origin_must_be_the_very_host() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import shutil
 import threading
@@ -459,6 +460,37 @@ async def test_the_playground_judges_every_reading_and_tells_nobody() -> None:
         assert (row["policy"], row["asked"], row["threshold"]) == ("harassment", True, 0.5)
         assert [found["violation"] for found in row["answers"]] == [False, True]
         assert len(console.sink.events) == before
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+async def test_the_playground_judges_no_answer_without_a_prompt_that_a_policy_needs(tmp_path: Path, enforced: bool) -> None:
+    written = (Path(POLICIES["folder"]) / "harassment.md").read_text(encoding="utf-8")
+    (tmp_path / "harassment.md").write_text(written.replace("label: HR", "label: HR\njudge_with: prompt", 1))
+    classifier = ScriptedClassifier({"*": lambda text: 0.9 if "pills?" in text and "two" in text else 0.1})
+    output = {"policies": ["harassment"] if enforced else []}
+    settings = config(routes=[{"name": "default", "output": output}], policies={"folder": str(tmp_path), "shipped": False})
+    async with consoled(settings, classifier=classifier) as console:
+        without = await console.send("playground", text="take two", stage="output")
+        assert without.status_code == (422 if enforced else 200)
+        assert ("none is given" if enforced else "Not asked, since it judges") in without.text
+        answer = await console.send("playground", text="take two", prompt="how many pills?", stage="output")
+        assert answer.status_code == 200
+        assert ("finds harassment" in answer.text) is enforced
+        assert 'class="hit"' in answer.text
+
+
+async def test_the_playground_reads_a_text_beside_the_event_loop_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def late(text: str, *, limits: object, deadline: float) -> None:
+        threads.append(threading.current_thread())
+        assert (bool(text), bool(limits), deadline < math.inf) == (True, True, True)
+        raise TimeoutError
+
+    monkeypatch.setattr("guardrail.console.playground.readings", late)
+    async with consoled() as console:
+        assert (await console.send("playground", text="Hello")).status_code == 503
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_what_could_not_be_judged_in_the_playground_is_no_pass() -> None:
