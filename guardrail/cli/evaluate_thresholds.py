@@ -31,6 +31,7 @@ NAMES = {Stage.INPUT: "prompts", Stage.OUTPUT: "answers"}
     "--budget", type=click.FloatRange(0, 1), default=0.015, show_default=True, help="Share of harmless texts that may be flagged."
 )
 @click.option("--each", type=click.FloatRange(0, 1), help="Also of every harmless set (default: of all together alone).")
+@click.option("--lower", is_flag=True, help="Choose none above what it is now: nothing that is flagged today is let through.")
 @click.option("--folds", type=click.IntRange(2, 20), default=5, show_default=True, help="Parts that the units are dealt into.")
 @click.option(
     "--write",
@@ -46,6 +47,7 @@ def thresholds(
     sets: str | None,
     budget: float,
     each: float | None,
+    lower: bool,
     folds: int,
     policies_folder: Path | None,
     as_json: bool,
@@ -70,7 +72,7 @@ def thresholds(
             f"{folder} holds no set of {NAMES[of]} with both labels to choose thresholds on; run `guardrail evaluate card` over some first,"
             " or choose for the other --stage"
         )
-    proposed = joint(goals, {policy.id: policy.threshold_at(of) for policy in job.policies}, folds=folds)
+    proposed = joint(goals, {policy.id: policy.threshold_at(of) for policy in job.policies}, folds=folds, lower=lower)
     click.echo(json.dumps(document(proposed), indent=1) if as_json else markdown(proposed))
     if policies_folder is not None:
         for line in _write(policies_folder, job.policies, proposed.proposed, of):

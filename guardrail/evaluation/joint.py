@@ -66,14 +66,16 @@ def f1(flagged: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
     return 2 * hits / (int(flagged.sum()) + int(labels.sum())) if hits else 0.0
 
 
-def choose(sheets: Sequence[Sheet], start: NDArray[np.float64]) -> NDArray[np.float64]:
+def choose(sheets: Sequence[Sheet], start: NDArray[np.float64], *, lower: bool = False) -> NDArray[np.float64]:
     """Thresholds [P] for the sheets' goals; `start` are those of now, from which one of the searches sets out.
 
     A policy that no sheet with a goal asks keeps its threshold. Where no thresholds keep the limits, those that break them least come back.
+    `lower`: none of them above that of now.
     """
-    search = _Search(sheets, len(start))
-    now = np.array([int(np.argmin(np.abs(GRID - value))) for value in start], np.int64)
-    strictest = np.full(len(start), len(GRID) - 1)
+    last = len(GRID) - 1
+    strictest = np.clip(np.searchsorted(GRID, start + 1e-9, side="right") - 1, 0, last) if lower else np.full(len(start), last)
+    search = _Search(sheets, strictest)
+    now = np.minimum(strictest, np.array([int(np.argmin(np.abs(GRID - value))) for value in start], np.int64))
     found = []
     # From both ends: a text that two policies flag is given up by neither of them alone.
     for here, prices in ((now, PRICES), (strictest, PRICES[::-1])):
@@ -83,14 +85,19 @@ def choose(sheets: Sequence[Sheet], start: NDArray[np.float64]) -> NDArray[np.fl
     found.append(search.climb(strictest, price=0.0, forbidden=FORBIDDEN))
     best = max(found, key=lambda places: search.value(places, price=0.0, forbidden=FORBIDDEN))
     asked = np.array([any((sheet.scores[:, number] >= 0).any() for sheet in sheets) for number in range(len(start))])
-    return np.where(asked, GRID[best], start)
+    return np.where(asked, np.minimum(GRID[best], start) if lower else GRID[best], start)
 
 
-def cross_fitted(sheets: Sequence[Sheet], start: NDArray[np.float64], folds: int) -> tuple[list[NDArray[np.bool_]], NDArray[np.float64]]:
+def cross_fitted(
+    sheets: Sequence[Sheet], start: NDArray[np.float64], folds: int, *, lower: bool = False
+) -> tuple[list[NDArray[np.bool_]], NDArray[np.float64]]:
     """The flags of each sheet's texts under thresholds that were chosen without their fold's units, and those thresholds [folds, P]."""
     of = [sheet.folds(folds) for sheet in sheets]
     chosen = np.stack(
-        [choose([sheet.part(fold != number) for sheet, fold in zip(sheets, of, strict=True)], start) for number in range(folds)]
+        [
+            choose([sheet.part(fold != number) for sheet, fold in zip(sheets, of, strict=True)], start, lower=lower)
+            for number in range(folds)
+        ]
     )
     return [flags(sheet, chosen[fold]) for sheet, fold in zip(sheets, of, strict=True)], chosen
 
@@ -101,9 +108,9 @@ class _Search:
     All sheets lie one behind the other, texts along the last axis, so that a step is a handful of array operations whatever their number.
     """
 
-    def __init__(self, sheets: Sequence[Sheet], policies: int) -> None:
+    def __init__(self, sheets: Sequence[Sheet], strictest: Places) -> None:
         kept = [sheet for sheet in sheets if len(sheet.labels)]
-        self._policies = policies
+        self._strictest = strictest
         # Below the lowest place, and where a policy is not asked: -1.
         self._places = np.ascontiguousarray(np.concatenate([np.searchsorted(GRID, sheet.scores, side="right") - 1 for sheet in kept]).T)
         self._labels = np.concatenate([sheet.labels for sheet in kept])
@@ -122,8 +129,8 @@ class _Search:
         here = start.copy()
         for _ in range(SWEEPS):
             before = here.copy()
-            for policy in range(self._policies):
-                values = self._worth(*self._counts(here, policy), price=price, forbidden=forbidden)
+            for policy, last in enumerate(self._strictest.tolist()):
+                values = self._worth(*self._counts(here, policy), price=price, forbidden=forbidden)[: last + 1]
                 # Of equals the one nearest to now, then the stricter.
                 best = np.flatnonzero(values >= values.max() - 1e-12)
                 here[policy] = best[np.argmin(np.abs(best - here[policy]) * 2 - (best > here[policy]))]

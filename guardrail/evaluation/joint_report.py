@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guardrail.evaluation.card import TOGETHER, Measured
+from guardrail.evaluation.crossfit import counts
 from guardrail.evaluation.dataset import Item
 from guardrail.evaluation.joint import Sheet, choose, cross_fitted, f1, flags
 from guardrail.evaluation.run import ANY
@@ -22,7 +23,7 @@ FEWEST = 5  # texts of either label, below which a set's F1 says nothing
 class Effect:
     """What thresholds do to a sheet: its F1, or the share that is flagged where it has a limit. `goal`: its bar or limit, where it has one.
 
-    `crossed` is of texts whose units had no part in the choice.
+    `crossed` is of texts whose units had no part in the choice, and so are `precision`, `recall` and `fpr`.
     """
 
     name: str
@@ -33,6 +34,9 @@ class Effect:
     now: float
     proposed: float
     crossed: float
+    precision: float
+    recall: float
+    fpr: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +116,11 @@ def _sheet(task: Measured, policies: Sequence[str], *, bar: float | None = None,
     )
 
 
-def joint(goals: Sequence[Sheet], now: Mapping[str, float], *, folds: int) -> Joint:
-    """Choose on everything, and say what that does here and, by `folds` of units, elsewhere."""
+def joint(goals: Sequence[Sheet], now: Mapping[str, float], *, folds: int, lower: bool = False) -> Joint:
+    """Choose on everything, and say what that does here and, by `folds` of units, elsewhere. `lower`: none above what it is now."""
     names, start = list(now), np.array(list(now.values()))
-    found = choose(goals, start)
-    crossed, chosen = cross_fitted(goals, start, folds)
+    found = choose(goals, start, lower=lower)
+    crossed, chosen = cross_fitted(goals, start, folds, lower=lower)
     effects = tuple(_effect(sheet, flags(sheet, start), flags(sheet, found), other) for sheet, other in zip(goals, crossed, strict=True))
     return Joint(
         dict(now),
@@ -130,7 +134,10 @@ def joint(goals: Sequence[Sheet], now: Mapping[str, float], *, folds: int) -> Jo
 def _effect(sheet: Sheet, now: NDArray[np.bool_], proposed: NDArray[np.bool_], crossed: NDArray[np.bool_]) -> Effect:
     limited = sheet.limit is not None
     values = [float(each.mean()) if limited else f1(each, sheet.labels) for each in (now, proposed, crossed)]
-    return Effect(sheet.name, sheet.asked, len(sheet.labels), limited, sheet.limit if limited else sheet.bar, *values)
+    precision, recall, _, fpr = counts(crossed, sheet.labels)
+    goal = sheet.limit if limited else sheet.bar
+    measured = dict(zip(("now", "proposed", "crossed"), values, strict=True))
+    return Effect(sheet.name, sheet.asked, len(sheet.labels), limited, goal, **measured, precision=precision, recall=recall, fpr=fpr)
 
 
 def _mean_f1(effects: Sequence[Effect]) -> tuple[float, float, float]:
@@ -163,14 +170,18 @@ def _lines(found: Joint) -> Iterator[str]:
     for each in found.effects:
         if each.limited:
             yield f"| {_start(each)} | {each.goal:.1%} | {each.now:.2%} | {each.proposed:.2%} | {each.crossed:.2%} |"
-    yield from ("", "| set | asked | rows | bar | F1 now | proposed | crossed |", "|---|---|--:|--:|--:|--:|--:|")
+    yield from ("", "| set | asked | rows | bar | F1 now | proposed | crossed | precision | recall | FPR |", "|---|---|" + "--:|" * 8)
     for each in found.effects:
         if not each.limited:
             bar = "" if each.goal is None else f"{each.goal:.2f}"
-            yield f"| {_start(each)} | {bar} | {each.now:.3f} | {each.proposed:.3f} | {each.crossed:.3f} |"
-    yield "| mean over policies | | | | {:.3f} | {:.3f} | {:.3f} |".format(*found.mean_f1)
+            values = each.now, each.proposed, each.crossed, each.precision, each.recall, each.fpr
+            yield f"| {_start(each)} | {bar} | {' | '.join(f'{value:.3f}' for value in values)} |"
+    yield "| mean over policies | | | | {:.3f} | {:.3f} | {:.3f} | | | |".format(*found.mean_f1)
     yield ""
-    yield "Crossed: under thresholds that were chosen without the text's unit. Proposed: on the very texts they were chosen on."
+    yield (
+        "Crossed (and precision, recall and FPR): under thresholds that were chosen without the text's unit. Proposed: on the very texts"
+        " they were chosen on."
+    )
     if not found.kept:
         yield "No thresholds keep all limits; these break them least."
 

@@ -13,7 +13,8 @@ from guardrail.errors import ClassifierError
 from guardrail.evaluation import steer_policies
 from guardrail.evaluation.dataset import Item
 from guardrail.interfaces import Classifier
-from guardrail.types import ClassifyRequest, Policy
+from guardrail.policy.trial import tested_as
+from guardrail.types import ClassifyRequest, Policy, Stage
 
 CHUNK = 64  # judgements in one call
 PATIENCE_S = 3600.0
@@ -57,12 +58,13 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A text of a probe: what it is about (a policy's id), whether it violates that policy, and the group it attacks."""
+    """A text of a probe: what it is about (a policy's id), whether it violates that policy, the group it attacks, and what it is."""
 
     text: str
     area: str
     label: int
     group: str = ""
+    stage: Stage = Stage.INPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class Steering:
 
 def own_samples(policies: Sequence[Policy]) -> list[Sample]:
     """The probes' own mild texts: the policies' own tests, and each claim made of each group."""
-    found = [Sample(test.text, policy.id, test.expected) for policy in policies for test in policy.tests]
+    found = [Sample(test.text, policy.id, test.expected, stage=tested_as(policy)) for policy in policies for test in policy.tests]
     if any(policy.id == CARVED for policy in policies):
         for group, entry in steer_policies.material()["groups"].items():
             for claim in steer_policies.material()["claims"]:
@@ -172,7 +174,7 @@ def labelled_samples(items: Iterable[Item], policies: Sequence[Policy]) -> list[
     for item in items:
         if item.label is not None and item.area in asked:
             groups = {names[label] for label in item.sub_labels if label in names}
-            found.append(Sample(item.text, item.area, item.label, groups.pop() if len(groups) == 1 else ""))
+            found.append(Sample(item.text, item.area, item.label, groups.pop() if len(groups) == 1 else "", item.stage))
     return found
 
 
@@ -183,7 +185,7 @@ async def steer(
     *,
     report: Callable[[int, int], None] = lambda _, __: None,
 ) -> Steering:
-    """Run all probes. A text counts as flagged at its policy's threshold. `report` gets judgements done and in all.
+    """Run all probes. A text counts as flagged at its policy's threshold (of what it is). `report` gets judgements done and in all.
 
     Raises ClassifierError when a text could not be judged: a probe with holes would flatter.
     """
@@ -260,7 +262,8 @@ class _Probe:
     def wording(self, scores: Scores) -> Wording:
         wordings = (self.policy, *self.other_words)
         values = [[scores[policy.key, sample.text] for policy in wordings] for sample in self.samples]
-        stable = [len({value >= self.policy.threshold for value in row}) == 1 for row in values]
+        bars = [self.policy.threshold_at(sample.stage) for sample in self.samples]
+        stable = [len({value >= bar for value in row}) == 1 for row, bar in zip(values, bars, strict=True)]
         return Wording(self.policy.id, Rate.of_flags(stable), sum(max(row) - min(row) for row in values) / len(values))
 
 
@@ -278,7 +281,7 @@ def _at_length(probes: Sequence[_Probe], lines: int, scores: Scores) -> Length:
 
 
 def _flag(scores: Scores, policy: Policy, sample: Sample) -> bool:
-    return scores[policy.key, sample.text] >= policy.threshold
+    return scores[policy.key, sample.text] >= policy.threshold_at(sample.stage)
 
 
 async def _scores(classifier: Classifier, pairs: Sequence[tuple[Policy, str]], report: Callable[[int, int], None]) -> Scores:

@@ -1,6 +1,7 @@
 """What the steerability probes ask: a policy turned round, carved out, shortened, in other words, and policies on something else."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def off_topic(threshold: float = 0.5) -> tuple[Policy, ...]:
 
 
 def _policy(base: Policy, text: str, suffix: str, title: str) -> Policy:
-    return parse_prose(text, id=f"{base.id[:40]}_{suffix}", title=title, threshold=base.threshold)
+    made = parse_prose(text, id=f"{base.id[:40]}_{suffix}", title=title, threshold=base.threshold)
+    return replace(made, output_threshold=base.output_threshold)
 
 
 def _written(

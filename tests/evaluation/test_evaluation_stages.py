@@ -142,6 +142,12 @@ def test_thresholds_of_answers_are_chosen_from_answers_within_a_budget_on_harmle
     assert after.threshold == before.threshold
     assert 0.2 < after.threshold_at(Stage.OUTPUT) <= 0.3
     assert f"{policies / 'violence.md'}: threshold {before.threshold_at(Stage.OUTPUT):g} -> " in said.stderr
+    (row,) = (line for line in said.output.splitlines() if line.startswith("| beavertails_test/"))
+    f1, precision, recall, fpr = (float(cell) for cell in (row.split("|")[7], *row.split("|")[8:11]))
+    assert f1 == pytest.approx(2 * precision * recall / (precision + recall), abs=0.002)
+    assert fpr <= 0.2
+    kept = json.loads(chosen(carded, "--stage", "output", "--budget", "0.1", "--lower", "--json").stdout)
+    assert all(value <= kept["now"][name] for name, value in kept["proposed"].items())
     told = json.loads(chosen(carded, "--stage", "output", "--budget", "0", "--each", "0", "--json").stdout)
     assert told["proposed"]["violence"] > 0.4
     assert [(each["name"], each["limited"]) for each in told["effects"]] == [

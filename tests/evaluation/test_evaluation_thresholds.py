@@ -50,6 +50,17 @@ def test_without_a_budget_one_policys_threshold_is_the_best_there_is(rows: list[
     assert found[1] == 0.7  # nothing was asked of it
 
 
+@settings(deadline=None, max_examples=40)
+@given(SCORES, SCORES, st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)))
+def test_asked_for_lower_ones_no_threshold_rises(
+    labelled: list[tuple[float, float, int]], calm: list[tuple[float, float, int]], now: tuple[float, float]
+) -> None:
+    goals = [sheet("labelled", labelled), sheet("calm", calm, limit=0.1)]
+    assert (choose(goals, np.array(now), lower=True) <= np.array(now)).all()
+    _, chosen = cross_fitted(goals, np.array(now), 2, lower=True)
+    assert (chosen <= np.array(now)).all()
+
+
 def test_the_budget_goes_where_it_buys_most() -> None:
     # The first policy could catch one more text for one false flag, the second nine more.
     first = sheet("first", [(0.9, -1, 1)] * 9 + [(0.5, -1, 1)] + [(0.1, -1, 0)] * 10, asked="first")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,15 @@ from guardrail.cli.evaluate_steer import steer as command
 from guardrail.engine.embedded.statements import statements_of
 from guardrail.errors import ClassifierError
 from guardrail.evaluation.baseline_tfidf import Example, TfidfClassifier
-from guardrail.evaluation.dataset import Item
+from guardrail.evaluation.dataset import ANSWER, Item
 from guardrail.evaluation.steer import Rate, Sample, Steering, labelled_samples, own_samples, steer
 from guardrail.evaluation.steer_policies import LENGTHS, carved, inverted, material, off_topic, paraphrased, shortened
 from guardrail.evaluation.steer_report import bars, markdown, summary
 from guardrail.policy.registry import load_folder, shipped_folder
+from guardrail.testing import ScriptedClassifier
 from guardrail.training.rows import own_rows
 from guardrail.training.variants import Wordings
-from guardrail.types import ClassifyRequest, Policy, Score
+from guardrail.types import ClassifyRequest, Policy, Score, Stage
 
 POLICIES = load_folder(shipped_folder())
 HATE = next(policy for policy in POLICIES if policy.id == "hate_speech")
@@ -63,6 +65,16 @@ async def _blind() -> Steering:
     harm = [Example(row.text, int(any(label for label, _ in row.known.values())), row.unit) for row in own_rows(templates=300)][::6]
     judge = TfidfClassifier.train(harm, folds=2)
     return await steer(judge, [HATE], [sample for sample in SAMPLES if sample.area == HATE.id])
+
+
+async def test_an_answer_is_flagged_at_the_threshold_of_answers_under_the_variants_too() -> None:
+    policy = replace(HATE, threshold=0.8, output_threshold=0.4)
+    rows = [Item("a", HATE.id, "as prompt", 1), Item("b", HATE.id, "as answer", 1, kind=ANSWER)]
+    samples = labelled_samples(rows, [policy])
+    assert [sample.stage for sample in samples] == [Stage.INPUT, Stage.OUTPUT]
+    found = await steer(ScriptedClassifier({"*": 0.5}), [policy], samples)
+    assert (found.flip.hits, found.flip.of) == (0, 1)  # only the answer is flagged, and turned round it still is
+    assert {(each.recall.hits, each.recall.of) for each in found.lengths} <= {(1, 2), (0, 0)}
 
 
 async def test_a_judge_that_reads_the_policy_passes_every_probe() -> None:
