@@ -78,7 +78,8 @@ class PoliciesRefused:
 class AuditTroubled:
     """Records that the audit store does not hold. `code`: queue_full, lost (the process before this one ended too early), unwritable.
 
-    `failing` (no records yet: it is tried again) and `recovered` say how the store itself does.
+    `failing` (no records yet: it is tried again) and `recovered` say how the store itself does, `damaged` that records which were pruned
+    had been changed.
     """
 
     code: str

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from guardrail.audit.chain import GENESIS, Chain
+from guardrail.audit.chain import GENESIS, Chain, Chains
 from guardrail.audit.content import digest, sealed
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.record import AuditRecord
 from guardrail.audit.row import Entry, body_of, columns_of
-from guardrail.audit.schema import COLUMNS, migrate
+from guardrail.audit.schema import COLUMNS, MARKED_DAMAGE, migrate, version_of
 from guardrail.errors import GuardrailError
 
 Synchronous = Literal["full", "normal", "off"]
@@ -23,7 +23,7 @@ _INSERT = (
     f"VALUES ({', '.join('?' * (len(COLUMNS) + 4))})"
 )
 _HEAD = "sequence, hash, time, chain, opened, opened_after, opened_time, opened_bytes"
-_SEGMENT = "number, first, last, after, hash, started, ended, chain, signature, pruned, content_dropped, mark"
+_SEGMENT = "number, first, last, after, hash, started, ended, chain, signature, pruned, content_dropped, mark, damage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A sealed run of records. `pruned` and `content_dropped` are times, 0 for not yet; `mark` is the signature over those."""
+    """A sealed run of records. `pruned` and `content_dropped` are times, 0 for not yet, `damage` is what was wrong with it then;
+    `mark` is the signature over those."""
 
     number: int
     first: int
@@ -70,6 +71,7 @@ class Segment:
     pruned: float = 0.0
     content_dropped: float = 0.0
     mark: str = ""
+    damage: str = ""
 
     def values(self) -> tuple[int | str | float, ...]:
         """What the signature covers."""
@@ -78,7 +80,8 @@ class Segment:
 
     def marks(self) -> tuple[int | str | float, ...]:
         """What the mark covers."""
-        return self.number, self.signature, float(self.pruned), float(self.content_dropped)
+        marks = self.number, self.signature, float(self.pruned), float(self.content_dropped)
+        return (*marks, self.damage) if self.damage else marks
 
 
 def connect(path: Path, *, synchronous: Synchronous = "full", busy_s: float = 5.0) -> sqlite3.Connection:
@@ -110,6 +113,11 @@ class Ledger:
     def chain(self) -> Chain:
         """What is written with."""
         return self._keys.chains.current
+
+    @property
+    def chains(self) -> Chains:
+        """Every chain whose key is at hand."""
+        return self._keys.chains
 
     def append(self, records: Sequence[AuditRecord]) -> int:
         """Write all of them or none; the sequence of the last. What a record has of content is kept apart. Raises sqlite3.Error."""
@@ -154,8 +162,8 @@ class Ledger:
         """Write down, signed, what became of a segment. Within a transaction."""
         signed = self.chain.sign("mark", *segment.marks())
         self.connection.execute(
-            "UPDATE segments SET pruned = ?, content_dropped = ?, mark = ? WHERE number = ?",
-            (segment.pruned, segment.content_dropped, signed, segment.number),
+            "UPDATE segments SET pruned = ?, content_dropped = ?, mark = ?, damage = ? WHERE number = ?",
+            (segment.pruned, segment.content_dropped, signed, segment.damage, segment.number),
         )
 
     @contextlib.contextmanager
@@ -195,7 +203,7 @@ class Ledger:
         number = int(self.connection.execute("SELECT coalesce(max(number), 0) + 1 FROM segments").fetchone()[0])
         run = (number, head.opened, head.sequence, head.opened_after, head.hash, head.opened_time, head.time, head.chain)
         signature = self.chain.sign("segment", *Segment(*run).values())
-        self.connection.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(run))}, ?, 0, 0, '')", (*run, signature))  # noqa: S608
+        self.connection.execute(f"INSERT INTO segments VALUES ({', '.join('?' * len(run))}, ?, 0, 0, '', '')", (*run, signature))  # noqa: S608
         return replace(head, opened=head.sequence + 1, opened_after=head.hash, opened_time=0.0, opened_bytes=0, chain=self.chain.name)
 
     def _insert(self, rows: list[tuple[object, ...]], contents: list[tuple[int, bytes]]) -> None:
@@ -218,4 +226,5 @@ def read_head(connection: sqlite3.Connection) -> tuple[Head, str]:
 
 def read_segments(connection: sqlite3.Connection) -> list[Segment]:
     """Every sealed segment as it is written, in order."""
-    return [Segment(*row) for row in connection.execute(f"SELECT {_SEGMENT} FROM segments ORDER BY number")]  # noqa: S608
+    columns = _SEGMENT if version_of(connection) >= MARKED_DAMAGE else _SEGMENT.replace("damage", "''")
+    return [Segment(*row) for row in connection.execute(f"SELECT {columns} FROM segments ORDER BY number")]  # noqa: S608

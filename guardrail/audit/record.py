@@ -73,6 +73,7 @@ class AuditRecord:
     and what shadow checks would have done, `mode` is `shadow` where the two differ. `timings` are seconds by name (`judging`).
     `text_hmac` is the keyed hash of everything that was judged. `keeps` says which content was to be kept; `content` is there only
     where it was asked for, is not dropped and can be decrypted. `history` says what became of earlier turns. `note` holds what a note says.
+    `genuine` says whether its row is the one that was written; None: not looked at, or the key that tells is not at hand.
     """
 
     id: str
@@ -106,6 +107,7 @@ class AuditRecord:
     content_digest: str = ""
     content: tuple[Part, ...] | None = None
     note: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    genuine: bool | None = field(default=None, compare=False)
 
     @property
     def duration_s(self) -> float:

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 from guardrail.audit.ledger import Ledger, Segment
+from guardrail.audit.verify import damage_of
 
 DAY_S = 86_400.0
 
@@ -22,11 +23,12 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a pruning took."""
+    """What a pruning took. `damaged` says which of it was not what was written, by its records: they went all the same, and stay said."""
 
     segments: int = 0
     records: int = 0
     contents: int = 0
+    damaged: tuple[str, ...] = ()
 
 
 def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> Pruned:
@@ -77,12 +79,16 @@ def _seal_if_old(ledger: Ledger, retention: Retention, now: float) -> None:
 
 def _drop(ledger: Ledger, segment: Segment, taken: Pruned, *, now: float, whole: bool) -> Pruned:
     """Take one segment, or its texts alone; nothing where another process has done so since it was looked at."""
-    records, between = 0, (segment.first, segment.last)
+    records, between, damaged = 0, (segment.first, segment.last), taken.damaged
     with ledger.transaction():
         if segment not in ledger.segments():
             return taken
+        found = damage_of(ledger, ledger.chains, segment)
+        if found is not None:
+            damaged = (*damaged, f"records {segment.first} to {segment.last}: {found}")
+            segment = replace(segment, damage=segment.damage or str(found))
         contents = ledger.connection.execute("DELETE FROM contents WHERE sequence BETWEEN ? AND ?", between).rowcount
         if whole:
             records = ledger.connection.execute("DELETE FROM records WHERE place BETWEEN ? AND ?", between).rowcount
         ledger.mark(replace(segment, pruned=now if whole else 0.0, content_dropped=segment.content_dropped or now))
-    return Pruned(taken.segments + whole, taken.records + records, taken.contents + contents)
+    return Pruned(taken.segments + whole, taken.records + records, taken.contents + contents, damaged)

@@ -59,8 +59,16 @@ def _words(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_records, _segments, _writers, _words)
+def _damage(connection: sqlite3.Connection) -> None:
+    """What was wrong with a segment that went stays said."""
+    connection.execute("ALTER TABLE segments ADD COLUMN damage TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_records, _segments, _writers, _words, _damage)
 """Step n brings a store from version n - 1 to version n."""
+
+MARKED_DAMAGE = 5
+"""The first version whose segments have the column `damage`."""
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -3,19 +3,21 @@
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 from guardrail.audit.chain import Chains
 from guardrail.audit.content import opened
 from guardrail.audit.durations import Durations
+from guardrail.audit.genuine import PROVEN, Seals
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.made import text_hmac
 from guardrail.audit.record import DECISION, AuditRecord, came_to
-from guardrail.audit.row import SELECTED, record_of_row, violated_in
+from guardrail.audit.row import record_of_row, violated_in
 from guardrail.audit.schema import MIGRATIONS, version_of
 from guardrail.errors import GuardrailError
 
@@ -92,8 +94,8 @@ class AuditReader:
         """The record of a decision's id, or of a sequence number, with its content; None when it is not there."""
         by = "sequence = CAST(? AS INTEGER)" if id.isdecimal() and len(id) < 16 else "id = ?"
         with self.connection() as connection:
-            row = connection.execute(f"SELECT {SELECTED} FROM records WHERE {by} ORDER BY place LIMIT 1", (id,)).fetchone()  # noqa: S608
-            return None if row is None else self._with_content(connection, record_of_row(row))
+            row = connection.execute(f"SELECT {PROVEN} FROM records WHERE {by} ORDER BY place LIMIT 1", (id,)).fetchone()  # noqa: S608
+            return None if row is None else self._with_content(connection, self._records(connection, [row])[0])
 
     def find(
         self,
@@ -105,20 +107,20 @@ class AuditReader:
     ) -> list[AuditRecord]:
         """The newest records that fit, newest first; with `before` those with a smaller sequence than that. `content`: with it."""
         where, values = self._where(filter or Filter(), before)
-        query = f"SELECT {SELECTED} FROM records WHERE {where} ORDER BY place DESC LIMIT ?"  # noqa: S608  (names are ours, values bound)
+        query = f"SELECT {PROVEN} FROM records WHERE {where} ORDER BY place DESC LIMIT ?"  # noqa: S608  (names are ours, values bound)
         with self.connection() as connection:
-            found = [record_of_row(row) for row in connection.execute(query, (*values, min(limit, MOST_RECORDS)))]
+            found = self._records(connection, connection.execute(query, (*values, min(limit, MOST_RECORDS))))
             return [self._with_content(connection, record) for record in found] if content else found
 
     def walk(self, filter: Filter | None = None, *, content: bool = False) -> Iterator[AuditRecord]:  # noqa: A002
         """Every record that fits, oldest first, a page at a time: what is written meanwhile comes too, what is pruned does not."""
         where, values = self._where(filter or Filter(), None)
-        query = f"SELECT place, {SELECTED} FROM records WHERE {where} AND place > ? ORDER BY place LIMIT 1000"  # noqa: S608
+        query = f"SELECT {PROVEN} FROM records WHERE {where} AND place > ? ORDER BY place LIMIT 1000"  # noqa: S608
         last = 0
         while True:
             with self.connection() as connection:
                 rows = connection.execute(query, (*values, last)).fetchall()
-                found = [record_of_row(row[1:]) for row in rows]
+                found = self._records(connection, rows)
                 found = [self._with_content(connection, record) for record in found] if content else found
             if not rows:
                 return
@@ -157,6 +159,11 @@ class AuditReader:
                 yield connection
         except sqlite3.DatabaseError as error:
             raise GuardrailError(f"the audit store {str(self.path)!r} cannot be read: {error}") from error
+
+    def _records(self, connection: sqlite3.Connection, rows: Iterable[Sequence[Any]]) -> list[AuditRecord]:
+        """The records of rows of `PROVEN`, each with whether it is what was written."""
+        seals = Seals(connection, self._keys.chains)
+        return [replace(record_of_row(row[1:-2]), genuine=seals.genuine(row)) for row in rows]
 
     def _with_content(self, connection: sqlite3.Connection, record: AuditRecord) -> AuditRecord:
         if not record.content_digest:

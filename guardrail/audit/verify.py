@@ -1,6 +1,5 @@
 """Whether a store is as it was written: every record, their order, the seals, the kept texts and the end. Names what is not."""
 
-import hmac
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +7,15 @@ from typing import Any, Literal
 
 from guardrail.audit.chain import GENESIS, UNKEYED, Chain, Chains
 from guardrail.audit.content import digest
-from guardrail.audit.ledger import Head, Segment, read_head, read_segments
+from guardrail.audit.genuine import genuine
+from guardrail.audit.ledger import Head, Ledger, Segment, read_head, read_segments
 from guardrail.audit.record import NOTE
 from guardrail.audit.row import SELECTED, UnreadableRecordError, record_of_row
 from guardrail.audit.schema import COLUMNS
 from guardrail.audit.store import AuditReader
 from guardrail.errors import GuardrailError
 
-Kind = Literal["changed", "removed", "duplicated", "reordered", "inserted", "seal", "head", "content", "anchor", "file"]
+Kind = Literal["changed", "removed", "duplicated", "reordered", "inserted", "seal", "head", "content", "anchor", "pruned", "file"]
 
 _WIDTH = len(COLUMNS)
 _KIND, _CONTENT = COLUMNS.index("kind"), COLUMNS.index("content_digest")
@@ -43,7 +43,8 @@ class Anchor:
 
 @dataclass(slots=True)
 class Report:
-    """What was found. `damage` is the first fault, None for none. `pruned` are runs of records that are gone with a signed mark.
+    """What was found. `damage` is the first fault, None for none. `pruned` are runs of records that are gone with a signed mark, `damaged`
+    are those of them, and of `content_dropped`, that were not what was written when they went, with what was wrong.
 
     `lost` and `dropped` count the records that never came into the store, as it noted itself. `unkeyed` is the last record that no key
     protects. `head` is what to write down elsewhere: `sequence:hash`.
@@ -54,6 +55,7 @@ class Report:
     contents: int = 0
     pruned: list[tuple[int, int]] = field(default_factory=list)
     content_dropped: list[tuple[int, int]] = field(default_factory=list)
+    damaged: list[tuple[int, int, str]] = field(default_factory=list)
     lost: int = 0
     dropped: int = 0
     unkeyed: int = 0
@@ -79,7 +81,27 @@ def verify(reader: AuditReader, chains: Chains, *, anchor: Anchor | None = None)
             report.damage = error.damage
         except (sqlite3.DatabaseError, TypeError, ValueError, AttributeError) as error:
             report.damage = Damage("file", 0, f"the file itself is damaged: {error}")
+    if report.damage is None and report.damaged:
+        first, last, what = report.damaged[0]
+        report.damage = Damage("pruned", first, f"records {first} to {last} were not what was written when they were pruned: {what}")
     return report
+
+
+def damage_of(ledger: Ledger, chains: Chains, segment: Segment) -> Damage | None:
+    """What is wrong first with one segment, None for nothing; that nobody can tell, for want of its key, is told as damage, too."""
+    walk = _Walk(ledger.connection, chains, Report(), after=segment)
+    ledger.connection.text_factory = _text
+    try:
+        walk.segment(segment, segment.number)
+    except _DamagedError as error:
+        return error.damage
+    except GuardrailError as error:
+        return Damage("seal", segment.first, f"it could not be checked: {error}")
+    except (TypeError, ValueError, AttributeError) as error:
+        return Damage("file", segment.first, f"it cannot be read: {error}")
+    finally:
+        ledger.connection.text_factory = str
+    return None
 
 
 def _text(raw: bytes) -> str:
@@ -89,12 +111,11 @@ def _text(raw: bytes) -> str:
 class _Walk:
     """From the first record to the last."""
 
-    def __init__(self, connection: sqlite3.Connection, chains: Chains, report: Report) -> None:
+    def __init__(self, connection: sqlite3.Connection, chains: Chains, report: Report, after: Segment | None = None) -> None:
         self._connection = connection
         self._chains = chains
         self._report = report
-        self._hash = GENESIS
-        self._next = 1
+        self._hash, self._next = (GENESIS, 1) if after is None else (after.after, after.first)
         self._keyed = False
         self._newest = UNKEYED
         self._anchor: Anchor | None = None
@@ -108,14 +129,15 @@ class _Walk:
         self._newest = signature.partition(":")[0]
         segments = read_segments(self._connection)
         for number, segment in enumerate(segments, 1):
-            self._segment(segment, number)
+            self.segment(segment, number)
         self._open(head, signature)
         self._nothing_more(head)
         sound = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if sound != "ok":
             raise _DamagedError("file", 0, f"the file itself is damaged: {sound}")
 
-    def _segment(self, segment: Segment, number: int) -> None:
+    def segment(self, segment: Segment, number: int) -> None:
+        """One sealed run of records, or what its marks say of it."""
         if segment.number != number or segment.first != self._next or segment.after != self._hash:
             raise _DamagedError("seal", self._next, f"segment {segment.number} does not follow what is before it")
         if not self._chains.signed(segment.signature, "segment", *segment.values()):
@@ -126,6 +148,8 @@ class _Walk:
         if marked and not self._chains.signed(segment.mark, "mark", *segment.marks()):
             self._key_at_hand(segment.mark)
             raise _DamagedError("seal", segment.first, f"segment {segment.number} says that it was pruned, which is not genuine")
+        if segment.damage:
+            self._report.damaged.append((segment.first, segment.last, segment.damage))
         if segment.pruned:
             self._report.pruned.append((segment.first, segment.last))
             found = self._connection.execute("SELECT place FROM records WHERE place BETWEEN ? AND ?", (segment.first, segment.last))
@@ -172,7 +196,7 @@ class _Walk:
     def _records(self, last: int, chain: Chain, *, content: bool) -> None:
         """Everything from the next record to `last`."""
         for place, *values, body, previous, hashed in self._rows(last):
-            if place != self._next or previous != self._hash or values[0] != place or not _genuine(chain, previous, values, body, hashed):
+            if place != self._next or previous != self._hash or values[0] != place or not genuine(chain, previous, values, body, hashed):
                 self._name(chain, (place, *values, body, previous, hashed))
             if values[_CONTENT]:
                 self._content(place, values[_CONTENT], expected=content)
@@ -194,7 +218,7 @@ class _Walk:
         """Say what happened to the record that should stand here. Raises always."""
         place, *values, body, previous, hashed = row
         due = self._next
-        own = values[0] if _genuine(chain, previous, values, body, hashed) else None
+        own = values[0] if genuine(chain, previous, values, body, hashed) else None
         if place == due and own is None:
             raise _DamagedError("changed", due, "it is not what was written")
         moved = self._connection.execute("SELECT place FROM records WHERE sequence = ? AND place <> ?", (due, due)).fetchone()
@@ -253,13 +277,3 @@ class _Walk:
         if self._anchor is not None and hashed.hex() != self._anchor.hash:
             raise _DamagedError("anchor", self._anchor.sequence, "it is not the one whose hash was written down: the store was made again")
         self._anchor = None
-
-
-def _genuine(chain: Chain, previous: Any, values: Sequence[Any], body: Any, hashed: Any) -> bool:
-    """Whether a row is one that was written, wherever it stands now."""
-    if not (isinstance(previous, bytes) and isinstance(hashed, bytes) and isinstance(body, str)):
-        return False
-    try:
-        return hmac.compare_digest(chain.hash(previous, values, body), hashed)
-    except (ValueError, TypeError):  # not even text any more
-        return False

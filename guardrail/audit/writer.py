@@ -216,7 +216,9 @@ class AuditWriter:
         """From time to time, and whenever the store is too large. Its failures are not the batch's, which is written."""
         ledger, retention = self._open(), self._settings.retention
         if not self._pruned or time.monotonic() - self._pruned > _PRUNING_S or oversized(ledger, retention):
-            prune(ledger, retention)
+            for damaged in prune(ledger, retention).damaged:
+                logger.error("what the audit store dropped for its age or size was not what had been written: %s", damaged)
+                self._told(AuditTroubled("damaged", 0, damaged))
             self._pruned = time.monotonic()
 
     def _made(self, batch: Sequence[Item]) -> tuple[list[Entry], int]:

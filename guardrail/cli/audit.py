@@ -18,6 +18,7 @@ from guardrail.cli import AUDITS, LazyGroup
 from guardrail.cli.audit_options import configuration, filter_of, opened, which_records, which_store
 from guardrail.errors import GuardrailError
 
+CHANGED = "this is not what was written: see `guardrail audit verify`"
 _MB = 1_000_000
 _LONGEST = 10_000  # characters of a line of a kept text; and none that a terminal would obey
 
@@ -88,7 +89,10 @@ def verify_store(store: Path | None, config_path: Path | None, *, anchor: str | 
 def prune_store(
     store: Path | None, config_path: Path | None, *, days: float | None, content_days: float | None, max_mb: int | None
 ) -> None:
-    """Drop what is too old or too much, in whole segments. Signed marks stay: `verify` passes, and says what is gone."""
+    """Drop what is too old or too much, in whole segments. Signed marks stay: `verify` passes, and says what is gone.
+
+    Exits 1 where something of it was not what had been written: it goes all the same, and `verify` goes on saying so.
+    """
     reader, keys = opened(store, config_path)
     wanted = Retention(days, content_days, None if max_mb is None else max_mb * _MB)
     if wanted == Retention() and config_path is not None:
@@ -103,6 +107,10 @@ def prune_store(
     finally:
         ledger.close()
     click.echo(f"Dropped {taken.records} records in {taken.segments} segments, and {taken.contents} texts.")
+    for damaged in taken.damaged:
+        click.echo(f"What was dropped was not what had been written: {damaged}.", err=True)
+    if taken.damaged:
+        raise click.exceptions.Exit(1)
 
 
 def _anchor(text: str | None) -> Anchor | None:
@@ -119,6 +127,7 @@ def _said(report: Report, keys: StoreKeys) -> list[str]:
     if report.damage is None:
         lines.append(f"Sound: {report.records} decisions, {report.notes} notes, {report.contents} kept texts.")
     lines += [f"Records {first} to {last} were pruned." for first, last in report.pruned]
+    lines += [f"Records {first} to {last} were not what was written when they went: {what}." for first, last, what in report.damaged]
     lines += [f"The texts of records {first} to {last} were dropped." for first, last in report.content_dropped]
     if report.lost or report.dropped:
         lines.append(
@@ -132,16 +141,18 @@ def _said(report: Report, keys: StoreKeys) -> list[str]:
 
 
 def _line(record: AuditRecord) -> str:
+    changed = "  CHANGED since it was written" if record.genuine is False else ""
     if record.kind == NOTE:
-        return f"{record.sequence:>8}  {instant(record.time)}  note  {dict(record.note)}"
+        return f"{record.sequence:>8}  {instant(record.time)}  note  {dict(record.note)}{changed}"
     because = ", ".join(dict.fromkeys(f"{verdict.policy} {verdict.score:.2f}" for verdict in record.violations)) or "-"
     what = record.action + (f" (shadow: {record.shadow})" if record.mode == "shadow" else "") + (" unjudged" if record.unjudged else "")
     who = f"{record.tenant}  {record.route}  {record.stage:<6}"
-    return f"{record.sequence:>8}  {instant(record.time)}  {record.id}  {who}  {what}  {because}"
+    return f"{record.sequence:>8}  {instant(record.time)}  {record.id}  {who}  {what}  {because}{changed}"
 
 
 def _lines(record: AuditRecord) -> list[str]:
     facts = {
+        "CHANGED": CHANGED if record.genuine is False else "",
         "number": record.sequence,
         "time": instant(record.time),
         "tenant": record.tenant,

@@ -45,6 +45,8 @@ def replay(id: str, config_path: Path, store: Path | None, policies: Sequence[st
     record = reader.get(id)
     if record is None or record.kind != DECISION:
         raise GuardrailError(f"there is no decision {id!r} in {reader.path}; it may have been pruned")
+    if record.genuine is False:
+        click.echo(f"The record of decision {record.id} is not what was written: see `guardrail audit verify`.", err=True)
     given = [sys.stdin.read(_MAX_CHARS) if text == "-" else text for text in texts] or None
     parts = parts_of(record, given, keys.texts)
     redacted = given is None and record.keeps == "redacted"

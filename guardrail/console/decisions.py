@@ -32,6 +32,7 @@ class Line:
     violations: int
     errors: int
     duration_s: float
+    changed: bool
 
 
 def line(record: AuditRecord) -> Line:
@@ -54,6 +55,7 @@ def line(record: AuditRecord) -> Line:
         violations=len(record.violations),
         errors=sum(each.error is not None for each in record.verdicts),
         duration_s=record.duration_s,
+        changed=record.genuine is False,
     )
 
 

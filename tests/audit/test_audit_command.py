@@ -173,6 +173,22 @@ def test_old_decisions_are_dropped(place: Path, run: Callable[..., Result]) -> N
     assert "Records 1 to 2 were pruned." in run("verify", "--config", config).output
 
 
+def test_a_changed_record_is_said_to_be_one_wherever_it_is_shown(place: Path, run: Callable[..., Result]) -> None:
+    config = written(place)
+    _, second = decided(config, "one", "something forbidden")
+    assert "CHANGED" not in run("list", "--config", config).output + run("show", second, "--config", config).output
+    with closing(sqlite3.connect(place / "audit.db")) as connection, connection:
+        connection.execute("UPDATE records SET action = 'pass' WHERE place = 2")
+    assert run("list", "--config", config).output.splitlines()[0].endswith("CHANGED since it was written")
+    assert "this is not what was written" in run("show", second, "--config", config).output
+    assert json.loads(run("show", second, "--config", config, "--json").output)["genuine"] is False
+    assert "is not what was written" in run("replay", second, "--config", config, code=1).output
+    dropped = run("prune", "--config", config, "--days", "0", code=1).output
+    assert "records 1 to 2: changed at record 2" in dropped
+    said = run("verify", "--config", config, code=1).output
+    assert "Records 1 to 2 were not what was written when they went: changed at record 2" in said
+
+
 def test_nothing_is_dropped_from_a_keyed_store_without_its_key(place: Path, run: Callable[..., Result]) -> None:
     config = written(place)
     decided(config, "one", "two")

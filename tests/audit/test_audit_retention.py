@@ -1,10 +1,14 @@
 """What is too old or too much goes, the chain still closes, and what went is said."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from audit_cases import KEYS, SPANNED, filled, record
+import pytest
+from audit_cases import KEYS, SPANNED, UNKEYED, filled, record
 
+from guardrail.audit.chain import Chains
 from guardrail.audit.ledger import Ledger, SegmentSize, connect
 from guardrail.audit.retention import DAY_S, Pruned, Retention, _drop, prune, used_bytes
 from guardrail.audit.store import AuditReader
@@ -92,3 +96,59 @@ def test_what_is_dropped_is_gone_from_the_disk(tmp_path: Path) -> None:
     assert any(TEXT.encode() in each.read_bytes() for each in tmp_path.iterdir())
     pruned(path, Retention(content_days=1), day=3)
     assert not any(TEXT.encode() in each.read_bytes() for each in tmp_path.iterdir())
+
+
+def tampered(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("UPDATE records SET action = 'pass', body = '{}' WHERE place = 3", "changed at record 3: it is not what was written"),
+        ("UPDATE records SET tenant = CAST(x'ff' AS TEXT) WHERE place = 3", "changed at record 3: it is not what was written"),
+        ("DELETE FROM records WHERE place = 4", "removed at record 4: record 4 is missing at the end"),
+        ("UPDATE contents SET body = zeroblob(9) WHERE sequence = 3", "content at record 3: its text is not the one that was kept"),
+        ("UPDATE segments SET chain = 'other' WHERE number = 2", "seal at record 3: the seal of segment 2 is not genuine"),
+    ],
+)
+@pytest.mark.parametrize("kept", [Retention(days=5), Retention(content_days=5)])
+def test_records_that_were_changed_before_they_were_pruned_stay_said(tmp_path: Path, statement: str, what: str, kept: Retention) -> None:
+    path = daily(tmp_path / "audit.db")
+    tampered(path, statement)
+    (said,) = pruned(path, kept, day=12).damaged
+    assert said.startswith(f"records 3 to 4: {what}")
+    found = verify(AuditReader(path, KEYS), KEYS.chains)
+    assert found.damage is not None
+    if kept.days and "seal" not in what:
+        assert (found.damage.kind, found.damage.sequence, found.records) == ("pruned", 3, 10)
+        assert [(first, last) for first, last, _ in found.damaged] == [(3, 4)]
+    pruned(path, Retention(days=5), day=12)  # the texts went first
+    assert verify(AuditReader(path, KEYS), KEYS.chains).damage is not None
+    tampered(path, "UPDATE segments SET damage = ''")
+    assert verify(AuditReader(path, KEYS), KEYS.chains).damage is not None
+
+
+def test_records_whose_key_is_gone_are_said_to_be_unchecked(tmp_path: Path) -> None:
+    path = daily(tmp_path / "audit.db")
+    other = replace(KEYS, chains=Chains.of([b"a newer key of the tests, long enough"]))
+    ledger = Ledger(connect(path, synchronous="off"), other)
+    assert all("could not be checked" in each for each in prune(ledger, Retention(days=5), now=12 * DAY_S).damaged)
+    ledger.close()
+
+
+@pytest.mark.parametrize("place", [1, 5])
+def test_a_record_that_is_read_says_whether_it_is_what_was_written(tmp_path: Path, place: int) -> None:
+    path = daily(tmp_path / "audit.db", days=3)  # the last is in the open segment
+    reader = AuditReader(path, KEYS)
+    assert {each.genuine for each in (*reader.find(), *reader.walk())} == {True}
+    assert {each.genuine for each in AuditReader(path).find()} == {None}  # without the key
+    tampered(path, f"UPDATE records SET action = 'pass' WHERE place = {place}")
+    changed = reader.get(str(place))
+    assert changed is not None
+    assert changed.genuine is False
+    assert [each.sequence for each in reader.find() if not each.genuine] == [place]
+    plain = filled(tmp_path / "plain.db", [record(), record(id="other")], UNKEYED)
+    tampered(plain, "UPDATE records SET tenant = 'orbit' WHERE place = 1")
+    assert [each.genuine for each in AuditReader(plain).walk()] == [False, True]

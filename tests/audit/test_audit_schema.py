@@ -13,7 +13,7 @@ from guardrail.audit.store import AuditReader
 from guardrail.audit.verify import verify
 from guardrail.errors import GuardrailError
 
-ADDED = {2: ("segments", "contents"), 3: ("writers",), 4: ()}
+ADDED = {2: ("segments", "contents"), 3: ("writers",), 4: (), 5: ()}
 OLD_INDEX = "CREATE INDEX records_by_time ON records (time, kind, tenant, route, stage, action, shadow, unjudged, duration_s, violated)"
 
 
@@ -29,6 +29,8 @@ def of_version(path: Path, version: int) -> Path:
         for later in range(version + 1, len(MIGRATIONS) + 1):
             for table in ADDED[later]:
                 connection.execute(f"DROP TABLE {table}")
+        if 2 <= version < 5:
+            connection.execute("ALTER TABLE segments DROP COLUMN damage")
         if version < 4:
             connection.execute("DROP INDEX records_by_time")
             connection.execute(OLD_INDEX)
@@ -39,7 +41,9 @@ def of_version(path: Path, version: int) -> Path:
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
 def test_a_store_of_an_old_version_goes_on(tmp_path: Path, version: int) -> None:
     path = of_version(tmp_path / "audit.db", version)
-    before = AuditReader(path).find()
+    before = AuditReader(path, KEYS).find()
+    assert [each.genuine for each in before] == [True, True]
+    assert version == 1 or verify(AuditReader(path, KEYS), KEYS.chains).damage is None
     filled(path, [record(id="new")])
     assert schema(path) == schema(filled(tmp_path / "fresh.db", []))
     reader = AuditReader(path, KEYS)

@@ -245,3 +245,16 @@ def test_a_pruning_that_fails_is_said_and_nothing_is_written_twice(tmp_path: Pat
     assert report(path).damage is None
     assert report(path).pruned == [(1, 2), (3, 4)]
     assert [record.id for record in found(path)] == ["d4"]
+
+
+def test_what_is_dropped_for_its_age_and_was_changed_before_is_told(tmp_path: Path) -> None:
+    path, told = tmp_path / "audit.db", Told()
+    with running(path) as sink:
+        sink.emit(event(id="old"))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE records SET tenant = 'orbit'")
+    with running(path, told, retention=Retention(days=0.0)):
+        assert "changed at record 1" in told.wait_for("damaged").detail
+    damage = report(path).damage
+    assert damage is not None
+    assert damage.kind == "pruned"

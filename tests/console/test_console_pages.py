@@ -5,8 +5,10 @@ import json
 import math
 import re
 import shutil
+import sqlite3
 import threading
 import xml.etree.ElementTree as ET
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -553,3 +555,17 @@ async def test_every_page_has_a_twin_and_says_where(path: str, tmp_path: Path) -
     async with consoled(store=tmp_path / "audit.db") as console:
         assert f'href="/console/{path}.json"' in await console.page(path)
         assert isinstance(await console.twin(f"{path}.json"), dict)
+
+
+async def test_a_record_that_was_changed_in_the_store_says_so(tmp_path: Path) -> None:
+    store = tmp_path / "audit.db"
+    async with consoled(store=store) as made:
+        await made.ask("something forbidden")
+        identity = (await made.twin("decisions.json"))["lines"][0]["id"]
+        page = f"decisions/{identity}"
+        assert "not what was written" not in await made.page(page)
+        with closing(sqlite3.connect(store)) as connection, connection:
+            connection.execute("UPDATE records SET action = 'pass' WHERE id = ?", (identity,))
+        assert "This record is not what was written" in await made.page(page)
+        assert "changed</span>" in await made.page("decisions")
+        assert (await made.twin(f"{page}.json"))["record"]["genuine"] is False
