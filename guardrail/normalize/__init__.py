@@ -18,9 +18,9 @@ from guardrail.types import ReadingLimits, Span
 Undo = Callable[[str], Step | None]
 
 # Cheapest first. What is certain (a character stands for another one) before what is likely (a spelling that reads better otherwise):
-# a code must be undone before its digits are taken for letters.
+# a code must be undone before its digits are taken for letters, or for those of another code.
 _UNICODE: tuple[Undo, ...] = (turned, invisible, marked, compatible, flagged, confusable)
-_CODES: tuple[Undo, ...] = (rotated_codes, backwards, html_escapes, url_escapes, program_escapes, hexadecimal, binary, base32, base64_)
+_CODES: tuple[Undo, ...] = (rotated_codes, backwards, html_escapes, url_escapes, program_escapes, binary, hexadecimal, base32, base64_)
 _SPELLINGS: tuple[Undo, ...] = (spaced, otherwise, leet)
 
 # What codes and digits for letters are made of. Plain prose has none of it, and is done with after this one look.
@@ -38,8 +38,8 @@ class Reading:
 
     @property
     def trace(self) -> tuple[str, ...]:
-        """The names of what was undone, in order: hidden, bidi, invisible, marks, compatibility, confusables, html, url, escapes, hex,
-        binary, base32, base64 (reversed, rot13), spacing, rot13, reversed, rot13 reversed, leetspeak."""
+        """The names of what was undone, in order: hidden, bidi, invisible, marks, compatibility, confusables, html, url, escapes, binary,
+        hex, base32, base64 (reversed, rot13), spacing, rot13, reversed, rot13 reversed, leetspeak."""
         return tuple(step.name for step in self.steps)
 
     @property

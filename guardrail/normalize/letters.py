@@ -3,7 +3,7 @@
 import codecs
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ def all_stretches(text: str, tables: Sequence[Table]) -> list[list[tuple[int, in
         elif (words_alone := without_codes(text, gain)) != text:
             found.append(stretches(words_alone, gain))
         else:
-            found.append(_by_line(text, [_to_words(text, start, end) for start, end in _risen(gains.tolist(), clear)]))
+            found.append(_by_line(text, _in_words(text, _risen(gains.tolist(), clear))))
     return found
 
 
@@ -138,20 +138,30 @@ def _hides_words(code: str, gain: Table) -> bool:
     return likeness(turned(code, gain)).rate > LIKELY
 
 
-def _by_line(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans apart from one another; where they are half of a line and more, the line: its short words read as badly both ways."""
+def _by_line(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans cut at the ends of lines; where they are half of a line and more, the line: its short words read as badly both ways."""
     found: list[tuple[int, int]] = []
-    line = (0, 0)
+    line = (0, -1)
     inside: list[tuple[int, int]] = []
-    for start, end in [*spans, (len(text) + 1, len(text) + 1)]:
-        if start >= line[1]:
+    for start, end in [*_cut(text, spans), (len(text) + 1, len(text) + 1)]:
+        if start > line[1]:
             covered = sum(last - first for first, last in inside)
             found += [line] if inside and 2 * covered >= line[1] - line[0] else inside
-            head, tail = text.rfind("\n", line[1], start) + 1, text.find("\n", start)
-            line, inside = (max(head, line[1]), len(text) if tail < 0 else tail), []
-        if not inside or start >= inside[-1][1]:
-            inside.append((start, min(end, max(start, line[1]))))
+            tail = text.find("\n", start)
+            line, inside = (text.rfind("\n", 0, start) + 1, len(text) if tail < 0 else tail), []
+        inside.append((start, end))
     return found
+
+
+def _cut(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Their pieces within lines; none is empty."""
+    for start, end in spans:
+        while start < end:
+            tail = text.find("\n", start, end)
+            stop = end if tail < 0 else tail
+            if start < stop:
+                yield start, stop
+            start = stop + 1
 
 
 def _risen(gains: list[float], clear: float) -> list[tuple[int, int]]:
@@ -174,16 +184,22 @@ def _risen(gains: list[float], clear: float) -> list[tuple[int, int]]:
     return found
 
 
-def _to_words(text: str, start: int, end: int) -> tuple[int, int]:
-    while start > 0 and not text[start - 1].isspace():
-        start -= 1
-    while start < end and text[start].isspace():
-        start += 1
-    while end < len(text) and not text[end].isspace():
-        end += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
+def _in_words(text: str, spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """From the start of a word to the end of one, apart from one another. Not of a word in the line before: there the sum fell."""
+    done = 0
+    for start, end in spans:
+        start = max(start, done)
+        while start > done and text[start] != "\n" and not text[start - 1].isspace():
+            start -= 1
+        while start < end and text[start].isspace():
+            start += 1
+        if start < end:
+            while end < len(text) and not text[end].isspace():
+                end += 1
+            while text[end - 1].isspace():
+                end -= 1
+            yield start, end
+            done = end
 
 
 def _symbols(text: str) -> NDArray[np.uint8]:

@@ -2,7 +2,9 @@
 
 import codecs
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 
 from guardrail.normalize.letters import BOTH, LIKELY, REVERSED, ROTATED, Table, all_stretches, likeness, stretches, turned, without_codes
 from guardrail.normalize.offsets import Edit, Step, respelled, rewritten
@@ -12,6 +14,7 @@ _SPACED = re.compile(
     rf"(?<![A-Za-z0-9@$])(?:{_SIGN} (?={_SIGN}))+{_SIGN}(?:(?: {{2,8}}|\s*[\n\t/|]\s{{0,8}}){_SIGN}(?: {_SIGN})*)*"
     rf"|(?<![A-Za-z0-9@$]){_SIGN}([.\-_*|/,~+·•\n])(?:{_SIGN}\1)*{_SIGN}(?: {{1,8}}{_SIGN}(?:\1{_SIGN})*)*"
 )
+_WORD = re.compile(r"[^ \n]+")
 _GAP = re.compile(r"\s{2,}|\s*[\n\t/|]\s*")
 _ALONE = re.compile(r"(?<=[A-Za-z0-9@$!])[.\-_*|/,~+·•\n ](?=[A-Za-z0-9@$!])")
 _FEWEST = 4  # letters apart that make a word; three are an abbreviation
@@ -36,9 +39,11 @@ def spaced(text: str) -> Step | None:
 
 def otherwise(text: str) -> Step | None:
     """Stretches that are English as rot13, from right to left, or both, and are not as they stand."""
-    for (name, gain), found in zip(_TURNS, all_stretches(text, [gain for _, gain in _TURNS]), strict=True):
-        if found:
-            return _turned(name, text, gain, found)
+    told = all_stretches(text, [gain for _, gain in _TURNS])
+    for (name, gain), found in zip(_TURNS, told, strict=True):
+        rivals = [others for others in told if others and others is not found]
+        if clearest := [stretch for stretch in found if not any(_is_longer_in(others, stretch) for others in rivals)]:
+            return _turned(name, text, gain, clearest)
     if len(_LIKE_LEET.findall(text)) >= _FEW_FIGURES:  # figures for letters hide which letters are neighbours
         for name, gain in _TURNS:
             words = without_codes(text, gain)
@@ -64,12 +69,34 @@ def leet(text: str) -> Step | None:
 
 def _turned(name: str, text: str, gain: Table, found: list[tuple[int, int]]) -> Step | None:
     """The stretches turned. Figures in them stand for letters of the plain words, or of the turned ones: as makes the better English."""
+    found = found if gain is ROTATED else _together(text, found)
     read = [_read(text[start:end], gain) for start, end in found]
     if gain is not REVERSED and _LIKE_LEET.search(text):
         figures_first = [_read(_lettered(text[start:end], _LETTERS[0]), gain) for start, end in found]
         if _nats(figures_first) > _nats([_lettered(stretch, _LETTERS[0]) for stretch in read]):
             name, read = f"leetspeak {name}", figures_first
     return rewritten(name, text, ((start, end, instead) for (start, end), instead in zip(found, read, strict=True)))
+
+
+def _is_longer_in(others: list[tuple[int, int]], stretch: tuple[int, int]) -> bool:
+    """Whether one of the others goes over a part of it and is longer: pieces of what is read in one way may look like another."""
+    start, end = stretch
+    for place in range(bisect_right(others, start, key=itemgetter(1)), len(others)):
+        if others[place][0] >= end:
+            break
+        if others[place][1] - others[place][0] > end - start:
+            return True
+    return False
+
+
+def _together(text: str, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The stretches, those as one that follow upon one another: what is read from its end begins in the last line."""
+    joined: list[tuple[int, int]] = []
+    for start, end in found:
+        if joined and not text[joined[-1][1] : start].strip():
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined
 
 
 def _nats(texts: list[str]) -> float:
@@ -86,10 +113,10 @@ def _lettered(text: str, table: dict[int, int]) -> str:
 
 
 def _forwards(backwards: str) -> str:
-    """The whole from its end, or each word for itself where the end of a sentence stands at the end."""
-    words = backwards.split(" ")
-    if len(words) > 1 and any(sign in ".!?" for sign in words[-1]):
-        return " ".join(word[::-1] for word in words)
+    """The whole from its end, or each word for itself where the end of a sentence stands at the end of most lines."""
+    ends = [any(sign in ".!?" for sign in words[-1]) for line in backwards.split("\n") if len(words := line.rstrip().split(" ")) > 1]
+    if 2 * sum(ends) > len(ends):
+        return _WORD.sub(lambda match: match[0][::-1], backwards)
     return backwards[::-1]
 
 
