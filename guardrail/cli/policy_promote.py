@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from guardrail.cli.policy import MIN_RATE
 from guardrail.cli.policy_texts import Found, Texts, judge, text_options, versioned
 from guardrail.config.load import load
 from guardrail.errors import GuardrailError
@@ -39,7 +40,12 @@ _RATE = click.FloatRange(0, 1)
     "--max-flips", type=_RATE, default=0.05, show_default=True, help="Share of verdicts that may change; unjudged texts count as changed."
 )
 @click.option("--min-agreement", type=click.FloatRange(-1, 1), help="Least Cohen's kappa of the two versions.")
-@click.option("--min-rate", type=_RATE, default=0.9, show_default=True, help="Least share of its own tests that the candidate must pass.")
+@click.option(
+    "--min-rate",
+    type=_RATE,
+    help=f"Least share of its own tests that the candidate must pass (default: {MIN_RATE}, or what the version in force passes of its own, "
+    "if that is less).",
+)
 @click.option("--narrow", is_flag=True, help="Allow a candidate that leaves a stage (`applies_to`); what was flagged there is released.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 def promote(
@@ -52,7 +58,7 @@ def promote(
     min_texts: int,
     max_flips: float,
     min_agreement: float | None,
-    min_rate: float,
+    min_rate: float | None,
     narrow: bool,
     dry_run: bool,
     names: tuple[str, ...],
@@ -95,16 +101,22 @@ def _home(folder: Path | None, config_path: Path | None) -> Path:
     return home
 
 
-def _failed(found: Found, min_rate: float) -> list[str]:
+def _failed(found: Found, min_rate: float | None) -> list[str]:
+    rate = _bar(found.before) if min_rate is None else min_rate
     trial, name = found.trial, found.comparison.classifier
     if trial is None or not trial.results:
         return [f"{name}: the candidate has no tests, which proves nothing; add a section `## Tests`"]
-    if trial.rate >= min_rate:
+    if trial.rate >= rate:
         return []
     lines = ", ".join(str(result.case.line) for result in trial.failures)
-    return [
-        f"{name}: the candidate passes {_passed(trial)} of its tests, under {min_rate:.0%} (failing: {trial.policy.path}, lines {lines})"
-    ]
+    return [f"{name}: the candidate passes {_passed(trial)} of its tests, under {rate:.1%} (failing: {trial.policy.path}, lines {lines})"]
+
+
+def _bar(before: Trial | None) -> float:
+    """What is asked of a candidate: no more than the version in force does, where every one of its tests could be judged."""
+    if before is None or not before.results or any(result.error for result in before.results):
+        return MIN_RATE
+    return min(MIN_RATE, before.rate)
 
 
 def _passed(trial: Trial) -> str:

@@ -100,16 +100,17 @@ def versioned(wanted: str, folder: Path) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one classifier says of both versions, and of the new one's own tests where they were run."""
+    """What one classifier says of both versions, and of each one's own tests where they were run."""
 
     comparison: PolicyComparison
+    before: Trial | None
     trial: Trial | None
 
 
 def judge(
     versions: tuple[Policy, Policy], texts: Sequence[Asked], names: Sequence[str], config_path: Path | None, *, tests: bool = False
 ) -> list[Found]:
-    """Ask each classifier about the old and the new version, with a progress bar on a terminal. `tests`: the new one's own, too."""
+    """Ask each classifier about the old and the new version, with a progress bar on a terminal. `tests`: each one's own, too."""
     return asyncio.run(_judge(versions, texts, [(name, config_path) for name in dict.fromkeys(names)], tests=tests))
 
 
@@ -122,11 +123,11 @@ async def _judge(
         for name, config_path in classifiers:
             task = bar.add_task(name, total=len(texts))
             async with chosen_classifier(name, config_path) as classifier:
-                trial = (await run_tests(versions[1:], classifier))[0] if tests else None
+                before, trial = await run_tests(versions, classifier) if tests else (None, None)
                 judged = []
                 async with aclosing(compared(*versions, texts, classifier)) as each:
                     async for one in each:
                         judged.append(one)
                         bar.advance(task)
-                found.append(Found(PolicyComparison(classifier.id, *versions, tuple(judged)), trial))
+                found.append(Found(PolicyComparison(classifier.id, *versions, tuple(judged)), before, trial))
     return found

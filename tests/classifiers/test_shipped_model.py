@@ -63,6 +63,8 @@ async def test_the_shipped_policies_pass_nine_in_ten_of_their_own_tests(model: E
     cases = sum(len(trial.policy.tests) for trial in trials)
     failures = [(trial.policy.id, failure.case.line) for trial in trials for failure in trial.failures]
     assert len(failures) <= 0.1 * cases, failures
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"The embedded model passes {cases - len(failures)} of the {cases} tests of the shipped policies" in readme
 
 
 async def test_the_canary_is_told_apart(model: EmbeddedClassifier) -> None:

@@ -115,6 +115,31 @@ def test_a_candidate_that_fails_a_test_or_a_bound_is_refused_and_nothing_is_writ
     assert refused.output.startswith("refused: ")
 
 
+def test_a_candidate_need_not_pass_more_of_its_tests_than_the_version_in_force(home: Home, reader: Reader) -> None:
+    ours = DOCUMENT.replace("My estate, 2011", "My van, 2011")  # which the reader takes for harmless
+    home.target.write_text(ours)
+    home.draft.write_text(ours.replace("threshold: 0.6", "threshold: 0.5"))
+    refused = home.promote("--change", "x", "--min-rate", "0.9")
+    assert (refused.exit_code, home.target.read_text()) == (1, ours)
+    assert "passes 1 of 2 of its tests, under 90.0%" in refused.output
+    worse = ours.replace("threshold: 0.6", "threshold: 0.05")  # flags the harmless one, too
+    home.draft.write_text(worse.replace("at a moderate strictness level", "at a strict level"))
+    reader.under_new = {"My van, 2011, 900 or near offer": 0.01}
+    assert "passes 0 of 2 of its tests, under 50.0%" in home.promote("--change", "x", "--max-flips", "1").output
+    home.draft.write_text(ours.replace("threshold: 0.6", "threshold: 0.5"))
+    assert home.promote("--change", "x").exit_code == 0
+
+
+def test_what_could_not_be_judged_lowers_no_bar(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def opened(name: str, config_path: object = None):
+        del name, config_path
+        yield ScriptedClassifier({"*": lambda text: 7.0 if "near offer" in text else 0.1})
+
+    monkeypatch.setattr(policy_texts, "chosen_classifier", opened)
+    assert "under 90.0%" in home.promote("--change", "x").output
+
+
 def test_another_threshold_of_either_stage_is_something_to_promote() -> None:
     for thresholds in ("{input: 0.6, output: 0.5}", "{input: 0.5, output: 0.6}"):
         draft = parse(DOCUMENT.replace("threshold: 0.6", f"threshold: {thresholds}"))
