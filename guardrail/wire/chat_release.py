@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from guardrail.types import Part
 from guardrail.wire.answer import FilterResults
-from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, TOLD_FIELDS, choice_index, refused_deltas
+from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, choice_index, refused_deltas
 from guardrail.wire.chat_stream import CHAT_CHUNKS, ChatStreamCollector, StreamShape
 from guardrail.wire.completions import TEXT_CHUNKS, refused_text
 from guardrail.wire.document import parse_object, readable
-from guardrail.wire.parts import is_tokens
 from guardrail.wire.release import Said
+from guardrail.wire.rewriting import unspelled_choice
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
 
 _HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
@@ -191,13 +191,8 @@ class ChatRelease:
 
 
 def _without_spelled(piece: bytes) -> bytes:
-    """A frame of one choice, as `frame` spells it, without what spells its text again: log probabilities, token ids, and whatever of a
-    choice is not known."""
+    """A frame of one choice, as `frame` spells it, without what may spell its text again."""
     document = parse_object(piece.removeprefix(b"data: "))
     choices = document["choices"]
     assert isinstance(choices, list)
-    told = [{key: value for key, value in choice.items() if key in TOLD_FIELDS} | {"logprobs": None} for choice in choices]
-    for choice in told:
-        if isinstance(delta := choice.get("delta"), dict):
-            choice["delta"] = {key: value for key, value in delta.items() if not is_tokens(value)}
-    return frame({**document, "choices": told})
+    return frame({**document, "choices": [unspelled_choice(choice) for choice in choices]})

@@ -166,7 +166,7 @@ class ChatStreamCollector(StreamCollector):
         for position, choice in enumerate(choices):
             indexes.append(choice_index(choice, position))
             self._merge(indexes[-1], choice)
-        plain = document.keys() <= _KNOWN_FIELDS and "choices" in document and not event.beside
+        plain = document.keys() <= ANSWER_FIELDS and "choices" in document and not event.beside
         return _Frame(event.raw, frozenset(indexes), plain, isinstance(usage, dict))
 
     def _merge(self, index: int, choice: Mapping[str, object]) -> None:

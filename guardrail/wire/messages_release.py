@@ -16,6 +16,7 @@ from guardrail.wire.messages_stream import MessageStreamCollector
 from guardrail.wire.parts import PartList
 from guardrail.wire.passage import Document, Stretch
 from guardrail.wire.release import Said
+from guardrail.wire.rewriting import unspelled
 
 _FIELDS = {"text": "text", "thinking": "thinking"}
 _KINDS = {"text": "text", "thinking": "reasoning"}
@@ -68,7 +69,7 @@ class MessageRelease(EventRelease):
         return [{"type": "message_start", "message": {"type": "message", **kept, "role": "assistant", **empty}}]
 
     def _spelled(self, document: Document) -> bytes:
-        return named_event(document)
+        return named_event(unspelled(document) if self._redacted else document)
 
     def _take(self, kind: str, document: Document) -> list[Said]:
         index = document.get("index")
@@ -100,7 +101,7 @@ class MessageRelease(EventRelease):
         def spell(said: str) -> Document:
             return {"type": "content_block_delta", "index": index, "delta": {"type": f"{field}_delta", field: said}}
 
-        opening: Document = {"type": "content_block_start", "index": index, "content_block": {**block, field: ""}}
+        opening: Document = {"type": "content_block_start", "index": index, "content_block": unspelled({**block, field: ""})}
         path = "content[*]" if field == "text" else f"content[{index}].{field}"
         self._own |= {path, f"content[{index}].{field}"}
         stretch = self._passage.begin(path, [opening], spell)

@@ -21,6 +21,7 @@ from guardrail.wire.passage import Document, Stretch
 from guardrail.wire.release import Said
 from guardrail.wire.responses import ECHOED, refused_events, refused_response
 from guardrail.wire.responses_stream import LAST, ResponseStreamCollector
+from guardrail.wire.rewriting import unspelled
 
 _NAME = re.compile(r"[\w.:|/+=-]{0,128}", re.ASCII)
 _HEADS = frozenset({"response.created", "response.in_progress", "response.queued"})
@@ -134,7 +135,7 @@ class ResponseRelease(EventRelease):
         if self._redacted:
             if document["type"] not in _TOLD:
                 return b""  # it may repeat what was taken out
-            document = self._without(document)
+            document = unspelled(self._without(document))
         index = document.get("output_index")
         if document["type"] == "response.output_item.added" and isinstance(index, int):
             self._open_items.add(index)
@@ -152,7 +153,7 @@ class ResponseRelease(EventRelease):
         elif kind == "response.output_item.added" and _harmless(item := object_of(document, "item")) and index is not None:
             self._items[index] = item
             _count(self._items)
-            self._prelude.append({"type": kind, "output_index": index, "item": item})
+            self._prelude.append({"type": kind, "output_index": index, "item": unspelled(item)})
         elif kind in _PART_ADDED and index in self._items and found is None:
             return self._open(document)
         elif found is not None and not found.ended and stem in _BY_TEXT and end == "delta" and isinstance(document.get("delta"), str):
@@ -188,7 +189,7 @@ class ResponseRelease(EventRelease):
             return []
         path = f"output[{index}].{kind.holder}" + ("[*]" if kind.kind == "text" else "")
         joiner = [self._say(path, kind.joiner, kind.kind)] if kind.joiner and path in self._own else []
-        empty = {**part, "text": ""}
+        empty = unspelled({**part, "text": ""})
 
         def spell(said: str) -> Document:
             return {"type": f"{kind.text}.delta", **place, "delta": said, **_logprobs(kind)}

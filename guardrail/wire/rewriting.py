@@ -1,16 +1,19 @@
 """An answer's document with some of its texts replaced, found again by the paths of its parts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from guardrail.types import Part
-from guardrail.wire.chat import TOLD_FIELDS
+from guardrail.wire.chat import ANSWER_FIELDS, TOLD_FIELDS
 from guardrail.wire.document import readable
 from guardrail.wire.parts import is_tokens
 
 _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)|\[(\d{1,6})\]|\.")
 _SPELLED_AGAIN = "logprobs"
-_IN_CHOICE = 2  # steps of a path: `choices`, and its index
+_TOKENS = frozenset({"token_ids", "prompt_token_ids", "prompt_logprobs", "top_logprobs"})
+_NOT_SPELLED = frozenset({"usage", "arguments", "input", "action", "operation", "tools", "metadata"})
+"""What may be numbers of its own: counts, what a tool is called with, what an answer repeats of its request."""
 REWRITABLE = frozenset({"text", "reasoning", "refusal"})
 """The kinds of part of which something may be taken out. Arguments of a tool are not: they are executed."""
 
@@ -23,37 +26,53 @@ def rewritable(document: Mapping[str, object], part: Part) -> bool:
 
 
 def rewritten(document: Mapping[str, object], texts: Mapping[str, str]) -> dict[str, object]:
-    """A copy of the document with other texts at these paths, each `rewritable`; what spells the old ones beside them is left
-    out: log probabilities and token ids."""
-    copy = _copied(document)
-    assert isinstance(copy, dict)
+    """A copy of the document with other texts at these paths, each `rewritable`; what may spell the old ones again is left out (see
+    `unspelled`): of an answer of choices all beside them that is not known, of any other what is no text. Choices of which nothing is
+    taken out stay as they are."""
+    by_choice = isinstance(document.get("choices"), list)
+    copy = {key: value for key, value in document.items() if key in ANSWER_FIELDS} if by_choice else unspelled(document)
     for path, text in texts.items():
-        holder, key = _found(copy, path)
-        if isinstance(holder, dict | list):
-            holder[key] = text  # type: ignore[index]
-        _forget(copy, path)
+        steps = _steps(path)
+        if by_choice and isinstance(choices := copy["choices"], list) and isinstance(place := _index(choices, steps[1]), int):
+            copy["choices"] = [unspelled_choice(choice) if each == place else choice for each, choice in enumerate(choices)]
+        copy = _with(copy, steps, text)
     return copy
 
 
-def _forget(document: dict[str, object], path: str) -> None:
-    """Leave out what spells a text again, in every object on the way to its path: a choice's or a content part's log probabilities, token
-    ids, and whatever of a choice is not known."""
-    here: object = document
-    steps = _steps(path)
-    for depth, step in enumerate(steps):
-        if isinstance(here, dict):
-            known = TOLD_FIELDS if depth == _IN_CHOICE and steps[0] == "choices" else here.keys()
-            for key in [key for key, value in here.items() if key not in known or is_tokens(value)]:
-                del here[key]
-            if (held := here.get(_SPELLED_AGAIN)) is not None:
-                here[_SPELLED_AGAIN] = [] if isinstance(held, list) else None
-        here = _at(here, _index(here, step))
+def unspelled(document: Mapping[str, object]) -> dict[str, object]:
+    """A copy without what may spell a text token by token or in numbers: log probabilities, and token ids at any depth.
+
+    What a tool is called with is executed, and stays.
+    """
+    found: dict[str, object] = {}
+    for key, value in document.items():
+        if key == _SPELLED_AGAIN:
+            found[key] = [] if isinstance(value, list) else None
+        elif key in _NOT_SPELLED:
+            found[key] = value
+        elif key not in _TOKENS and not is_tokens(value):
+            found[key] = _unspelled(value)
+    return found
 
 
-def _copied(value: object) -> object:
+def unspelled_choice(choice: Mapping[str, object]) -> dict[str, object]:
+    """A choice, or what a frame adds to one, without what may spell its text again, and without whatever of it is not known."""
+    return unspelled({key: value for key, value in choice.items() if key in TOLD_FIELDS})
+
+
+def _unspelled(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: _copied(child) for key, child in value.items()}
-    return [_copied(child) for child in value] if isinstance(value, list) else value
+        return unspelled(value)
+    return [_unspelled(child) for child in value if not is_tokens(child)] if isinstance(value, list) else value
+
+
+def _with(value: Any, steps: Sequence[str | int], text: str) -> Any:
+    """A copy of a value, with a text at the end of these steps."""
+    if not steps:
+        return text
+    copy, place = value.copy(), _index(value, steps[0])
+    copy[place] = _with(value[place], steps[1:], text)
+    return copy
 
 
 def _steps(path: str) -> list[str | int]:
