@@ -8,13 +8,15 @@ from types import MappingProxyType
 
 from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
 from guardrail.events import DecisionMade
-from guardrail.types import Action, Decision, Mode, Part, Verdict
+from guardrail.types import Action, Decision, Mode, Part, Stage, Verdict
 
 LONGEST_PATH = 256
 """Characters of a part's path that are kept."""
 
 ACTIONS = {action: action.word for action in Action}
 MODES = {mode: mode.value for mode in Mode}
+STAGES = {stage: stage.value for stage in Stage}
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _PART_HMAC = 32  # hexadecimal digits: enough that no two texts of a store share them
 
 
@@ -32,14 +34,14 @@ def frame_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str, 
         time=time,
         tenant=plain(decision.tenant),
         route=plain(decision.route),
-        stage=decision.stage.value,
-        mode=(Mode.SHADOW if outcome.shadow > outcome.action else Mode.ENFORCE).value,
-        action=outcome.action.word,
-        shadow=outcome.shadow.word,
+        stage=STAGES[decision.stage],
+        mode=MODES[Mode.SHADOW if outcome.shadow > outcome.action else Mode.ENFORCE],
+        action=ACTIONS[outcome.action],
+        shadow=ACTIONS[outcome.shadow],
         unjudged=outcome.unjudged,
         unavailable=outcome.unavailable,
-        unscannable=tuple(plain(path, 256) for path in decision.unscannable),
-        history=tuple(plain(change, 256) for change in decision.history),
+        unscannable=tuple([plain(path, 256) for path in decision.unscannable]),
+        history=tuple([plain(change, 256) for change in decision.history]),
         classifier=_classifiers(decision),
         generation=decision.generation,
         timings=MappingProxyType({"judging": round(decision.duration_s, 6)}),
@@ -49,15 +51,15 @@ def frame_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str, 
         model=plain(event.model),
         protocol=plain(event.protocol),
         stream=event.stream,
-        parts=tuple(_part(part, key) for part in event.parts),
-        characters=sum(len(part.text or "") for part in event.parts),
+        parts=tuple([_part(part, key) for part in event.parts]),
+        characters=sum([len(part.text or "") for part in event.parts]),
         text_hmac=texts_hmac(event.parts, key),
     )
 
 
 def texts_hmac(parts: Sequence[Part], key: bytes) -> str:
     """The keyed hash of everything that was judged: each part's text with its place."""
-    said = json.dumps([[plain(part.path, LONGEST_PATH), part.choice, part.text] for part in parts], separators=(",", ":"))
+    said = _ENCODE([[plain(part.path, LONGEST_PATH), part.choice, part.text] for part in parts])
     return f"hmac-sha256:{hmac.digest(key, b'texts' + said.encode(), 'sha256').hex()}"
 
 
@@ -68,17 +70,18 @@ def text_hmac(text: str | None, key: bytes) -> str:
 
 def plain(text: str, limit: int = 128) -> str:
     """A name on one printable line of at most `limit` characters."""
-    cut = text[:limit]
-    return cut if cut.isprintable() else "".join(each if each.isprintable() else "?" for each in cut)
+    if len(text) <= limit and text.isprintable():  # nearly always
+        return text
+    return "".join(each if each.isprintable() else "?" for each in text[:limit])
 
 
 def _classifiers(decision: Decision) -> str:
-    return ", ".join(dict.fromkeys(verdict.classifier for verdict in decision.verdicts))
+    return ", ".join(dict.fromkeys([verdict.classifier for verdict in decision.verdicts]))
 
 
 def _part(part: Part, key: bytes) -> PartRecord:
     characters, hashed = len(part.text or ""), text_hmac(part.text, key)
-    pieces = tuple((plain(path, LONGEST_PATH), begin, cut) for path, begin, cut in part.pieces)
+    pieces = tuple([(plain(path, LONGEST_PATH), begin, cut) for path, begin, cut in part.pieces])
     return PartRecord(plain(part.path, LONGEST_PATH), plain(part.role, 64), plain(part.kind, 64), part.choice, characters, hashed, pieces)
 
 
