@@ -80,40 +80,50 @@ class GuardSpan(Scope):
         if decision.outcome.unjudged or decision.action >= Action.REDACT:
             for span in (self._span, self._request):
                 span.set_attribute(names.KEEP, True)
-        said = words(decision.outcome)
-        first = next(iter(decision.violations), None)
-        spelling = self._spelling
-        self._span.set_attributes(
-            named(
-                (names.DECISION, said.decision),
-                (names.ENFORCED, said.enforced),
-                (names.MODE, said.mode.value),
-                (names.UNJUDGED, decision.outcome.unjudged),
-                (names.UNAVAILABLE, decision.outcome.unavailable),
-                (names.UNSCANNABLE, len(decision.unscannable)),
-                (names.VERDICTS, len(decision.verdicts)),
-                (names.VIOLATIONS, len(decision.violations)),
-                (names.DECISION_ID, decision.id),
-                (names.TENANT, decision.tenant),
-                (spelling.result_type, names.RESULT_FIELD),
-                (spelling.result_value, spelling.results[decision.action]),
-                (spelling.policy_id, first.policy_id if first else None),
-                (spelling.policy_version, first.policy_version if first else None),
-            )
-        )
-        failed = next((verdict for verdict in decision.verdicts if verdict.error is not None), None)
+        fired, verdicts = decision.violations, decision.verdicts
+        self._span.set_attributes(self._summary(decision, fired))
+        failed = next((verdict for verdict in verdicts if verdict.error is not None), None)
         if failed is not None:
             self._failed(error_code(failed.error))
         if self._capture.on_span and parts:
             self._span.set_attribute(names.MESSAGES[self._stage], messages_json(parts))
+        evaluation = self._spelling.evaluation
+        watching = evaluation is not None and any(verdict.mode is Mode.SHADOW for verdict in verdicts)
+        if not (self._debug or fired or failed or watching):  # nearly always
+            return
         found = findings(decision, everything=True)
         telling = [verdict for verdict in found if self._debug or verdict.violation or verdict.error is not None]
         for verdict in telling[:MAX_EVENTS]:
-            self._span.add_event(spelling.event, self._result(verdict, parts))
-        if spelling.evaluation is not None:
+            self._span.add_event(self._spelling.event, self._result(verdict, parts))
+        if evaluation is not None:
             watched = [verdict for verdict in found if verdict.mode is Mode.SHADOW]
             for verdict in watched[:MAX_EVENTS]:
-                self._span.add_event(spelling.evaluation, _evaluation(verdict))
+                self._span.add_event(evaluation, _evaluation(verdict))
+
+    def _summary(self, decision: Decision, fired: Sequence[Verdict]) -> dict[str, AttributeValue]:
+        """The decision in attributes."""
+        said, spelling = words(decision.outcome), self._spelling
+        told: dict[str, AttributeValue] = {
+            names.DECISION: said.decision,
+            names.ENFORCED: said.enforced,
+            names.MODE: said.mode.value,
+            names.UNJUDGED: decision.outcome.unjudged,
+            names.UNAVAILABLE: decision.outcome.unavailable,
+            names.UNSCANNABLE: len(decision.unscannable),
+            names.VERDICTS: len(decision.verdicts),
+            names.VIOLATIONS: len(fired),
+            names.DECISION_ID: decision.id,
+            names.TENANT: decision.tenant,
+        }
+        if spelling.result_type is not None:
+            told[spelling.result_type] = names.RESULT_FIELD
+        if spelling.result_value is not None:
+            told[spelling.result_value] = spelling.results[decision.action]
+        if fired and spelling.policy_id is not None:
+            told[spelling.policy_id] = fired[0].policy_id
+        if fired and spelling.policy_version is not None:
+            told[spelling.policy_version] = fired[0].policy_version
+        return told
 
     def _result(self, verdict: Verdict, parts: Sequence[Part]) -> dict[str, AttributeValue]:
         spelling = self._spelling

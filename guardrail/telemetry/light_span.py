@@ -50,83 +50,73 @@ class Making:
 
 
 class LightSpan(Span):
-    """See `opentelemetry.trace.Span`. Not for several threads at once. An exception is never recorded: it may quote a prompt or a key."""
+    """See `opentelemetry.trace.Span`; what it holds has the names of the SDK's `ReadableSpan`, which it stands for once it is over.
+
+    Not for several threads at once. An exception is never recorded: it may quote a prompt or a key.
+    """
+
+    dropped_attributes = dropped_events = dropped_links = 0
 
     def __init__(self, name: str, context: SpanContext, parent: SpanContext | None, kind: SpanKind, making: Making) -> None:
-        self._name = name
-        self._context = context
+        self.name = name
+        self.context = context
         self.parent = parent
-        self._kind = kind
-        self._making = making
-        self._attributes: dict[str, AttributeValue] = {}
-        self._events: list[Event] = []
-        self._links: Sequence[Link] = ()
-        self._scope: InstrumentationScope | None = None
-        self._status = _UNSET
-        self._start = time.time_ns()
-        self._open = True
+        self.kind = kind
+        self.resource = making.resource
+        self.attributes: dict[str, AttributeValue] = {}
+        self.events: list[Event] = []
+        self.links: Sequence[Link] = ()
+        self.instrumentation_scope: InstrumentationScope | None = None
+        self.status = _UNSET
+        self.start_time = time.time_ns()
+        self.end_time: int | None = None
+        self._onward = making.onward
 
     def begin(self, scope: InstrumentationScope, attributes: Attributes, links: Sequence[Link]) -> None:
         """What the span has from the start."""
-        self._scope = scope
-        self._links = links
+        self.instrumentation_scope = scope
+        self.links = links
         if attributes:
-            self._attributes.update(attributes)
+            self.attributes.update(attributes)
 
     def end(self, end_time: int | None = None) -> None:
         """See `Span`."""
-        if not self._open:
-            return
-        self._open = False
-        self._making.onward.on_end(
-            ReadableSpan(
-                self._name,
-                self._context,
-                self.parent,
-                self._making.resource,
-                self._attributes,
-                self._events,
-                self._links,
-                self._kind,
-                status=self._status,
-                start_time=self._start,
-                end_time=end_time or time.time_ns(),
-                instrumentation_scope=self._scope,
-            )
-        )
+        if self.end_time is None:
+            self.end_time = end_time or time.time_ns()
+            self._onward.on_end(cast("ReadableSpan", self))
 
     def get_span_context(self) -> SpanContext:
         """See `Span`."""
-        return self._context
+        return self.context
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """See `Span`. The values are taken as they are."""
-        if self._open:
-            self._attributes.update(attributes)
+        if self.end_time is None:
+            self.attributes.update(attributes)
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """See `Span`. The value is taken as it is."""
-        if self._open:
-            self._attributes[key] = value
+        if self.end_time is None:
+            self.attributes[key] = value
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """See `Span`."""
-        if self._open:
-            self._events.append(Event(name, attributes, timestamp))
+        if self.end_time is None:
+            self.events.append(Event(name, attributes, timestamp))
 
     def update_name(self, name: str) -> None:
         """See `Span`."""
-        if self._open:
-            self._name = name
+        if self.end_time is None:
+            self.name = name
 
     def is_recording(self) -> bool:
         """See `Span`."""
-        return self._open
+        return self.end_time is None
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """See `Span`."""
-        if self._open:
-            self._status = status if isinstance(status, Status) else Status(status, description)
+        if self.end_time is None:
+            self.status = status if isinstance(status, Status) else Status(status, description)
 
     def record_exception(self, exception: BaseException, *rest: object, **others: object) -> None:
         """Nothing."""

@@ -13,6 +13,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status
 
+from guardrail.telemetry import names
+
 _KINDS: Final = {
     SpanKind.INTERNAL: b"\x30\x01",
     SpanKind.SERVER: b"\x30\x02",
@@ -27,29 +29,33 @@ _FLAGS: Final = struct.Struct("<I").pack
 _LOCAL, _REMOTE = 0x100, 0x300  # that it is known whether a parent is remote, and that it is
 _REMEMBERED: Final = 4_096
 _SHORT: Final = 100  # characters of the longest text that is worth remembering
-_known: Final[dict[tuple[bytes, str, type, object], bytes]] = {}
+_UNIQUE: Final = frozenset({names.DECISION_ID, names.REQUEST_ID, names.RESPONSE_ID})  # what never comes again
+_known: Final[dict[bytes, dict[tuple[str, object], tuple[type, bytes]]]] = {}
 
 
 def encode_span(span: ReadableSpan) -> bytes:
     """One `Span`, with the tag that puts it into its `ScopeSpans`."""
     context, parent = span.context, span.parent
     assert context is not None
-    pieces = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
-    if context.trace_state:
-        pieces.append(_text(b"\x1a", ",".join(f"{name}={value}" for name, value in context.trace_state.items())))
+    trace, own, _, _, state, _ = context
+    pieces = [b"\x0a\x10", trace.to_bytes(16, "big"), b"\x12\x08", own.to_bytes(8, "big")]
+    if state:
+        pieces.append(_text(b"\x1a", ",".join(f"{name}={value}" for name, value in state.items())))
     if parent:
         pieces += b"\x22\x08", parent.span_id.to_bytes(8, "big")
     times = b"\x39", _TIME(span.start_time or 0), b"\x41", _TIME(span.end_time or 0)
     pieces += _some(b"\x2a", span.name), _KINDS[span.kind], *times
     _attributes(pieces, b"\x4a", span.attributes or {})
-    if span.dropped_attributes:
-        pieces += b"\x50", _varint(span.dropped_attributes)
-    pieces += [_field(b"\x5a", _event(event)) for event in span.events]
-    if span.dropped_events:
-        pieces += b"\x60", _varint(span.dropped_events)
-    pieces += [_field(b"\x6a", _link(link)) for link in span.links]
-    if span.dropped_links:
-        pieces += b"\x70", _varint(span.dropped_links)
+    if dropped := span.dropped_attributes:
+        pieces += b"\x50", _varint(dropped)
+    if events := span.events:
+        pieces += [_field(b"\x5a", _event(event)) for event in events]
+    if dropped := span.dropped_events:
+        pieces += b"\x60", _varint(dropped)
+    if links := span.links:
+        pieces += [_field(b"\x6a", _link(link)) for link in links]
+    if dropped := span.dropped_links:
+        pieces += b"\x70", _varint(dropped)
     pieces += _status(span.status), b"\x85\x01", _flags(parent)
     return _field(b"\x12", b"".join(pieces))
 
@@ -89,9 +95,9 @@ def _link(link: Link) -> bytes:
 
 
 def _status(status: Status) -> bytes:
-    code = status.status_code.value
-    if not code and not status.description:
+    if status.is_unset and not status.description:
         return b"\x7a\x00"
+    code = status.status_code.value
     return _field(b"\x7a", _some(b"\x12", status.description) + (b"\x18" + _BYTE[code] if code else b""))
 
 
@@ -101,18 +107,24 @@ def _flags(context: SpanContext | None) -> bytes:
 
 def _attributes(pieces: list[bytes], tag: bytes, attributes: Mapping[str, Any]) -> None:
     """Each as a `KeyValue`. What may come again is remembered, until there is too much of it."""
+    known = _known.get(tag)
+    if known is None:
+        known = _known[tag] = {}
     for name, value in attributes.items():
         kind = type(value)
-        if (kind is str and len(value) <= _SHORT) or kind is bool or kind is int:
-            key = tag, name, kind, value  # equal values of different kinds (True, 1) are not the same on the wire
-            if (written := _known.get(key)) is None:
-                written = _field(tag, _pair(name, value))
-                if len(_known) >= _REMEMBERED:
-                    _known.clear()
-                _known[key] = written
-            pieces.append(written)
-        else:
+        if kind is float or (kind is not str and kind is not bool and kind is not int) or (kind is str and len(value) > _SHORT):
             pieces.append(_field(tag, _pair(name, value)))
+            continue
+        found = known.get((name, value))
+        if found is not None and found[0] is kind:  # equal values of different kinds (True, 1) are not the same on the wire
+            pieces.append(found[1])
+            continue
+        written = _field(tag, _pair(name, value))
+        if name not in _UNIQUE:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            known[name, value] = kind, written
+        pieces.append(written)
 
 
 def _pair(name: str, value: object) -> bytes:
@@ -122,16 +134,16 @@ def _pair(name: str, value: object) -> bytes:
 def _value(value: object) -> bytes:
     """An `AnyValue`."""
     match value:
-        case None:
-            return b""
-        case bool():
-            return b"\x10\x01" if value else b"\x10\x00"
         case str():
             return _text(b"\x0a", value)
+        case bool():
+            return b"\x10\x01" if value else b"\x10\x00"
         case int() if -(2**63) <= value < 2**63:
             return b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
         case float():
             return b"\x21" + _NUMBER(value)
+        case None:
+            return b""
         case bytes():
             return _field(b"\x3a", value)
         case Sequence():

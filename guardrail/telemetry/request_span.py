@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanKind, Tracer, get_current_span
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Link, SpanKind, Tracer, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -14,6 +14,8 @@ from guardrail.telemetry.summary import error_code, short
 from guardrail.types import Route
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+_FIELDS: Final = frozenset(_PROPAGATOR.fields)
+_LENGTHS: Final = frozenset(map(len, _FIELDS))
 _METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 _LONGEST_HEADER: Final = 1024
 
@@ -36,7 +38,7 @@ class RequestSpan(Scope):
             self._kind = SpanKind.INTERNAL
             return
         parent = extract(headers)
-        caller = get_current_span(parent).get_span_context()
+        caller = get_current_span(parent).get_span_context() if parent else INVALID_SPAN_CONTEXT
         if adopt:
             self._parent = parent
         elif caller.is_valid:
@@ -48,11 +50,15 @@ class RequestSpan(Scope):
     def routed(self, route: Route, tenant: str, request_id: str = "") -> None:
         """The request has a route: its path pattern completes the span's name."""
         self._span.update_name(f"{self._method} {route.path}")
-        self._span.set_attributes(
-            {names.HTTP_ROUTE: route.path, names.ROUTE: route.name, names.TENANT: tenant, names.GENERATION: route.generation}
-        )
+        told: dict[str, AttributeValue] = {
+            names.HTTP_ROUTE: route.path,
+            names.ROUTE: route.name,
+            names.TENANT: tenant,
+            names.GENERATION: route.generation,
+        }
         if request_id:
-            self._span.set_attribute(names.REQUEST_ID, short(request_id))
+            told[names.REQUEST_ID] = short(request_id)
+        self._span.set_attributes(told)
 
     def took(self, overhead_s: float) -> None:
         """What guarding added to the request, in seconds: all of its time but the wait for the upstream."""
@@ -71,11 +77,10 @@ def extract(headers: Iterable[tuple[bytes, bytes]]) -> Context:
     """The W3C trace context of ASGI headers; an empty one for none, several, or malformed."""
     carrier: dict[str, str] = {}
     for raw, value in headers:
-        name = raw.decode("latin-1").lower()
-        if name not in _PROPAGATOR.fields or len(value) > _LONGEST_HEADER:
+        if len(raw) not in _LENGTHS or (name := raw.decode("latin-1").lower()) not in _FIELDS or len(value) > _LONGEST_HEADER:
             continue
         if name in carrier and name == "traceparent":
             return Context()
         text = value.decode("latin-1")
         carrier[name] = f"{carrier[name]},{text}" if name in carrier else text
-    return _PROPAGATOR.extract(carrier, Context())
+    return _PROPAGATOR.extract(carrier, Context()) if carrier else Context()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, TypedDict
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from guardrail.telemetry.summary import short
 MAX_FINISH_REASONS: Final = 16
 MAX_CHUNKS: Final = 4096  # whose times are kept; of a longer stream the first ones
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+_FIELDS: Final = frozenset(_PROPAGATOR.fields)
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -79,7 +81,7 @@ class UpstreamSpan(Scope):
 
     def inject(self, headers: Mapping[str, str]) -> dict[str, str]:
         """The headers with this span's `traceparent` and `tracestate` in place of any that the client sent."""
-        kept = {name: value for name, value in headers.items() if name.lower() not in _PROPAGATOR.fields}
+        kept = {name: value for name, value in headers.items() if name.lower() not in _FIELDS}
         _PROPAGATOR.inject(kept, set_span_in_context(self._span))
         return kept
 
@@ -174,6 +176,7 @@ def output_type(body: Mapping[str, object]) -> str | None:
     return "json" if kind in ("json_object", "json_schema") else None
 
 
+@lru_cache(256)
 def parse_server(server: str | None) -> tuple[str, int | None] | None:
     """Host and port of a URL or `host:port`; credentials, path and query are dropped. None for nothing or nonsense."""
     if not server:
