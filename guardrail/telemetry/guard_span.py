@@ -88,7 +88,7 @@ class GuardSpan(Scope):
         if self._capture.on_span and parts:
             self._span.set_attribute(names.MESSAGES[self._stage], messages_json(parts))
         evaluation = self._spelling.evaluation
-        watching = evaluation is not None and any(verdict.mode is Mode.SHADOW for verdict in verdicts)
+        watching = evaluation is not None and Mode.SHADOW in [verdict.mode for verdict in verdicts]
         if not (self._debug or fired or failed or watching):  # nearly always
             return
         found = findings(decision, everything=True)

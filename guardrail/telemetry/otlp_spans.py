@@ -6,7 +6,8 @@ action, a policy) is encoded once. A tag below is a field of `opentelemetry/prot
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, cast
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -23,6 +24,8 @@ _KINDS: Final = {
     SpanKind.CONSUMER: b"\x30\x05",
 }
 _BYTE: Final = [bytes((number,)) for number in range(128)]
+_IDS: Final = struct.Struct("<2s16s2s8s").pack
+_TIMES: Final = struct.Struct("<cQcQ").pack
 _TIME: Final = struct.Struct("<Q").pack
 _NUMBER: Final = struct.Struct("<d").pack
 _FLAGS: Final = struct.Struct("<I").pack
@@ -30,22 +33,34 @@ _LOCAL, _REMOTE = 0x100, 0x300  # that it is known whether a parent is remote, a
 _REMEMBERED: Final = 4_096
 _SHORT: Final = 100  # characters of the longest text that is worth remembering
 _UNIQUE: Final = frozenset({names.DECISION_ID, names.REQUEST_ID, names.RESPONSE_ID})  # what never comes again
-_known: Final[dict[bytes, dict[tuple[str, object], tuple[type, bytes]]]] = {}
+_STEADY: Final[Mapping[str, type]] = {  # what has values of one kind, and few of them
+    names.FINISH_REASONS: tuple,
+    names.GENERATION: int,
+    names.HTTP_STATUS: int,
+    names.INPUT_TOKENS: int,
+    names.OUTPUT_TOKENS: int,
+    names.SERVER_PORT: int,
+    names.UNAVAILABLE: bool,
+    names.UNJUDGED: bool,
+    names.UNSCANNABLE: int,
+    names.VERDICTS: int,
+    names.VIOLATIONS: int,
+}
+_known: Final[dict[bytes, dict[tuple[str, object], bytes]]] = {}
 
 
 def encode_span(span: ReadableSpan) -> bytes:
     """One `Span`, with the tag that puts it into its `ScopeSpans`."""
-    context, parent = span.context, span.parent
-    assert context is not None
-    trace, own, _, _, state, _ = context
-    pieces = [b"\x0a\x10", trace.to_bytes(16, "big"), b"\x12\x08", own.to_bytes(8, "big")]
+    assert span.context is not None
+    (trace, own, _, _, state, _), parent = span.context, span.parent
+    pieces = [_IDS(b"\x0a\x10", trace.to_bytes(16, "big"), b"\x12\x08", own.to_bytes(8, "big"))]
     if state:
         pieces.append(_text(b"\x1a", ",".join(f"{name}={value}" for name, value in state.items())))
     if parent:
-        pieces += b"\x22\x08", parent.span_id.to_bytes(8, "big")
-    times = b"\x39", _TIME(span.start_time or 0), b"\x41", _TIME(span.end_time or 0)
-    pieces += _some(b"\x2a", span.name), _KINDS[span.kind], *times
-    _attributes(pieces, b"\x4a", span.attributes or {})
+        pieces.append(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
+    pieces += _named(span.name), _KINDS[span.kind], _TIMES(b"\x39", span.start_time or 0, b"\x41", span.end_time or 0)
+    if attributes := span.attributes:
+        _attributes(pieces, b"\x4a", attributes)
     if dropped := span.dropped_attributes:
         pieces += b"\x50", _varint(dropped)
     if events := span.events:
@@ -110,25 +125,43 @@ def _attributes(pieces: list[bytes], tag: bytes, attributes: Mapping[str, Any]) 
     known = _known.get(tag)
     if known is None:
         known = _known[tag] = {}
-    for name, value in attributes.items():
-        kind = type(value)
-        if kind is float or (kind is not str and kind is not bool and kind is not int) or (kind is str and len(value) > _SHORT):
-            pieces.append(_field(tag, _pair(name, value)))
-            continue
-        found = known.get((name, value))
-        if found is not None and found[0] is kind:  # equal values of different kinds (True, 1) are not the same on the wire
-            pieces.append(found[1])
-            continue
-        written = _field(tag, _pair(name, value))
-        if name not in _UNIQUE:
-            if len(known) >= _REMEMBERED:
-                known.clear()
-            known[name, value] = kind, written
-        pieces.append(written)
+    items = list(attributes.items())
+    try:
+        found = list(map(known.get, items))
+    except TypeError:  # a list among the values
+        found = [None] * len(items)
+    for place, written in enumerate(found):
+        if written is None:
+            name, value = item = items[place]
+            found[place] = fresh = _fresh(tag, name, value)
+            # Equal values of different kinds (True, 1) are not the same on the wire.
+            if (type(value) is str and len(value) <= _SHORT and name not in _UNIQUE) or type(value) is _STEADY.get(name):
+                if len(known) >= _REMEMBERED:
+                    known.clear()
+                known[item] = fresh
+    pieces += cast("list[bytes]", found)
+
+
+def _fresh(tag: bytes, name: str, value: object) -> bytes:
+    """A `KeyValue`: of a short text or of a number at once, of anything else by its parts."""
+    key, kind = _key(name), type(value)
+    if kind is float and len(key) < 100:
+        return b"".join((tag, _BYTE[len(key) + 11], key, b"\x12\x09\x21", _NUMBER(value)))
+    if kind is str:
+        content = cast("str", value).encode("utf-8", "replace")
+        size = len(content)
+        if len(key) + size < 120:
+            return b"".join((tag, _BYTE[len(key) + size + 4], key, b"\x12", _BYTE[size + 2], b"\x0a", _BYTE[size], content))
+    return _field(tag, _pair(name, value))
+
+
+@lru_cache(1024)
+def _key(name: str) -> bytes:
+    return _some(b"\x0a", name)
 
 
 def _pair(name: str, value: object) -> bytes:
-    return _some(b"\x0a", name) + _field(b"\x12", _value(value))
+    return _key(name) + _field(b"\x12", _value(value))
 
 
 def _value(value: object) -> bytes:
@@ -151,6 +184,11 @@ def _value(value: object) -> bytes:
         case Mapping():
             return _field(b"\x32", b"".join(_field(b"\x0a", _pair(str(name), each)) for name, each in value.items()))
     return _text(b"\x0a", str(value))
+
+
+@lru_cache(256)
+def _named(name: str) -> bytes:
+    return _some(b"\x2a", name)
 
 
 def _some(tag: bytes, text: str | None) -> bytes:
