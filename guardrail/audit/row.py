@@ -1,24 +1,32 @@
 """A record as a row of the table, and back: columns that can be searched, and a body that names each policy and each part once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from guardrail.audit.chain import Value
 from guardrail.audit.made import ACTIONS, LONGEST_PATH, MODES, plain
 from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
 from guardrail.audit.schema import COLUMNS
 from guardrail.errors import GuardrailError
-from guardrail.types import Mode, Provenance, Span, Verdict
+from guardrail.types import Action, Mode, Provenance, Span, Verdict
 
 SELECTED = ", ".join((*COLUMNS, "body"))
 """What `record_of_row` reads, in its order."""
 
 _Policy = tuple[str, str, str, float, str, str]
 """Id, version, digest, threshold, action and mode."""
+
+_Made = tuple[str, str, str, float, Action, Mode]
+_OF_POLICY: Callable[[Verdict], _Made] = attrgetter("policy_id", "policy_version", "policy_digest", "threshold", "action", "mode")
+_Place = tuple[str, int | None, str]
+_WHERE: Callable[[Verdict], _Place] = attrgetter("part", "choice", "classifier")
+_MORE = attrgetter("error", "span", "criterion", "provenance", "flags", "reading")
+_NOTHING_MORE = None, None, None, None, (), ()
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -96,22 +104,8 @@ def violated_in(column: str) -> tuple[list[str], list[str]]:
 def body_of(entry: Entry) -> str:
     """Everything that is in no column, as JSON."""
     record = entry.record
-    policies: dict[_Policy, int] = {}
-    classifiers: dict[str, int] = {}
-    parts = {(part.path, part.choice): place for place, part in enumerate(record.parts)}
-    verdicts: list[str] = []
-    for verdict in entry.made or record.verdicts:
-        policy = policies.setdefault(_policy(verdict), len(policies))
-        classifier = classifiers.setdefault(verdict.classifier, len(classifiers))
-        part, score = parts.get((verdict.part, verdict.choice)), verdict.score
-        if part is not None and score is not None and 0 <= score <= 1 and _plain(verdict):
-            verdicts.append(f"[{policy},{part},{classifier},{float(score)!r}]")  # as the encoder writes it, at a tenth of the cost
-            continue
-        path = plain(verdict.part, LONGEST_PATH)
-        place, extra = parts.get((path, verdict.choice), (path, verdict.choice)), _extra(verdict)
-        verdicts.append(_ENCODE((policy, place, classifier, score, extra) if extra else (policy, place, classifier, score)))
+    judged = _plainly(entry.made, record.parts) if entry.made else None
     document = {
-        "classifiers": list(classifiers),
         "parts": [_part(part) for part in record.parts],
         "unscannable": record.unscannable,
         "history": record.history,
@@ -125,10 +119,63 @@ def body_of(entry: Entry) -> str:
         "keeps": record.keeps,
         "note": dict(record.note),
     }
+    if judged is None:
+        document |= _judged(entry.made or record.verdicts, record.parts)
     rest = _ENCODE({name: value for name, value in document.items() if value})
-    if not verdicts:
-        return rest
-    return f'{{"policies":[{",".join(map(_written, policies))}],"verdicts":[{",".join(verdicts)}],{rest[1:]}'
+    return rest if judged is None else f"{{{judged},{rest[1:]}"
+
+
+def _judged(verdicts: Sequence[Verdict] | Sequence[VerdictRecord], judged: Sequence[PartRecord]) -> dict[str, list[Any]]:
+    """The verdicts, in which policies, classifiers and parts are numbers."""
+    policies: dict[_Policy, int] = {}
+    classifiers: dict[str, int] = {}
+    parts = {(part.path, part.choice): place for place, part in enumerate(judged)}
+    written: list[Any] = []
+    for verdict in verdicts:
+        policy = policies.setdefault(_policy(verdict), len(policies))
+        classifier = classifiers.setdefault(verdict.classifier, len(classifiers))
+        path = plain(verdict.part, LONGEST_PATH)
+        part = parts.get((path, verdict.choice), (path, verdict.choice))
+        extra = _extra(verdict)
+        written.append((policy, part, classifier, verdict.score, extra) if extra else (policy, part, classifier, verdict.score))
+    return {"policies": list(policies), "classifiers": list(classifiers), "verdicts": written}
+
+
+def _plainly(verdicts: Sequence[Verdict], judged: Sequence[PartRecord]) -> str | None:
+    """What the encoder makes of `_judged`, without its braces, at a fifth of the cost; None for verdicts with more than scores to them.
+
+    The same policies judge time and again, and nearly all they say is a score.
+    """
+    scores = [verdict.score for verdict in verdicts]
+    if None in scores or [*map(_MORE, verdicts)].count(_NOTHING_MORE) != len(verdicts):
+        return None
+    shape = _shape(tuple(map(_OF_POLICY, verdicts)), tuple(map(_WHERE, verdicts)), tuple((part.path, part.choice) for part in judged))
+    numbers = [float(score) for score in scores if score is not None and 0 <= score <= 1]
+    if shape is None or len(numbers) != len(scores):
+        return None
+    said = ",".join([f"{begin}{number!r}]" for begin, number in zip(shape.begins, numbers, strict=True)])
+    return f'{shape.names},"verdicts":[{said}]'
+
+
+class _Shape(NamedTuple):
+    """What decisions of the same policies about the same parts have in common: policies and classifiers, and how each verdict begins."""
+
+    names: str
+    begins: tuple[str, ...]
+
+
+@lru_cache(1024)
+def _shape(policies: tuple[_Made, ...], places: tuple[_Place, ...], judged: tuple[tuple[str, int | None], ...]) -> _Shape | None:
+    """None where a verdict is of none of the parts."""
+    named, classifiers = list(dict.fromkeys(policies)), list(dict.fromkeys(classifier for _, _, classifier in places))
+    if any((path, choice) not in judged for path, choice, _ in places):
+        return None
+    written = [(*made[:3], float(made[3]), ACTIONS[made[4]], MODES[made[5]]) for made in named]
+    begins = [
+        f"[{named.index(policy)},{judged.index((path, choice))},{classifiers.index(classifier)},"
+        for policy, (path, choice, classifier) in zip(policies, places, strict=True)
+    ]
+    return _Shape(f'"policies":{_ENCODE(written)},"classifiers":{_ENCODE(classifiers)}', tuple(begins))
 
 
 def _part(part: PartRecord) -> list[Any]:
@@ -140,20 +187,8 @@ def _part(part: PartRecord) -> list[Any]:
 def _policy(verdict: Verdict | VerdictRecord) -> _Policy:
     if isinstance(verdict, VerdictRecord):
         return verdict.policy, verdict.version, verdict.digest, verdict.threshold, verdict.action, verdict.mode
-    return verdict.policy_id, verdict.policy_version, verdict.policy_digest, verdict.threshold, ACTIONS[verdict.action], MODES[verdict.mode]
-
-
-@lru_cache(1024)
-def _written(policy: _Policy) -> str:
-    """The same few policies judge time and again."""
-    name, version, digest, threshold, action, mode = policy
-    return _ENCODE((name, version, digest, float(threshold), action, mode))
-
-
-def _plain(verdict: Verdict | VerdictRecord) -> bool:
-    """Whether it has nothing of what `_extra` looks for, as nearly all have not."""
-    unexplained = verdict.error is None and verdict.span is None and verdict.criterion is None and verdict.provenance is None
-    return unexplained and not verdict.flags and not verdict.reading
+    action, mode = ACTIONS[verdict.action], MODES[verdict.mode]
+    return verdict.policy_id, verdict.policy_version, verdict.policy_digest, float(verdict.threshold), action, mode
 
 
 def _extra(verdict: Verdict | VerdictRecord) -> dict[str, Any]:
