@@ -6,8 +6,8 @@ The records below are the allow-list: what is not a field here is not in the log
 import heapq
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict
+from typing import Final, TypedDict
 
 from guardrail.events import (
     AuditTroubled,
@@ -23,14 +23,15 @@ from guardrail.events import (
 )
 from guardrail.telemetry import names
 from guardrail.telemetry.summary import error_code, short, words
-from guardrail.types import Provenance, Verdict
+from guardrail.types import Action, Mode, Verdict
 
 MAX_VERDICTS: Final = 64
 MAX_LISTED: Final = 20
+_ACTIONS: Final = {action: action.word for action in Action}
+_MODES: Final = {mode: mode.value for mode in Mode}
 
 
-@dataclass(frozen=True, slots=True)
-class VerdictFields:
+class VerdictFields(TypedDict):
     """One verdict. `action` is what the policy asks for, `mode` whether that is enforced; exactly one of `score` and `error` is set.
 
     `reading` names what was undone to read the text so. `provenance` is what replaying the score needs, where the classifier says it.
@@ -49,13 +50,12 @@ class VerdictFields:
     mode: str
     criterion: str | None
     classifier: str
-    flags: tuple[str, ...] = ()
-    reading: tuple[str, ...] = ()
-    provenance: Provenance | None = None
+    flags: tuple[str, ...]
+    reading: tuple[str, ...]
+    provenance: dict[str, object] | None
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionFields:
+class DecisionFields(TypedDict):
     """One decision. `decision`, `enforced` and `mode` as in the metrics; the first 64 verdicts, violations and errors before the rest."""
 
     decision_id: str
@@ -81,11 +81,10 @@ class DecisionFields:
     violations: int
     errors: int
     verdict_count: int
-    verdicts: tuple[VerdictFields, ...]
+    verdicts: list[VerdictFields]
 
 
-@dataclass(frozen=True, slots=True)
-class RefusalFields:
+class RefusalFields(TypedDict):
     """A request that was answered before anything was judged. `path` without its query, `limit` the tenant's limit that it met."""
 
     status: int
@@ -96,8 +95,7 @@ class RefusalFields:
     limit: str
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamFields:
+class UpstreamFields(TypedDict):
     """A broken upstream call."""
 
     code: str
@@ -106,8 +104,7 @@ class UpstreamFields:
     route: str
 
 
-@dataclass(frozen=True, slots=True)
-class CanaryFields:
+class CanaryFields(TypedDict):
     """A classifier's known pair. `detail` is the check's own sentence, cut."""
 
     classifier: str
@@ -115,16 +112,14 @@ class CanaryFields:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedFields:
+class PublishedFields(TypedDict):
     """A new generation in force."""
 
     generation: int
     policies: int
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedFields:
+class RefusedFields(TypedDict):
     """A refused change: where and which code, without the message, which may quote the document."""
 
     generation: int
@@ -132,8 +127,7 @@ class RefusedFields:
     findings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AuditFields:
+class AuditFields(TypedDict):
     """Records that the audit store does not hold, or how it does. `detail` is the store's own sentence, cut."""
 
     code: str
@@ -141,8 +135,7 @@ class AuditFields:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerFields:
+class BreakerFields(TypedDict):
     """A circuit breaker's new state, and whether it is a classifier's or an upstream's."""
 
     kind: str
@@ -170,17 +163,7 @@ class AuditLog:
         level = _level(event)
         if self._logger.isEnabledFor(level):
             message, fields = _line(event)
-            self._logger.log(level, message, extra={"fields": _plain(fields)})
-
-
-def _plain(record: Fields | VerdictFields | Provenance) -> dict[str, object]:
-    # dataclasses.asdict copies every value deeply, which cost more than the rest of the line.
-    plain = {name: getattr(record, name) for name in record.__slots__}
-    if isinstance(record, DecisionFields):
-        plain["verdicts"] = [_plain(verdict) for verdict in record.verdicts]
-    if isinstance(record, VerdictFields):
-        plain["provenance"] = record.provenance and _plain(record.provenance)
-    return plain
+            self._logger.log(level, message, extra={"fields": fields})
 
 
 def _level(event: Told) -> int:
@@ -202,76 +185,87 @@ def _line(event: Told) -> tuple[str, Fields]:
             return "decision", _decision(event)
         case RequestRefused(status, code, request_id, tenant, path, limit):
             bare = short(path.partition("?")[0], 256)
-            return "request_refused", RefusalFields(status, error_code(code), short(request_id), short(tenant), bare, limit)
+            fields: RefusalFields = {
+                "status": status,
+                "code": error_code(code),
+                "request_id": short(request_id),
+                "tenant": short(tenant),
+                "path": bare,
+                "limit": limit,
+            }
+            return "request_refused", fields
         case UpstreamFailed(code, upstream, request_id, route):
-            return "upstream_failed", UpstreamFields(error_code(code), upstream, short(request_id), route)
+            return "upstream_failed", UpstreamFields(code=error_code(code), upstream=upstream, request_id=short(request_id), route=route)
         case BreakerChanged(kind, name, state):
-            return "breaker_changed", BreakerFields(kind, name, state)
+            return "breaker_changed", BreakerFields(kind=kind, name=name, state=state)
         case CanaryChecked(classifier, ok, detail):
-            return "canary_checked", CanaryFields(classifier, ok, short(detail, 256))
+            return "canary_checked", CanaryFields(classifier=classifier, ok=ok, detail=short(detail, 256))
         case AuditTroubled(code, records, detail):
-            return "audit_troubled", AuditFields(error_code(code), records, short(detail, 256))
+            return "audit_troubled", AuditFields(code=error_code(code), records=records, detail=short(detail, 256))
         case PoliciesPublished(generation, policies):
-            return "policies_published", PublishedFields(generation, policies)
+            return "policies_published", PublishedFields(generation=generation, policies=policies)
         case PoliciesRefused(generation, findings):
             listed = tuple(short(f"{finding.path}:{finding.line}: {finding.code}", 512) for finding in findings[:MAX_LISTED])
-            return "policies_refused", RefusedFields(generation, len(findings), listed)
+            return "policies_refused", RefusedFields(generation=generation, finding_count=len(findings), findings=listed)
 
 
 def _decision(event: DecisionMade) -> DecisionFields:
     decision = event.decision
     outcome = decision.outcome
     said = words(outcome)
-    return DecisionFields(
-        decision_id=decision.id,
-        request_id=short(event.request_id),
-        stage=decision.stage.value,
-        decision=said.decision,
-        enforced=said.enforced,
-        mode=said.mode.value,
-        action=outcome.action.word,
-        shadow_action=outcome.shadow.word,
-        unjudged=outcome.unjudged,
-        unavailable=outcome.unavailable,
-        route=decision.route,
-        tenant=short(decision.tenant),
-        generation=decision.generation,
-        protocol=event.protocol,
-        stream=event.stream,
-        duration_ms=round(decision.duration_s * 1000, 3),
-        parts=len(event.parts),
-        characters=sum(len(part.text or "") for part in event.parts),
-        unscannable=tuple(short(path, 256) for path in decision.unscannable[:MAX_LISTED]),
-        history=decision.history[:MAX_LISTED],
-        violations=sum(verdict.violation for verdict in decision.verdicts),
-        errors=sum(verdict.error is not None for verdict in decision.verdicts),
-        verdict_count=len(decision.verdicts),
-        verdicts=_verdicts(decision.verdicts),
-    )
+    return {
+        "decision_id": decision.id,
+        "request_id": short(event.request_id),
+        "stage": decision.stage.value,
+        "decision": said.decision,
+        "enforced": said.enforced,
+        "mode": said.mode.value,
+        "action": outcome.action.word,
+        "shadow_action": outcome.shadow.word,
+        "unjudged": outcome.unjudged,
+        "unavailable": outcome.unavailable,
+        "route": decision.route,
+        "tenant": short(decision.tenant),
+        "generation": decision.generation,
+        "protocol": event.protocol,
+        "stream": event.stream,
+        "duration_ms": round(decision.duration_s * 1000, 3),
+        "parts": len(event.parts),
+        "characters": sum([len(part.text or "") for part in event.parts]),
+        "unscannable": tuple([short(path, 256) for path in decision.unscannable[:MAX_LISTED]]),
+        "history": decision.history[:MAX_LISTED],
+        "violations": sum([verdict.violation for verdict in decision.verdicts]),
+        "errors": sum([verdict.error is not None for verdict in decision.verdicts]),
+        "verdict_count": len(decision.verdicts),
+        "verdicts": _verdicts(decision.verdicts),
+    }
 
 
-def _verdicts(verdicts: Sequence[Verdict]) -> tuple[VerdictFields, ...]:
-    telling = heapq.nsmallest(
-        MAX_VERDICTS, verdicts, key=lambda verdict: (not verdict.violation, verdict.error is None, -(verdict.score or 0.0))
-    )
-    return tuple(
-        VerdictFields(
-            policy=verdict.policy_id,
-            version=verdict.policy_version,
-            digest=verdict.policy_digest,
-            part=short(verdict.part, 256),
-            choice=verdict.choice,
-            score=verdict.score,
-            threshold=verdict.threshold,
-            violation=verdict.violation,
-            error=None if verdict.error is None else error_code(verdict.error),
-            action=verdict.action.word,
-            mode=verdict.mode.value,
-            criterion=None if verdict.criterion is None else short(verdict.criterion),
-            classifier=verdict.classifier,
-            flags=verdict.flags,
-            reading=verdict.reading,
-            provenance=verdict.provenance,
-        )
+def _verdicts(verdicts: Sequence[Verdict]) -> list[VerdictFields]:
+    telling = heapq.nsmallest(MAX_VERDICTS, verdicts, key=_telling) if len(verdicts) > MAX_VERDICTS else sorted(verdicts, key=_telling)
+    return [
+        {
+            "policy": verdict.policy_id,
+            "version": verdict.policy_version,
+            "digest": verdict.policy_digest,
+            "part": short(verdict.part, 256),
+            "choice": verdict.choice,
+            "score": verdict.score,
+            "threshold": verdict.threshold,
+            "violation": verdict.violation,
+            "error": None if verdict.error is None else error_code(verdict.error),
+            "action": _ACTIONS[verdict.action],
+            "mode": _MODES[verdict.mode],
+            "criterion": None if verdict.criterion is None else short(verdict.criterion),
+            "classifier": verdict.classifier,
+            "flags": verdict.flags,
+            "reading": verdict.reading,
+            "provenance": None if verdict.provenance is None else asdict(verdict.provenance),
+        }
         for verdict in telling
-    )
+    ]
+
+
+def _telling(verdict: Verdict) -> tuple[bool, bool, float]:
+    """Violations first, then errors, then the highest scores."""
+    return not verdict.violation, verdict.error is None, -(verdict.score or 0.0)

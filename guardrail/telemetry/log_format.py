@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
             line |= {name: value for name, value in fields.items() if name not in line}
         if record.exc_info and record.exc_info[1] is not None:
             line |= _exception(record.exc_info[1])
-        return json.dumps(line, ensure_ascii=False, default=_type_name)
+        return _ENCODE(line)
 
 
 def configure_logging(stream: TextIO, level: int | str = logging.INFO) -> logging.Handler:
@@ -71,3 +71,6 @@ def _exception(error: BaseException) -> dict[str, object]:
 
 def _type_name(value: object) -> str:
     return f"<{type(value).__name__}>"
+
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, default=_type_name).encode
