@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from guardrail.assembly import build_app
-from guardrail.cli.listen import address, bind, listening, until_signalled
+from guardrail.cli.listen import address, bind, listening, long_lived, until_signalled
 from guardrail.cli.serve import run
 from guardrail.config.environment import export_to
 from guardrail.config.models import Config
@@ -176,5 +176,7 @@ def _work(name: str, around: Around, listener: socket.socket) -> None:
 
 async def _serve(app: Any, listener: socket.socket) -> None:
     lifespan = app.router.lifespan_context(app) if isinstance(app, Starlette) else contextlib.nullcontext()
-    async with lifespan, listening(app, listener):
-        await until_signalled()
+    async with lifespan:
+        with long_lived():
+            async with listening(app, listener):
+                await until_signalled()

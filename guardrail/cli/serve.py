@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from guardrail.assembly import Siblings, build_app, check_policies, engines_of, resolve
 from guardrail.cli.engine_process import engines_running
-from guardrail.cli.listen import address, bind, listening, until_signalled
+from guardrail.cli.listen import address, bind, listening, long_lived, until_signalled
 from guardrail.cli.workers import Ready, keep_working
 from guardrail.config.load import load
 from guardrail.config.models import Config
@@ -115,16 +115,19 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _serve(app: Starlette, listener: socket.socket, announce: Callable[[], None]) -> None:
-    async with app.router.lifespan_context(app), listening(app, listener):
-        announce()
-        await until_signalled()
+    async with app.router.lifespan_context(app):
+        with long_lived():
+            async with listening(app, listener):
+                announce()
+                await until_signalled()
 
 
 async def _serve_beside_others(app: Starlette, listener: socket.socket, ready: Ready) -> None:
     async with app.router.lifespan_context(app):
         await asyncio.to_thread(ready)
-        async with listening(app, listener):
-            await until_signalled()
+        with long_lived():
+            async with listening(app, listener):
+                await until_signalled()
 
 
 def _announce(config: Config, host: str, url: str, workers: int) -> None:
