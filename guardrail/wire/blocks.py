@@ -130,7 +130,7 @@ def _document(parts: PartList, path: str, block: Mapping[str, object], depth: in
     kind = source.get("type") if isinstance(source, Mapping) else None
     if isinstance(source, Mapping) and kind == "text":
         parts.unknown(f"{path}.source.data", source.get("data"), "tool_result")
-        _rest(parts, f"{path}.source", source, {"data", "media_type"})
+        _rest(parts, f"{path}.source", source, {"data"} | ({"media_type"} if source.get("media_type") == "text/plain" else set()))
     elif isinstance(source, Mapping) and kind == "content":
         add_content(parts, f"{path}.source.content", source.get("content"), "tool_result", depth + 1)
         _rest(parts, f"{path}.source", source, {"content"})

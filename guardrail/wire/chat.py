@@ -1,6 +1,7 @@
 """OpenAI chat completions, whole bodies: a request or an answer becomes parts to judge, and a blocked choice is replaced.
 
-Not judged: `metadata`, `stop` and identifiers, which no model reads. Every other string is, unknown fields included.
+Not judged: `metadata`, `stop` and identifiers, which no model reads. Every other string is, unknown fields included, and settings that are
+no name.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,6 +64,7 @@ _REQUEST_FIELDS = frozenset(
         "repetition_penalty",
     ]
 )
+_SETTINGS = _REQUEST_FIELDS - {"messages", "tools", "functions", "response_format", "prediction", "moderation"}  # those are read by others
 _TOKEN_FIELDS = frozenset({"prompt", "input", "input_ids", "prompt_ids", "prompt_token_ids"})
 _REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | _TOKEN_FIELDS | FETCHING)
 _MESSAGE_NAMES = fields.by_case(MESSAGE_FIELDS)
@@ -207,12 +209,12 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     prediction = document.get("prediction")
     if isinstance(prediction, dict):
         parts.content("prediction.content", prediction.get("content"))
-        parts.rest("prediction", prediction, ("type", "content"))
+        parts.rest("prediction", prediction, ("content",))
     else:
         parts.unknown("prediction", prediction)
     add_tools(parts, document)
     add_definition(parts, "response_format", document.get("response_format"))
-    add_settings(parts, document, ("tool_choice", "function_call", "reasoning_effort", "verbosity"))
+    add_settings(parts, document, _SETTINGS)
     for key in sorted(_TOKEN_FIELDS & document.keys()):
         if not is_prose(document[key]):
             parts.opaque(key, "tokens")

@@ -12,7 +12,7 @@ from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, plain
 from guardrail.wire.chat import CHOICE_FIELDS, read_choices, replace_choices, spelled
 from guardrail.wire.chat_stream import ChatStreamCollector, StreamShape
-from guardrail.wire.definitions import add_definition
+from guardrail.wire.definitions import add_definition, add_settings
 from guardrail.wire.parts import PartList
 from guardrail.wire.prompts import add_prompt, count
 from guardrail.wire.refusal import Reply, choices_reply
@@ -93,6 +93,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
         if document.get(key) is not None:
             parts.opaque(key, "tokens")
     add_definition(parts, "response_format", document.get("response_format"))
+    add_settings(parts, document, _REQUEST_FIELDS - {"prompt", "suffix", "response_format", *_UNREADABLE})
     parts.rest("body", document, _REQUEST_FIELDS)
 
 

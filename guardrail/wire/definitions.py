@@ -14,6 +14,9 @@ DEFINITION = "definition"
 _IDENTIFIER = re.compile(r"\$?[\w.:|/+=-]{0,64}", re.ASCII)
 _REFERENCE = re.compile(r"#(/(\$defs|definitions)/[\w.-]{1,64})?|https?://json-schema\.org/[\w./#-]{1,64}", re.ASCII)
 _TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
+UNREAD = frozenset({"model", "metadata", "stop", "stop_sequences", "user", "safety_identifier", "prompt_cache_key"})
+"""Fields of a request that no model reads."""
+_LISTS = frozenset({"modalities", "include", "betas"})  # of names, several of which are no sentence
 _WORDS = frozenset({"type", "format", "ttl"})
 _NAMING = frozenset({"properties", "patternProperties", "$defs", "definitions"})  # the keys of what they hold are names
 
@@ -26,9 +29,19 @@ def add_definition(parts: PartList, path: str, value: object) -> None:
 
 
 def add_settings(parts: PartList, document: Mapping[str, object], names: Iterable[str]) -> None:
-    """Add what these fields say beside identifiers: as the protocol has them, they say nothing."""
-    for name in names:
-        parts.text(name, "\n".join(said for said in _said(document.get(name)) if not _IDENTIFIER.fullmatch(said)), "unknown")
+    """Add what these fields say beside identifiers: as the protocol has them, they say nothing. `UNREAD` are left out."""
+    for name in sorted(set(names) - UNREAD):
+        value = document.get(name)
+        said = _said(value if name in _LISTS else _run_on(value))
+        parts.text(name, "\n".join(each for each in said if not _IDENTIFIER.fullmatch(each)), "unknown")
+
+
+def _run_on(value: object) -> object:
+    """The same with the strings of each list as one: word by word, a sentence would look like names."""
+    if isinstance(value, list):
+        words = [each for each in value if isinstance(each, str)]
+        return [" ".join(words), *(_run_on(each) for each in value if not isinstance(each, str))]
+    return {key: _run_on(child) for key, child in value.items()} if isinstance(value, Mapping) else value
 
 
 def _said(value: object, *, named: bool = False) -> Iterator[str]:

@@ -7,6 +7,7 @@ from guardrail.errors import UpstreamError, WireError
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
 from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS
+from guardrail.wire.definitions import add_settings
 from guardrail.wire.document import dump
 from guardrail.wire.parts import PartList
 from guardrail.wire.prompts import add_prompt
@@ -61,6 +62,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
             raise WireError(400, "invalid_messages", f"messages[{number}] must be an object.", param="messages")
         parts.message(f"messages[{number}]", message)
     parts.role = "user"
+    add_settings(parts, document, _REQUEST_FIELDS - {"input", "messages"})
     parts.rest("body", document, _REQUEST_FIELDS)
 
 

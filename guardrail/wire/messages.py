@@ -172,7 +172,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     for place, form in (("output_format", document.get("output_format")), ("output_config.format", configured)):
         if isinstance(form, Mapping) and isinstance(form.get("schema"), Mapping):
             add_definition(parts, f"{place}.schema", form["schema"])
-    add_settings(parts, document, ("tool_choice", "thinking"))
+    add_settings(parts, document, _REQUEST_FIELDS - {"messages", "system", "tools", "mcp_servers"})  # those are read by others
     parts.rest("body", {**document, **_settings(document)}, _REQUEST_FIELDS)
 
 

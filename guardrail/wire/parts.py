@@ -167,7 +167,7 @@ class PartList:
             self.rest(f"{path}.custom", custom, ("name", "input"))
         else:
             self.unknown(f"{path}.custom", custom, "tool_arguments")
-        self.rest(path, call, ("function", "custom", "index"))
+        self.rest(path, call, ("function", "custom", *(("index",) if isinstance(call.get("index"), int) else ())))
 
     def _function(self, path: str, function: object) -> None:
         if not isinstance(function, Mapping):

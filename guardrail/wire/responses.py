@@ -31,6 +31,7 @@ _REQUEST_FIELDS = frozenset(
         *("previous_response_id", "conversation", "moderation", "prompt_cache_options"),
     ]
 )
+_SETTINGS = _REQUEST_FIELDS - {"input", "instructions", "prompt", "tools", "previous_response_id", "moderation"}  # those are read by others
 _REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS | FETCHING | {"context_management"})  # what it says is judged
 ECHOED = frozenset(  # what an answer repeats of its request, and what describes it
     [
@@ -192,7 +193,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
     if isinstance(text, Mapping):
         add_definition(parts, "text.format", text.get("format"))
         text = {key: value for key, value in text.items() if key != "format"}
-    add_settings(parts, {**document, "text": text}, ("text", "tool_choice", "reasoning"))
+    add_settings(parts, {**document, "text": text}, _SETTINGS)
     parts.rest("body", document, _REQUEST_FIELDS)
 
 
