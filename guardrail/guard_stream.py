@@ -10,7 +10,7 @@ from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
 from guardrail.guard import Guard, Turn, cleaned
 from guardrail.interfaces import Session, SupportsSessions
-from guardrail.questions import distinct, strongest, verdict_of
+from guardrail.questions import distinct, strongest, unanswered, verdict_of
 from guardrail.types import Action, ClassifyRequest, Decision, Part, Policy, Score, Verdict
 from guardrail.window import Ruling, StreamPart, Window, ruling
 
@@ -94,6 +94,18 @@ class AnswerJudge:
         )
         return self._guard.conclude((*self._parts.values(), *others), verdicts, self._turn)
 
+    async def broken_off(self, out: Sequence[Window]) -> Decision | None:
+        """The decision on an answer that goes no further, emitted even where this is stopped; None where nothing was judged and nothing is
+        `out`: released, and not judged yet. That is judged by now, or recorded as unjudged."""
+        try:
+            if out:
+                await self.judge(out)
+        finally:
+            for window in out:
+                self._give_up(window)
+            decision = self.conclude() if self._verdicts else None
+        return decision
+
     async def recorded(self, decision: Decision) -> Decision:
         """The decision once it is recorded, where the route waits for that; a block in its place when it is not."""
         return await self._guard.recorded(decision, self._turn.route)
@@ -102,11 +114,6 @@ class AnswerJudge:
         """What was found in a choice so far, strongest score first."""
         found = [verdict for verdicts in self._verdicts.values() for verdict in verdicts if verdict.choice == choice and verdict.violation]
         return sorted(found, key=lambda verdict: -(verdict.score or 0.0))
-
-    @property
-    def judged(self) -> bool:
-        """Whether there is a verdict on anything yet."""
-        return bool(self._verdicts)
 
     async def aclose(self) -> None:
         """Give the sessions back. Idempotent."""
@@ -131,6 +138,15 @@ class AnswerJudge:
         if blocks:
             self._ended.add(path)  # a window behind it that passes later is no answer to it
         return ruled
+
+    def _give_up(self, window: Window) -> None:
+        """A window that nobody waits for any more, unless it was judged. What was found in the beginning of its text stays found."""
+        part = self._part(window)
+        path, before = part.path, self._verdicts.get(part.path)
+        if path in self._ended or self._numbers.get(path) == window.number:
+            return
+        left = unanswered((part,), self._turn.route.checks(self._turn.stage), self._turn.route.classifier)
+        self._parts[path], self._verdicts[path] = part, tuple(map(strongest, zip(before, left, strict=True))) if before else left
 
     async def _read(self, classifier: SupportsSessions, window: Window, part: Part) -> tuple[Verdict, ...]:
         """The session's verdicts, and those on what the text so far says in disguise where that is stronger."""

@@ -198,6 +198,11 @@ class AnswerFlow:
             return Step()
         return self._block(choice, ruling)
 
+    def unjudged(self) -> tuple[Window, ...]:
+        """What is out and was not judged, in choices that are not blocked: something under `watch` only. For an answer that broke off."""
+        found = [flow.unjudged(self._numbers + place) for place, flow in enumerate(self._open())]
+        return tuple(window for window in found if window is not None)
+
     def _flow(self, part: StreamPart, choice: _Choice, now: float) -> PartFlow:
         flow = self._parts.get(part)
         if flow is None:

@@ -1,7 +1,7 @@
 """One text of a streamed answer on its way through the windows: what came, what is being judged, what is out."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guardrail.boundary import cluster_end, cluster_start, last_boundary, whole_code_points
 from guardrail.cadence import Widening
@@ -209,6 +209,13 @@ class PartFlow:
     def release_whole(self) -> str:
         """All that is left, of a part that is let out in one piece. Only where it is `settled`."""
         return self._release_to(self._size) if self.settled else ""
+
+    def unjudged(self, number: int) -> Window | None:
+        """All that is out, as one window, where no verdict that let it pass covers it."""
+        if self._dropped or self._covered >= self._out:
+            return None
+        self._join()
+        return Window(number, replace(self.part, whole=True), self._text[: self._out], self._covered, self.version)
 
     def _release_to(self, place: int) -> str:
         self._join()

@@ -83,11 +83,14 @@ class Exchange:
         """Everything that the upstream reads: the request, and the stored turns that it continues."""
         return (*self.stored, *self.request.parts)
 
-    async def judge(self, stage: Stage, parts: Sequence[Part]) -> Decision | None:
-        """The decision of one stage; None where the route checks nothing in it: then nothing is recorded as judged either."""
+    async def judge(self, stage: Stage, parts: Sequence[Part], *, released: bool = False) -> Decision | None:
+        """The decision of one stage; None where the route checks nothing in it: then nothing is recorded as judged either.
+
+        `released`: the parts are out already, so that they are recorded even where the judging is stopped.
+        """
         if not self.route.checks(stage):
             return None
-        decision = await self.judgement.judge(parts, self._turn(stage))
+        decision = await self.judgement.judge(parts, replace(self._turn(stage), released=released))
         self.decisions.append(decision)
         return decision
 

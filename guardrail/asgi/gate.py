@@ -90,7 +90,10 @@ class Gate:
     async def _fail(self, error: UpstreamError) -> None:
         if self.closed:
             return
-        await self._stop_judging()
+        if self._outlet.status is None:
+            await self._stop_judging()
+        elif self._live is not None:
+            await self._live.stop()  # what is out is judged once the client knows that nothing more comes
         self.closed = True
         self._answered()
         self._exchange.upstream_failed(error)
@@ -107,7 +110,7 @@ class Gate:
             await self._cutting
 
     async def aclose(self) -> None:
-        """Stop judging what will not be let out. Idempotent."""
+        """Stop judging what will not be let out, and judge what is out without having been. Idempotent."""
         if self._cutting is not None:
             self._cutting.cancel()
             await asyncio.wait((self._cutting,))
@@ -118,6 +121,14 @@ class Gate:
     async def _stop_judging(self) -> None:
         if self._live is not None and (decision := await self._live.aclose()) is not None:
             self._exchange.decisions.append(decision)
+        if self._bystander is not None:
+            await self._bystand(self._bystander, whole=False)
+
+    async def _bystand(self, bystander: Bystander, *, whole: bool) -> None:
+        """Judge an answer that was only watched, as far as it is out."""
+        self._bystander = None
+        if parts := bystander.parts(whole=whole):
+            await self._exchange.judge(Stage.OUTPUT, parts, released=True)
 
     async def _start(self, status: int, headers: RawHeaders) -> None:
         if self._head is not None:
@@ -173,7 +184,7 @@ class Gate:
         if self.closed and self.span is not None:
             self.span.answered(self._status())
         if self.closed and self._bystander is not None:
-            await self._exchange.judge(Stage.OUTPUT, self._bystander.parts())
+            await self._bystand(self._bystander, whole=True)
 
     async def _stream(self, live: StreamedAnswer, content: bytes, *, more: bool) -> None:
         """More of an answer that is let out while it is judged."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from guardrail.asgi.messages import RawHeaders, header
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
-from guardrail.wire.answer import Answer, FilterResults
+from guardrail.wire.answer import UNREADABLE, Answer, FilterResults
 from guardrail.wire.dialect import Collector, Dialect
 
 EVENT_STREAM = b"text/event-stream"
@@ -58,6 +58,16 @@ class WholeAnswer:
         """See `Collector`."""
         return self.answer.parts
 
+    def begun(self) -> tuple[Part, ...]:
+        """See `Collector`."""
+        if self._size:
+            try:
+                self.finish()
+                return self.parts()
+            except UpstreamError:
+                return (UNREADABLE,)
+        return ()
+
     def release(self) -> tuple[bytes, ...]:
         """See `Collector`."""
         return tuple(self._pieces)
@@ -96,13 +106,15 @@ class Bystander:
         held = self._whole()
         return {} if held is None else held.head
 
-    def parts(self) -> tuple[Part, ...]:
-        """What is to be judged once the answer is out; one unreadable part where it could not be read."""
+    def parts(self, *, whole: bool) -> tuple[Part, ...]:
+        """What is to be judged once the answer is out, or broke off; one unreadable part stands for what could not be read."""
+        if self._held is not None and not whole:
+            return self._held.begun()
         held = self._whole()
         with contextlib.suppress(UpstreamError):
             if held is not None:
                 return held.parts()
-        return (Part("answer", None, role="assistant", kind="unknown"),)
+        return (UNREADABLE,)
 
     def _whole(self) -> Collector | None:
         if self._held is not None and not self._finished:

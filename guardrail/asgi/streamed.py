@@ -124,7 +124,7 @@ class StreamedAnswer:
             while self._tasks:
                 await asyncio.wait(self._tasks)
         async with self._turn:  # what is being written is written; nothing follows it but the end
-            await self._stop()
+            await self.stop()
         self._raise()
         self._concluded = True
         decision = await self._judge.recorded(self._judge.conclude(unreadable))
@@ -145,25 +145,33 @@ class StreamedAnswer:
         else:
             await self._ways.write(content)
 
-    async def aclose(self) -> Decision | None:
-        """Stop judging. The decision on an answer that broke off, if anything of it was judged. Idempotent."""
-        await self._stop()
-        await self._judge.aclose()
-        if self._concluded or not self._judge.judged:
-            return None
-        self._concluded = True
-        return self._judge.conclude()
-
-    @property
-    def _all_blocked(self) -> bool:
-        return self._blocked.issuperset(range(self._ways.choices))
-
-    async def _stop(self) -> None:
+    async def stop(self) -> None:
+        """Judge and write nothing more. Idempotent."""
         running = [*self._tasks, *([self._alarm] if self._alarm is not None else [])]
         for task in running:
             task.cancel()
         if running:
             await asyncio.wait(running)
+
+    async def aclose(self) -> Decision | None:
+        """Stop, and judge what is out unjudged. The decision on an answer that broke off, if anything of it was judged or is out.
+        Idempotent."""
+        try:
+            await self.stop()
+        finally:
+            decision = await self._broken_off()
+        return decision
+
+    async def _broken_off(self) -> Decision | None:
+        concluded, self._concluded = self._concluded, True
+        try:
+            return None if concluded else await self._judge.broken_off(self._flow.unjudged())
+        finally:
+            await self._judge.aclose()
+
+    @property
+    def _all_blocked(self) -> bool:
+        return self._blocked.issuperset(range(self._ways.choices))
 
     def _halt(self) -> None:
         """Nothing more can go out: what is still being judged is of no use. Within a turn, so none of it is being written."""

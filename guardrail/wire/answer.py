@@ -12,6 +12,9 @@ from guardrail.wire.parts import PartList, TooManyPartsError
 FilterResults = Mapping[str, Mapping[str, object]]
 """What one choice was blocked for, in Azure's shape: policy id to `{"filtered": …, "detected": …, "score": …}`."""
 
+UNREADABLE = Part("answer", None, role="assistant", kind="unknown")
+"""What of an answer cannot be read, where it is judged only after it is out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from guardrail.errors import UpstreamError
 from guardrail.types import Part
-from guardrail.wire.answer import Answer
+from guardrail.wire.answer import UNREADABLE, Answer
 from guardrail.wire.document import UnreadableError, parse_object
 from guardrail.wire.sse import SseDecoder, SseEvent
 
@@ -36,6 +36,23 @@ class StreamCollector(ABC):
             raise UpstreamError("disconnect", "the upstream's stream broke off within an event") from None
         self._ended()
 
+    def begun(self) -> tuple[Part, ...]:
+        """The parts of what came of a stream that does not go on; `UNREADABLE` stands for what of it cannot be read."""
+        unread: tuple[Part, ...] = ()
+        try:
+            for event in self._decoder.close():
+                self.feed(event)
+        except UpstreamError:
+            unread = (UNREADABLE,)
+        try:
+            return (*self.parts(), *unread)
+        except UpstreamError:
+            return (UNREADABLE,)
+
+    @abstractmethod
+    def parts(self) -> tuple[Part, ...]:
+        """What is to be judged: equal to the parts of the same answer sent whole."""
+
     @abstractmethod
     def feed(self, event: SseEvent) -> None:
         """Take one decoded event (`receive` does this itself)."""
@@ -60,10 +77,6 @@ class EventCollector(StreamCollector):
     @abstractmethod
     def answer(self) -> Answer:
         """The same answer as one whole document. Raises UpstreamError where it is none."""
-
-    @abstractmethod
-    def parts(self) -> tuple[Part, ...]:
-        """What is to be judged: equal to the parts of the same answer sent whole."""
 
     @abstractmethod
     def _take(self, kind: str, document: Mapping[str, object], beside: tuple[str, ...]) -> bool:

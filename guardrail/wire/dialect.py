@@ -48,6 +48,10 @@ class Collector(Protocol):
         """What is to be judged."""
         ...
 
+    def begun(self) -> tuple[Part, ...]:
+        """What is to be judged of an answer that broke off; `UNREADABLE` stands for what of it cannot be read."""
+        ...
+
     def release(self) -> tuple[bytes, ...]:
         """The answer untouched."""
         ...

@@ -58,8 +58,8 @@ class ResponseStreamCollector(EventCollector):
         return self._answer
 
     def parts(self) -> tuple[Part, ...]:
-        """What is to be judged: the parts of the whole answer, and what the events said beside it."""
-        whole = self.answer().parts
+        """What is to be judged: the parts of the whole answer, once it is there, and what the events said beside it."""
+        whole = self.answer().parts if self._response is not None else ()
         told = {part.text for part in whole if part.text is not None}
         lines = {line for text in told for line in text.split("\n")}
         extra = [part for part in self._beside.found if part.text is None or part.text not in told | lines]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from asgi_cases import CHAT, EVENTS, Proxy, config, proxied, stream
+from asgi_cases import CHAT, EVENTS, Answering, Proxy, config, proxied, stream
 
-from guardrail.errors import ClassifierError
+from guardrail.errors import ClassifierError, UpstreamError
 from guardrail.events import DecisionMade
 from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Action, ClassifyRequest, Decision, Policy, Score, Stage, StreamMode
@@ -66,8 +66,8 @@ class Upstream:
             self.running -= 1
 
 
-async def leave(app: Any, gone: asyncio.Event, frames: int | None, *, content: bytes = BODY) -> int:
-    """Ask, and leave when `gone` is set, or after so many messages. How many messages there were."""
+async def leave(app: Any, gone: asyncio.Event, frames: int | None, *, content: bytes = BODY, got: list[bytes] | None = None) -> int:
+    """Ask, and leave when `gone` is set, or after so many messages. How many messages there were; what was in them goes to `got`."""
     asked = [{"type": "http.request", "body": content, "more_body": False}]
     sent = 0
 
@@ -80,6 +80,8 @@ async def leave(app: Any, gone: asyncio.Event, frames: int | None, *, content: b
     async def send(message: dict[str, Any]) -> None:
         nonlocal sent
         sent += 1
+        if got is not None:
+            got.append(message.get("body", b""))
         if frames is not None and sent >= frames:
             gone.set()
 
@@ -188,3 +190,120 @@ async def test_a_prompt_that_nobody_had_is_not_judged_for_a_client_that_left() -
         gone.set()
         await asking
         assert decided(proxy, Stage.INPUT) == []
+
+
+def read(got: list[bytes]) -> str:
+    """The text that a client has."""
+    events = [json.loads(line[6:]) for line in b"".join(got).decode().split("\n\n") if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content") or "" for event in events for choice in event.get("choices", ()))
+
+
+class Stalling:
+    """An upstream that says this much of its answer, in these pieces of bytes, and nothing more. It waits where a piece is an event."""
+
+    def __init__(self, *pieces: bytes | asyncio.Event) -> None:
+        self.pieces = pieces
+        self.stalls = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(EVENTS)})
+        for piece in self.pieces:
+            if isinstance(piece, asyncio.Event):
+                await piece.wait()
+            else:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        self.stalls.set()
+        await asyncio.Event().wait()
+
+
+SHADOW = {"mode": "shadow"}
+"""A route that only watches answers."""
+
+
+def watching(**more: Any) -> dict[str, Any]:
+    return {"path": CHAT, "input": {"policies": []}, "stream": {"mode": "watch", "first_ms": 60_000}, **more}
+
+
+@pytest.mark.parametrize("route", [watching(), watching() | SHADOW], ids=["watch", "shadow"])
+async def test_what_a_client_has_is_judged_and_recorded_although_it_left(route: dict[str, Any]) -> None:
+    upstream, got = Stalling(*stream("Now something ", "forbidden is told")[:-2]), []
+    async with proxied(config(route), upstream=upstream) as proxy:
+        before = asyncio.all_tasks()
+        await leave(proxy.app, upstream.stalls, None, got=got)
+        assert read(got) == "Now something forbidden is told"
+        (event,) = proxy.sink.of(DecisionMade)
+        assert [part.text for part in event.parts] == [read(got)]
+        assert event.decision.outcome.shadow is Action.BLOCK
+        assert not event.decision.outcome.unjudged
+        assert asyncio.all_tasks() <= before
+
+
+async def test_a_record_of_what_a_client_has_covers_what_came_behind_the_last_check() -> None:
+    judged, got = asyncio.Event(), []
+
+    class Telling(ScriptedClassifier):
+        async def classify(self, requests: Sequence[ClassifyRequest], *, deadline: float) -> list[Score | ClassifierError]:
+            asyncio.get_running_loop().call_later(0.05, judged.set)
+            return await super().classify(requests, deadline=deadline)
+
+    first, *rest = stream("The garden is calm. ", "Now something ", "forbidden is told")[1:-2]
+    upstream = Stalling(first, judged, *rest)
+    route = watching(stream={"mode": "watch", "first_ms": 20})
+    async with proxied(config(route), upstream=upstream, classifier=Telling({"*": contains("forbidden")})) as proxy:
+        await leave(proxy.app, upstream.stalls, None, got=got)
+        (event,) = proxy.sink.of(DecisionMade)
+        assert [part.text for part in event.parts] == ["The garden is calm. Now something forbidden is told"] == [read(got)]
+        assert event.decision.action is Action.BLOCK
+
+
+@pytest.mark.parametrize("route", [watching(), watching() | SHADOW], ids=["watch", "shadow"])
+async def test_what_a_client_has_is_recorded_as_unjudged_where_the_deadline_comes_first(route: dict[str, Any]) -> None:
+    upstream = Stalling(*stream("Now something ", "forbidden is told")[:-2])
+    async with proxied(config(route | {"deadline_ms": 50}), upstream=upstream, classifier=ScriptedClassifier(fault="hang")) as proxy:
+        before = asyncio.all_tasks()
+        await leave(proxy.app, upstream.stalls, None)
+        (event,) = proxy.sink.of(DecisionMade)
+        assert [part.text for part in event.parts] == ["Now something forbidden is told"]
+        assert event.decision.outcome.unjudged
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() <= before
+
+
+async def test_what_cannot_be_read_of_an_answer_that_is_only_watched_is_recorded_as_unjudged() -> None:
+    head, first, second = stream("A calm day. ", "Now something forbidden")[:3]
+    upstream, got = Stalling(head, first, second[:-9]), []
+    async with proxied(config(watching() | SHADOW), upstream=upstream) as proxy:
+        await leave(proxy.app, upstream.stalls, None, got=got)
+        assert b"forbidden" in b"".join(got)
+        (event,) = proxy.sink.of(DecisionMade)
+        assert [part.text for part in event.parts] == ["A calm day. ", None]
+        assert event.decision.outcome.unjudged
+
+
+@pytest.mark.parametrize("route", [watching(), watching() | SHADOW], ids=["watch", "shadow"])
+async def test_what_a_client_has_of_an_answer_that_broke_off_is_judged_and_recorded(route: dict[str, Any]) -> None:
+    upstream = Answering(stream("Now something ", "forbidden is told")[:-2], headers=EVENTS, error=UpstreamError("timeout", "slow"))
+    async with proxied(config(route), upstream=upstream) as proxy:
+        assert b"upstream_error" in (await proxy.ask(stream=True)).content
+        (event,) = proxy.sink.of(DecisionMade)
+        assert [part.text for part in event.parts] == ["Now something forbidden is told"]
+        assert event.decision.outcome.shadow is Action.BLOCK
+
+
+@pytest.mark.parametrize("mode", [*StreamMode, "shadow"])
+async def test_wherever_a_client_leaves_the_record_holds_all_that_it_has(mode: str) -> None:
+    settings = {"mode": "watch" if mode == "shadow" else mode, "window": 20, "overlap": 5, "first_ms": 60_000}
+    route = watching(stream=settings) | (SHADOW if mode == "shadow" else {})
+    async with proxied(config(route), upstream=Upstream(BAD), classifier=Sessions()) as proxy:
+        whole = await leave(proxy.app, asyncio.Event(), None)
+        for frames in range(1, whole + 1):
+            proxy.sink.events.clear()
+            got: list[bytes] = []
+            await leave(proxy.app, asyncio.Event(), frames, got=got)
+            events = proxy.sink.of(DecisionMade)
+            recorded = "".join(part.text or "" for event in events for part in event.parts)
+            decision = events[0].decision if events else None
+            cut = decision is not None and decision.action is Action.BLOCK
+            assert len(events) == 1 or not read(got)
+            assert recorded.startswith(read(got)) or cut, (frames, read(got), recorded)
+            assert decision is None or (decision.outcome.shadow is Action.BLOCK) == ("forbidden" in recorded)

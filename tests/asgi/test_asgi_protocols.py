@@ -1,13 +1,16 @@
 """Every guarded protocol through the whole proxy: same decision streamed or not, nothing of what was blocked gets out."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 from asgi_cases import BAD, EVENTS, Answering, config, proxied
 from protocol_cases import CASES, Protocol
 
+from guardrail.asgi.hold import WholeAnswer
 from guardrail.config.models import GUARDED_PATHS
+from guardrail.wire.answer import UNREADABLE
 from guardrail.wire.dialects import DIALECTS
 
 STREAMED = [(name, stream) for name, case in CASES.items() for stream in (False, True) if case.streams or not stream]
@@ -110,3 +113,30 @@ async def test_a_case_variant_or_a_repeated_key_is_refused(name: str) -> None:
             assert response.status_code == 400, key
         doubled = json.dumps(body)[:-1] + ', "model": "other"}'
         assert (await proxy.client.post(case.path, content=doubled)).status_code == 400
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.streams])
+def test_of_a_stream_that_broke_off_all_that_came_is_read_or_said_to_be_unread(name: str) -> None:
+    """Broken off at every byte."""
+    case = CASES[name]
+    content = case.stream("QXZJKV")
+    for cut in range(len(content)):
+        collector = DIALECTS[case.path].collector
+        assert collector is not None
+        held = collector(1 << 20)
+        held.receive(content[:cut])
+        parts = held.begun()
+        out = "".join(re.findall(r'"(?:content|text|delta)": "(\w)"', content[:cut].decode()))
+        assert UNREADABLE in parts or out in "".join(part.text or "" for part in parts)
+        assert UNREADABLE not in parts or not content[:cut].endswith(b"\n\n") or out == ""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_of_a_whole_answer_that_broke_off_nothing_is_said_to_be_read(name: str) -> None:
+    case = CASES[name]
+    content = case.answer("kind words")
+    for pieces, parts in (([], ()), ([content[:-1]], (UNREADABLE,)), ([content], DIALECTS[case.path].parse_answer(content).parts)):
+        held = WholeAnswer(DIALECTS[case.path], max_bytes=1 << 20)
+        for piece in pieces:
+            held.receive(piece)
+        assert held.begun() == parts

@@ -14,11 +14,11 @@ from guardrail.asgi import GuardMiddleware
 from guardrail.asgi.streamed import StreamedAnswer, UnjudgedError, Ways
 from guardrail.assembly import open_guard
 from guardrail.errors import UpstreamError
-from guardrail.events import DecisionMade
+from guardrail.events import DecisionMade, EventFanout
 from guardrail.guard import Guard, Origin, Turn
 from guardrail.guard_stream import AnswerJudge
-from guardrail.testing import ScriptedClassifier, contains, policy, route
-from guardrail.types import Action, Decision, Fallback, Stage, Streaming, StreamMode
+from guardrail.testing import RecordingSink, ScriptedClassifier, contains, policy, route
+from guardrail.types import Action, Check, Decision, Fallback, Stage, Streaming, StreamMode
 from guardrail.wire.chat_release import ChatRelease
 
 HEAD = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -62,8 +62,9 @@ def answer(
     mode: StreamMode, reader: Reader, classifier: ScriptedClassifier | None = None, *, choices: int = 1, overlap: int = 10, **changes: Any
 ) -> StreamedAnswer:
     classifier = classifier or ScriptedClassifier({"violence": contains("attack")})
-    under = route(policy("violence"), **changes)
-    judge = AnswerJudge(Guard({"scripted": classifier}), Turn(under, Stage.OUTPUT, "acme", Origin(), time.monotonic()))
+    sinks = [changes.pop("sink")] if "sink" in changes else []
+    under = route(Check(policy("violence"), 0.5, changes.pop("action", Action.BLOCK)), **changes)
+    judge = AnswerJudge(Guard({"scripted": classifier}, EventFanout(sinks)), Turn(under, Stage.OUTPUT, "acme", Origin(), time.monotonic()))
     ways = Ways(reader.write, "Withheld.", choices, under.unscannable)
     return StreamedAnswer(Streaming(mode, 20, overlap, 0.05), judge, ChatRelease(), ways)
 
@@ -220,7 +221,7 @@ async def test_the_first_window_is_judged_although_the_upstream_is_slow() -> Non
 @pytest.mark.parametrize("mode", LIVE)
 async def test_nothing_is_left_running_when_the_answer_breaks_off(mode: StreamMode) -> None:
     classifier = ScriptedClassifier(fault="hang")
-    streamed = answer(mode, Reader(), classifier)
+    streamed = answer(mode, Reader(), classifier, deadline_s=0.05)
     receiving = asyncio.create_task(streamed.receive(b"".join(told(*words(CALM))[:-2])))
     await asyncio.sleep(0.02)
     receiving.cancel()
@@ -229,6 +230,49 @@ async def test_nothing_is_left_running_when_the_answer_breaks_off(mode: StreamMo
     assert before
     assert asyncio.all_tasks() - {asyncio.current_task(), receiving} == set()
     assert classifier.cancelled >= 1
+
+
+async def test_what_is_out_is_recorded_as_unjudged_where_even_the_judging_of_what_broke_off_is_stopped() -> None:
+    classifier, sink = ScriptedClassifier({"violence": contains("attack")}), RecordingSink()
+    before = asyncio.all_tasks()
+    streamed = answer(StreamMode.WATCH, Reader(), classifier, sink=sink)
+    await streamed.receive(b"".join(told(*words(CALM))[:-2]))
+    classifier.fault = "hang"
+    closing = asyncio.create_task(streamed.aclose())
+    while all(request.text != CALM + " " for request in classifier.requests):
+        await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    (event,) = sink.of(DecisionMade)
+    assert [part.text for part in event.parts] == [CALM + " "]
+    assert [verdict.error for verdict in event.decision.verdicts] == ["abandoned"]
+    assert await streamed.aclose() is None
+    assert len(sink.of(DecisionMade)) == 1
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= before
+
+
+async def test_what_was_found_in_the_beginning_stays_found_where_the_rest_is_not_judged() -> None:
+    """On a route that only annotates."""
+    before = asyncio.all_tasks()
+    classifier, sink = ScriptedClassifier({"violence": contains("attack")}), RecordingSink()
+    streamed = answer(StreamMode.WATCH, Reader(), classifier, sink=sink, action=Action.ANNOTATE)
+    await streamed.receive(event(content="The attack begins, and that is found out. "))
+    while asyncio.all_tasks() - before:
+        await asyncio.sleep(0)
+    classifier.fault = "hang"
+    await streamed.receive(event(content="More"))
+    closing = asyncio.create_task(streamed.aclose())
+    while classifier.batches < 2:
+        await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    (made,) = sink.of(DecisionMade)
+    assert [part.text for part in made.parts] == ["The attack begins, and that is found out. More"]
+    assert made.decision.action is Action.ANNOTATE
+    assert [verdict.violation for verdict in made.decision.verdicts] == [True]
 
 
 async def test_a_stream_that_ends_too_soon_is_an_error_and_what_is_left_stays_in() -> None:
