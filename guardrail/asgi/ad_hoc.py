@@ -43,6 +43,10 @@ class AdHocPolicies:
         self._turns = _Turns()
         self._running: tuple[_Key, asyncio.Task[None]] | None = None
 
+    def is_ready(self, classifier: str, policy: Policy) -> bool:
+        """Whether a policy was made ready and is remembered."""
+        return (classifier, policy.key, self._published(classifier)[1]) in self._ready
+
     async def prepare(self, classifier: str, policy: Policy, *, tenant: str, within_s: float) -> None:
         """Return once the policy is ready.
 

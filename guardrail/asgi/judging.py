@@ -125,6 +125,8 @@ class _CheckResponder(GuardResponder):
         route = placed(table, inquiry.place, tenant)
         if inquiry.policies is None:
             return route
+        if criteria := [Part(policy.id, policy.body) for policy in self._service.unprepared(route, inquiry.policies)]:
+            self._service.quotas.read_more(tenant, inquiry.parts, criteria)
         try:
             return await self._service.narrowed(route, inquiry.stage, inquiry.policies, tenant=tenant)
         except WireError:

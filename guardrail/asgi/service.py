@@ -239,6 +239,11 @@ class GuardService:
         checks = tuple([await self._check(route, stage, _named(wanted, known), tenant) for wanted in policies])
         return replace(route, input=checks, output=checks)
 
+    def unprepared(self, route: Route, policies: Sequence[str | Policy]) -> tuple[Policy, ...]:
+        """Those of callers' own policies that `narrowed` would have to make ready first, which costs as much as reading a prompt."""
+        own = (policy for policy in policies if isinstance(policy, Policy))
+        return tuple(policy for policy in own if not all(self._ad_hoc.is_ready(name, policy) for name in _asked(route)))
+
     def target(self, route: Route, asked: Request, operation: str) -> Target | None:
         """What the upstream call of a route is in telemetry; None where nobody collects spans or metrics."""
         if self.tracing is None:
@@ -283,13 +288,17 @@ class GuardService:
         for check in route.checks(stage):
             if check.policy is policy:
                 return check
-        for name in {route.classifier, route.escalation.classifier if route.escalation else route.classifier}:
+        for name in _asked(route):
             await self._ad_hoc.prepare(name, policy, tenant=tenant, within_s=route.deadline_s)
         return Check(policy, policy.threshold_at(stage))
 
     def _published(self, classifier: str) -> tuple[Sequence[Policy], int]:
         """What a classifier holds whatever else it is asked about, and the number of its generation."""
         return ((), 0) if self._publisher is None else (self._publisher.resident(classifier), self._publisher.generation)
+
+
+def _asked(route: Route) -> set[str]:
+    return {route.classifier, route.escalation.classifier if route.escalation else route.classifier}
 
 
 def _named(wanted: str | Policy, known: Mapping[str, Policy]) -> Policy:

@@ -36,6 +36,29 @@ class Clock:
         return self.now
 
 
+CRITERIA = "Mentions of forbidden things."
+
+
+async def test_criteria_of_a_caller_count_when_they_are_made_ready() -> None:
+    clock = Clock()
+    async with limited(clock, characters_per_minute=len(CRITERIA) + 30) as proxy:
+
+        async def label(criteria: str) -> httpx.Response:
+            return await proxy.client.post("/v1/label", json={"content_text": "x" * 10, "criteria_text": criteria}, headers=ACME)
+
+        assert (await label(CRITERIA)).status_code == 200
+        assert [(await label(CRITERIA)).status_code for _ in range(2)] == [200, 200]  # ready already: the text alone counts
+        prepared = proxy.classifier.prepared
+        clock.now += 30
+        other = await label(CRITERIA.replace("forbidden", "different"))
+        assert (other.status_code, other.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert proxy.classifier.prepared == prepared
+        clock.now += 60
+        assert (await label(CRITERIA.replace("forbidden", "different"))).status_code == 200
+        too_long = await label("Mentions of things. " * 10)
+        assert (too_long.status_code, too_long.json()["error"]["code"]) == (400, "prompt_too_long")
+
+
 def settings(**acme: Any) -> Config:
     tenants = {"acme": {"api_keys": [hash_key("acme-key")], "limits": acme}, "orbit": {"api_keys": [hash_key("orbit-key")]}}
     return config(tenants=tenants)
