@@ -44,7 +44,7 @@ def make_app(service: GuardService, upstreams: Mapping[str, Upstream], *, beside
                 await upstream.aclose()
 
     service.stored = StoredTurns(upstreams, private=service.tenants.configured)
-    guarded = GuardMiddleware(ForwardApp(upstreams, private=service.tenants.configured), service)
+    guarded = GuardMiddleware(ForwardApp(upstreams, private=service.tenants.configured), service, preflights=False)
     models = ModelsApp(service, upstreams)
     paths = sorted({path for route in service.config.routes for path in route.paths})
     return Starlette(

@@ -15,9 +15,16 @@ _INFERENCE_ENDINGS = (
     *("/images/generations", "/images/edits", "/images/variations", "/v1/edits", "/v1/complete"),
     *("/audio/speech", "/audio/transcriptions", "/audio/translations"),
     *("/completion", "/infill", "/generate", "/generate_stream", "/invocations", "/v1/chat", "/v2/chat", "/api/embed", "/rerank"),
-    *(":generatecontent", ":streamgeneratecontent"),
+    *("/v1/score", "/v1/classify", "/pooling", "/v1/interactions", "/v1beta/interactions"),
+    *(":generatecontent", ":streamgeneratecontent", ":generatemessage", ":generatetext", ":generateanswer"),
+    *(":embedcontent", ":batchembedcontents", ":batchgeneratecontent", ":asyncbatchembedcontent"),
+    *(":predict", ":predictlongrunning", ":rawpredict", ":streamrawpredict", ":serverstreamingpredict", ":directpredict"),
 )
-_FOLDERS = ("responses", "messages", "audio", "images", "batches", "threads", "assistants", "conversations", "realtime", "completions")
+_BEDROCK = re.compile(r"/model/.+/(invoke|invoke-with-response-stream|invoke-with-bidirectional-stream|converse|converse-stream)$")
+_FOLDERS = (
+    *("responses", "messages", "audio", "images", "videos", "batches", "threads", "assistants", "conversations", "realtime"),
+    *("completions", "interactions"),
+)
 _INFERENCE_FOLDERS = ("/chat/completions/", *(f"/v1/{name}/" for name in _FOLDERS))  # stored answers lie below, too
 _MAX_DECODING = 4
 _DROPPED = re.compile(r"[\x00-\x20\x7f]")  # what parsers of addresses take out without a word
@@ -62,7 +69,8 @@ class Paths:
         if ".." in decoded:
             return True
         told = canonical(_CUTTING.sub("", decoded))
-        return any(known in told + "/" for known in (*self._guarded, *_INFERENCE_ENDINGS, *_INFERENCE_FOLDERS))
+        known = (*self._guarded, *_INFERENCE_ENDINGS, *_INFERENCE_FOLDERS)
+        return any(each in told + "/" for each in known) or _BEDROCK.search(told) is not None
 
 
 def local_path(scope: Scope) -> str:
@@ -98,4 +106,5 @@ def _decoded(path: str) -> str:
 
 def is_inference(path: str) -> bool:
     """Whether a canonical path is one under which models are asked."""
-    return path.endswith(_INFERENCE_ENDINGS) or any(folder in path + "/" for folder in _INFERENCE_FOLDERS)
+    within = any(folder in path + "/" for folder in _INFERENCE_FOLDERS)
+    return within or path.endswith(_INFERENCE_ENDINGS) or _BEDROCK.search(path) is not None

@@ -196,3 +196,19 @@ def test_an_app_behind_the_guard_sees_the_request_without_the_dropped_turn_and_i
     assert (answer.status_code, answer.headers["x-guardrail-history"]) == (200, "drop")
     assert app.state.seen == [{"model": "m", "messages": turns[1:], "seed": 7}]
     assert app.state.lengths[0][0] == app.state.lengths[0][1]
+
+
+def test_a_browser_may_ask_whether_it_may_ask_and_asks_nothing_by_it() -> None:
+    app = app_with()
+
+    @app.options(CHAT)
+    async def preflight(request: Request) -> dict[str, str]:
+        return {"body": (await request.body()).decode()}
+
+    asks = {"origin": "https://elsewhere.example", "access-control-request-method": "POST"}
+    with TestClient(app) as client:
+        answer = client.request("OPTIONS", CHAT, headers=asks, content=b"something forbidden")
+        assert (answer.status_code, answer.json()) == (200, {"body": ""})
+        assert client.request("OPTIONS", CHAT).status_code == 405
+        assert client.request("OPTIONS", "/v1/responses/x", headers=asks).status_code == 404
+        assert client.request("GET", CHAT, headers=asks).status_code == 405

@@ -37,7 +37,11 @@ def test_inference_paths_that_are_not_understood_are_refused(path: str) -> None:
     [
         *("/v1/chat/completions/chatcmpl-1", "/v1/chat/completions/chatcmpl-1/messages", "/v1/completions/cmpl-1"),
         *("/completion", "/infill", "/generate", "/generate_stream", "/invocations", "/v2/chat", "/api/embed", "/v1/rerank"),
-        *("/v1beta/models/some:generateContent", "/v1beta/models/some:streamGenerateContent"),
+        *("/v1beta/models/some:generateContent", "/v1beta/models/some:streamGenerateContent", "/v1beta/models/some:embedContent"),
+        *("/model/some.model-1:0/invoke", "/model/arn:aws:bedrock:x%2Fy/converse", "/model/x/invoke-with-response-stream"),
+        *("/model/x/Converse-Stream", "/v1/models/x:predict", "/v1/projects/p/locations/l/publishers/g/models/m:rawPredict"),
+        *("/v1/publishers/g/models/m:streamRawPredict", "/v1/interactions", "/v1beta/interactions", "/v1/interactions/i1"),
+        *("/v1/videos", "/v1/videos/v1/remix", "/v1/score", "/v1/classify", "/pooling"),
     ],
 )
 def test_stored_answers_and_native_endpoints_are_refused(path: str) -> None:
@@ -104,7 +108,9 @@ def test_a_star_in_unguarded_stands_for_one_segment() -> None:
     assert [path for path, what in found.items() if what is Kind.OTHER] == ["/rooms/42/messages"]
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/v1/embeddings", "/v1/models", "/v1/responsesheet", "/chat", ""])
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/v1/embeddings", "/v1/models", "/v1/responsesheet", "/chat", "", "/invoke", "/model/x", "/score"]
+)
 def test_everything_else_is_left_to_the_app(path: str) -> None:
     assert kind(path) is Kind.OTHER
 

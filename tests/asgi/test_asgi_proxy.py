@@ -343,5 +343,6 @@ async def test_another_spelling_of_a_guarded_path_is_404(path: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
 async def test_other_methods_of_a_guarded_path_are_405(method: str) -> None:
     async with proxied() as proxy:
-        response = await proxy.client.request(method, CHAT)
+        preflight = {"origin": "https://elsewhere.example", "access-control-request-method": "POST"}
+        response = await proxy.client.request(method, CHAT, headers=preflight)
         assert (response.status_code, response.headers["allow"]) == (405, "POST")
