@@ -35,7 +35,10 @@ def obfuscate(
     as_json_: bool,
     out: Path | None,
 ) -> None:
-    """Disguise the policies' own test cases and judge them, as they are spelled and as they are read."""
+    """Disguise the policies' own test cases and judge them, as they are spelled and as they are read.
+
+    Each disguise alone, and (`in lines`) over two lines behind a plain and harmless one, beside the same lines undisguised.
+    """
     known = {disguise.name: disguise for disguise in DISGUISES}
     if unknown := [one for one in names if one not in known]:
         raise click.UsageError(f"there is no disguise {unknown[0]!r}; there are: {', '.join(known)}")
@@ -46,7 +49,8 @@ def obfuscate(
         for expected in (1, 0)
         for case in [case for case in policy.tests if case.expected == expected][:limit]
     ]
-    table = asyncio.run(_measure(cases, [*chosen, *(pairs(chosen) if with_pairs else ())], name, config_path))
+    in_lines = [disguise.in_lines() for disguise in chosen if disguise.decodable]
+    table = asyncio.run(_measure(cases, [*chosen, *(pairs(chosen) if with_pairs else ()), *in_lines], name, config_path))
     told = json.dumps(as_json(table), indent=1, ensure_ascii=False)
     if out is not None:
         out.write_text(told + "\n", encoding="utf-8")

@@ -3,8 +3,9 @@
 import codecs
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,13 @@ _NUMBERS = {chr(code): int(symbol) for code, symbol in enumerate(_SYMBOLS) if sy
 _CODE = re.compile(r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?:[0-9A-Fa-f]+|[A-Za-z0-9+/_=-]{16,})(?![A-Za-z0-9])")
 _HEX = re.compile("[0-9A-Fa-f]+")
 
+_LINE = re.compile(r"[^\r\n]+")
+
 _SHORT = 48  # characters up to which plain Python is quicker than an array
 _DRIFT = 0.05  # nats a character that a disguise must win by, so that what looks like neither never adds up
 _CLEAR = 10.0  # nats by which a stretch must be likelier read otherwise, more in longer texts: chance has more places there
 _FEWEST = 7  # characters: fewer never gain so much
+_BETTER = 1.0  # nats by which the rest of a line, or a line next to it, must be likelier read otherwise
 LIKELY = 0.3  # nats a letter from which a text looks English; plain English has about 0.9
 
 
@@ -115,7 +119,7 @@ def all_stretches(text: str, tables: Sequence[Table]) -> list[list[tuple[int, in
         elif (words_alone := without_codes(text, gain)) != text:
             found.append(stretches(words_alone, gain))
         else:
-            found.append(_by_line(text, _in_words(text, _risen(gains.tolist(), clear))))
+            found.append(_by_line(text, list(_in_words(text, _risen(gains.tolist(), clear))), gain))
     return found
 
 
@@ -138,30 +142,42 @@ def _hides_words(code: str, gain: Table) -> bool:
     return likeness(turned(code, gain)).rate > LIKELY
 
 
-def _by_line(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans cut at the ends of lines; where they are half of a line and more, the line: its short words read as badly both ways."""
-    found: list[tuple[int, int]] = []
-    line = (0, -1)
-    inside: list[tuple[int, int]] = []
-    for start, end in [*_cut(text, spans), (len(text) + 1, len(text) + 1)]:
-        if start > line[1]:
-            covered = sum(last - first for first, last in inside)
-            found += [line] if inside and 2 * covered >= line[1] - line[0] else inside
-            tail = text.find("\n", start)
-            line, inside = (text.rfind("\n", 0, start) + 1, len(text) if tail < 0 else tail), []
-        inside.append((start, end))
-    return found
+def _by_line(text: str, spans: list[tuple[int, int]], gain: Table) -> list[tuple[int, int]]:
+    """The spans cut at the ends of lines. Where they are half of a line, or its rest reads better so, the line; and those next to it."""
+    lines = [match.span() for match in _LINE.finditer(text)]
+    inside = list(_cut(lines, spans))
+    whole = [
+        bool(some) and (2 * sum(end - start for start, end in some) >= line[1] - line[0] or _reads_better(_rest(text, line, some), gain))
+        for line, some in zip(lines, inside, strict=True)
+    ]
+    for step, places in ((-1, range(1, len(lines))), (1, range(len(lines) - 2, -1, -1))):
+        for place in places:
+            if whole[place + step] and not inside[place]:
+                whole[place] = whole[place] or _reads_better(text[slice(*lines[place])], gain)
+    return [piece for line, some, all_ in zip(lines, inside, whole, strict=True) for piece in ([line] if all_ else some)]
 
 
-def _cut(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Their pieces within lines; none is empty."""
-    for start, end in spans:
-        while start < end:
-            tail = text.find("\n", start, end)
-            stop = end if tail < 0 else tail
-            if start < stop:
-                yield start, stop
-            start = stop + 1
+def _cut(lines: list[tuple[int, int]], spans: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """What of the spans each line holds."""
+    place = 0
+    for first, last in lines:
+        while place < len(spans) and spans[place][1] <= first:
+            place += 1
+        some = place
+        while place < len(spans) and spans[place][1] < last:
+            place += 1
+        pieces = [(max(start, first), min(end, last)) for start, end in spans[some : place + 1]]
+        yield [(start, end) for start, end in pieces if start < end]
+
+
+def _rest(text: str, line: tuple[int, int], inside: list[tuple[int, int]]) -> str:
+    """What of a line is beside its spans."""
+    edges = [line[0], *chain.from_iterable(inside), line[1]]
+    return "#".join(text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
+
+
+def _reads_better(text: str, gain: Table) -> bool:
+    return likeness(turned(text, gain)).nats > likeness(text).nats + _BETTER
 
 
 def _risen(gains: list[float], clear: float) -> list[tuple[int, int]]:

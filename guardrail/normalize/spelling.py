@@ -14,7 +14,7 @@ _SPACED = re.compile(
     rf"(?<![A-Za-z0-9@$])(?:{_SIGN} (?={_SIGN}))+{_SIGN}(?:(?: {{2,8}}|\s*[\n\t/|]\s{{0,8}}){_SIGN}(?: {_SIGN})*)*"
     rf"|(?<![A-Za-z0-9@$]){_SIGN}([.\-_*|/,~+·•\n])(?:{_SIGN}\1)*{_SIGN}(?: {{1,8}}{_SIGN}(?:\1{_SIGN})*)*"
 )
-_WORD = re.compile(r"[^ \n]+")
+_WORD = re.compile(r"[^ \r\n]+")
 _GAP = re.compile(r"\s{2,}|\s*[\n\t/|]\s*")
 _ALONE = re.compile(r"(?<=[A-Za-z0-9@$!])[.\-_*|/,~+·•\n ](?=[A-Za-z0-9@$!])")
 _FEWEST = 4  # letters apart that make a word; three are an abbreviation
@@ -113,8 +113,9 @@ def _lettered(text: str, table: dict[int, int]) -> str:
 
 
 def _forwards(backwards: str) -> str:
-    """The whole from its end, or each word for itself where the end of a sentence stands at the end of most lines."""
-    ends = [any(sign in ".!?" for sign in words[-1]) for line in backwards.split("\n") if len(words := line.rstrip().split(" ")) > 1]
+    """The whole from its end, or each word for itself where most lines end as a sentence does, and not as one begins."""
+    last = [words[-1] for line in backwards.splitlines() if len(words := line.split()) > 1]
+    ends = [any(sign in ".!?" for sign in word) and not word[::-1].istitle() for word in last]
     if 2 * sum(ends) > len(ends):
         return _WORD.sub(lambda match: match[0][::-1], backwards)
     return backwards[::-1]

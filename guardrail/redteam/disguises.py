@@ -4,10 +4,11 @@ import base64
 import codecs
 import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 _CYRILLIC = str.maketrans("aceopxyABCEHKMOPTX", "асеорхуАВСЕНКМОРТХ")
+_LINE = "Please send the report to the second floor before lunch."
 _LEET = str.maketrans("aeiostAEIOST", "431057431057")
 
 
@@ -16,7 +17,7 @@ class Disguise:
     """`name`, how a text is spelled in it, and whether the text can be told from that alone (`decodable`).
 
     `words`: it changes words alone, so that what is written in signs that are none (`code`) is broken by going through it. `strange`: its
-    letters are no ASCII, so that one which keeps that alone (`ascii_alone`) loses them.
+    letters are no ASCII, so that one which keeps that alone (`ascii_alone`) loses them. `lines`: it spells over several.
     """
 
     name: str
@@ -26,6 +27,11 @@ class Disguise:
     code: bool = False
     strange: bool = False
     ascii_alone: bool = False
+    lines: bool = False
+
+    def in_lines(self) -> "Disguise":
+        """This one put on a text of two lines, behind a plain and harmless line."""
+        return replace(self, name=f"{self.name}, in lines", spell=lambda text: f"{_LINE}\n{self.spell(_broken(text))}", lines=True)
 
     def after(self, inner: "Disguise") -> "Disguise":
         """This one put upon another."""
@@ -41,6 +47,12 @@ class Disguise:
         )
 
 
+def _broken(text: str) -> str:
+    """The text over two lines, broken in its middle."""
+    head, gap, tail = text[len(text) // 2 :].partition(" ")
+    return text[: len(text) // 2] + head + ("\n" + tail if gap else "")
+
+
 def _octets(text: str) -> bytes:
     return text.encode("utf-8")
 
@@ -53,6 +65,10 @@ def _apart(text: str) -> str:
     return "   ".join(" ".join(word) for word in text.split())
 
 
+def _overridden(text: str) -> str:
+    return "\n".join(f"\u202e{line[::-1]}\u202c" for line in text.split("\n"))  # an override ends with its line
+
+
 def _tags(text: str) -> str:
     return "\U0001f600" + "".join(chr(0xE0000 + ord(sign)) for sign in text if " " <= sign <= "~")
 
@@ -61,6 +77,7 @@ def _selectors(text: str) -> str:
     return "\U0001f600" + "".join(chr(0xFE00 + octet if octet < 16 else 0xE0100 + octet - 16) for octet in _octets(text))
 
 
+PLAIN = Disguise("plain", str)
 DISGUISES: tuple[Disguise, ...] = (
     Disguise("full width", lambda text: _shifted(text, 0xFF21, 0xFF41), strange=True),
     Disguise("mathematical", lambda text: _shifted(text, 0x1D5D4, 0x1D5EE), strange=True),
@@ -68,7 +85,7 @@ DISGUISES: tuple[Disguise, ...] = (
     Disguise("zero width", "\u200b".join, code=True),
     Disguise("soft hyphens", "\u00ad".join, code=True),
     Disguise("struck through", lambda text: "".join(sign + "\u0336" if sign.isalpha() else sign for sign in text), code=True),
-    Disguise("override", lambda text: f"\u202e{text[::-1]}\u202c", code=True),
+    Disguise("override", _overridden, code=True),
     Disguise("tags", _tags, code=True, strange=True, ascii_alone=True),
     Disguise("selectors", _selectors, code=True, strange=True),
     Disguise("letters apart", _apart, words=True),

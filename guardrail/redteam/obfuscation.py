@@ -12,7 +12,7 @@ from guardrail.interfaces import Classifier
 from guardrail.normalize import readings
 from guardrail.policy.trial import tested_as
 from guardrail.questions import TRUNCATED
-from guardrail.redteam.disguises import Disguise
+from guardrail.redteam.disguises import PLAIN, Disguise
 from guardrail.types import Check, Part, Policy, PolicyTest, ReadingLimits, Route, Verdict
 from guardrail.verdict_cache import VerdictCache
 
@@ -39,11 +39,12 @@ class Rates:
 class Row:
     """One disguise: `raw` as it is spelled, `read` with every reading; `readings` that one text has on average, the raw one included.
 
-    `known`: share of the benign cases that are flagged without readings, in this spelling or plain.
+    `known`: share of the benign cases that are flagged without readings, in this spelling or plain. `lines`: it is spelled over several.
     """
 
     name: str
     decodable: bool
+    lines: bool
     raw: Rates
     read: Rates
     known: float
@@ -53,18 +54,33 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Obfuscation:
-    """The whole table. `plain`: the cases as they are, as a row like the others."""
+    """The whole table. `plain`: the cases as they are, as a row like the others; `plain_lines`: in lines, where others are (else None)."""
 
     classifier: str
     violating: int
     benign: int
     plain: Row
     rows: tuple[Row, ...]
+    plain_lines: Row | None = None
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The plain ones and the disguised ones, those in lines last."""
+        return tuple(row for plain in (self.plain, self.plain_lines) if plain for row in (plain, *self._like(plain)))
+
+    def _like(self, plain: Row) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.lines == plain.lines)
 
     @property
     def lost(self) -> tuple[Row, ...]:
-        """Decodable disguises that hide more than `MOST_LOST` of what is found plain."""
-        return tuple(row for row in self.rows if row.decodable and row.read.detected < self.plain.raw.detected - MOST_LOST - 1e-9)
+        """Decodable disguises that hide more than `MOST_LOST` of what is found plain; those in lines, of what is found plain in lines."""
+        return tuple(
+            row
+            for plain in (self.plain, self.plain_lines)
+            if plain
+            for row in self._like(plain)
+            if row.decodable and row.read.detected < plain.raw.detected - MOST_LOST - 1e-9
+        )
 
     @property
     def overflagged(self) -> tuple[Row, ...]:
@@ -72,8 +88,7 @@ class Obfuscation:
 
         That is: those flagged in the row's raw spelling, which a classifier may flag for looking odd, or plain, as which they are read.
         """
-        rows = (self.plain, *self.rows)
-        return tuple(row for row in rows if row.read.flagged > row.known + MOST_FLAGGED + 1e-9)
+        return tuple(row for row in self.all_rows if row.read.flagged > row.known + MOST_FLAGGED + 1e-9)
 
 
 Case = tuple[Policy, PolicyTest]
@@ -91,25 +106,33 @@ async def measure(
     policies = {policy.key: policy for policy, _ in cases}
     await classifier.prepare(tuple(policies.values()))
     asked = _Asked(classifier)
-    plain = await asked.flags([(policy, case.text) for policy, case in cases], None)
+    lines = any(disguise.lines for disguise in disguises)
+    plains = [PLAIN, PLAIN.in_lines()] if lines else [PLAIN]
+    plain = {one.lines: await asked.flags(_spelled(one, cases), None) for one in plains}
+    todo = [*plains, *disguises]
     rows = []
-    todo = [Disguise("plain", str), *disguises]
     for place, disguise in enumerate(todo):
-        rows.append(await _row(disguise, cases, asked, limits, plain))
+        rows.append(await _row(disguise, cases, asked, limits, plain[disguise.lines]))
         if report is not None:
             report(place + 1, len(todo))
     violating = sum(case.expected for _, case in cases)
-    return Obfuscation(classifier.id, violating, len(cases) - violating, rows[0], tuple(rows[1:]))
+    disguised = tuple(rows[len(plains) :])
+    return Obfuscation(classifier.id, violating, len(cases) - violating, rows[0], disguised, rows[1] if lines else None)
+
+
+def _spelled(disguise: Disguise, cases: Sequence[Case]) -> list[tuple[Policy, str]]:
+    return [(policy, disguise.spell(case.text)) for policy, case in cases]
 
 
 async def _row(disguise: Disguise, cases: Sequence[Case], asked: "_Asked", limits: ReadingLimits, plain: Sequence[bool]) -> Row:
-    spelled = [(policy, disguise.spell(case.text)) for policy, case in cases]
+    spelled = _spelled(disguise, cases)
     raw = await asked.flags(spelled, None)
     told = await asked.verdicts(spelled, limits)
     read = [_violates(verdict) for verdict in told]
     return Row(
         disguise.name,
         disguise.decodable,
+        disguise.lines,
         _rates(cases, raw),
         _rates(cases, read),
         _rates(cases, list(map(operator.or_, raw, plain))).flagged,
@@ -172,7 +195,7 @@ def as_json(table: Obfuscation) -> dict[str, object]:
         "classifier": table.classifier,
         "violating": table.violating,
         "benign": table.benign,
-        "rows": [_plain(row) for row in (table.plain, *table.rows)],
+        "rows": [_plain(row) for row in table.all_rows],
         "lost": [row.name for row in table.lost],
         "overflagged": [row.name for row in table.overflagged],
         "bars": {"most_lost": MOST_LOST, "most_flagged": MOST_FLAGGED},
@@ -201,7 +224,7 @@ def markdown(table: Obfuscation) -> str:
         "| disguise | found raw | found read | benign flagged raw | raw or plain | read | readings |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in (table.plain, *table.rows):
+    for row in table.all_rows:
         shares = " | ".join(f"{share:.1%}" for share in (row.raw.detected, row.read.detected, row.raw.flagged, row.known, row.read.flagged))
         lines.append(f"| {row.name}{'' if row.decodable else ' (cannot be undone)'} | {shares} | {row.readings:.2f} |")
     lines += [

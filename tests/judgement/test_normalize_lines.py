@@ -60,7 +60,8 @@ def test_a_disguised_line_is_read_beside_plain_ones(name: str, said: str, plain:
 )
 def test_several_disguised_lines_are_read(name: str, said: list[str], plain: str, gap: str) -> None:
     disguise = DECODABLE[name]
-    for text in (disguise.spell(gap.join(said)), disguise.spell(gap.join([plain, *said])), gap.join(map(disguise.spell, said))):
+    whole = f"\u202e{gap.join(said)[::-1]}\u202c" if name == "override" else disguise.spell(gap.join(said))
+    for text in (whole, disguise.spell(gap.join(said)), disguise.spell(gap.join([plain, *said])), gap.join(map(disguise.spell, said))):
         assert all(is_read(one, text) for one in said), text
 
 

@@ -10,7 +10,7 @@ from guardrail.cli.evaluate_obfuscate import obfuscate
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.normalize import readings
 from guardrail.policy.registry import load_folder, shipped_folder
-from guardrail.redteam.disguises import DISGUISES, pairs
+from guardrail.redteam.disguises import DISGUISES, Disguise, pairs
 from guardrail.redteam.obfuscation import Obfuscation, as_json, markdown, measure
 from guardrail.testing import ScriptedClassifier, contains, policy
 from guardrail.types import PolicyTest, ReadingLimits
@@ -55,6 +55,29 @@ async def test_what_misses_a_bar_is_named() -> None:
     assert [row.name for row in joined.overflagged] == ["letters apart, gaps lost"]
 
 
+async def test_disguises_in_lines_are_held_against_what_is_found_plain_in_lines() -> None:
+    lines = [disguise.in_lines() for disguise in DISGUISES if disguise.decodable]
+    told = await table(ScriptedClassifier({"insults": contains("fool")}), [DISGUISES[0], *lines])
+    assert told.plain_lines is not None
+    assert [row.name for row in told.all_rows[:4]] == ["plain", "full width", "plain, in lines", "full width, in lines"]
+    assert (told.plain_lines.read.detected, told.plain_lines.readings) == (1.0, 1.0)
+    assert [row.name for row in told.rows if row.read.detected < 1 or row.read.flagged > 0] == []
+    assert (told.lost, told.overflagged) == ((), ())
+    gone = Disguise("gone", lambda text: "xyz" if "\n" in text else text)
+    told = await table(ScriptedClassifier({"insults": contains("fool")}), [gone, gone.in_lines()])
+    assert [row.name for row in told.lost] == ["gone, in lines"]
+    alone = await table(ScriptedClassifier({"insults": lambda text: float("fool" in text and "\n" not in text)}), [gone, gone.in_lines()])
+    assert alone.lost == ()  # nothing is found in lines, disguised or not
+
+
+def test_in_lines_a_plain_line_stands_before_the_broken_text() -> None:
+    spell = next(disguise for disguise in DISGUISES if disguise.name == "backwards").in_lines().spell
+    before, *rest = spell("You are a fool and nobody here likes you.").split("\n")
+    assert rest == [".uoy sekil ereh", "ydobon dna loof a era uoY"]
+    assert before == readings(before, limits=LIMITS).found[-1].text
+    assert spell("loof") == f"{before}\nfool"
+
+
 async def test_policies_of_one_text_are_judged_each_by_its_own_name() -> None:
     twin = [(policy("twin", body=RUDE.body), CASES[0][1]), (RUDE, CASES[2][1])]
     told = await measure(ScriptedClassifier({"twin": 1.0}), twin, [], limits=LIMITS)
@@ -83,9 +106,11 @@ def test_every_pair_is_there_once_and_says_what_it_breaks() -> None:
     assert made["rot13 + base64"].spell("go away") == "dGIgbmpubA=="
 
 
+@pytest.mark.parametrize("in_lines", [False, True], ids=["alone", "in lines"])
 @pytest.mark.parametrize("name", [disguise.name for disguise in DISGUISES if disguise.decodable])
-def test_the_shipped_policies_own_cases_are_read_in_a_disguise(name: str) -> None:
+def test_the_shipped_policies_own_cases_are_read_in_a_disguise(name: str, in_lines: bool) -> None:
     disguise = next(disguise for disguise in DISGUISES if disguise.name == name)
+    disguise = disguise.in_lines() if in_lines else disguise
 
     def bare(text: str) -> str:
         return "".join(sign for sign in text.lower() if sign.isalpha())
@@ -110,7 +135,10 @@ def test_the_command_prints_a_table_and_json(tmp_path) -> None:  # type: ignore[
     assert run.exit_code == 0
     assert "| hex + rot13 |" in run.output
     written = json.loads(out.read_text())
-    assert [row["disguise"] for row in written["rows"]] == ["plain", "hex", "rot13", "hex + rot13", "rot13 + hex"]
+    assert [row["disguise"] for row in written["rows"]] == [
+        *("plain", "hex", "rot13", "hex + rot13", "rot13 + hex"),
+        *("plain, in lines", "hex, in lines", "rot13, in lines"),
+    ]
     assert (written["violating"], written["benign"]) == (2, 2)
     unknown = CliRunner().invoke(obfuscate, ["--disguise", "invisible ink"])
     assert (unknown.exit_code, "there is no disguise" in unknown.output) == (2, True)
