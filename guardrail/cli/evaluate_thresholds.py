@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from guardrail.config.environment import process_environment
 from guardrail.errors import GuardrailError
 from guardrail.evaluation.card import Measured, measured
 from guardrail.evaluation.joint import Sheet
-from guardrail.evaluation.joint_report import answer_sheets, document, joint, markdown, sheets, texts
+from guardrail.evaluation.joint_report import answer_sheets, document, joint, markdown, prompt_sheet, sheets, texts
 from guardrail.evaluation.predictions import RunInfo, read_run
 from guardrail.evaluation.suite import shipped_suite
 from guardrail.types import Policy, Stage
@@ -31,6 +32,9 @@ NAMES = {Stage.INPUT: "prompts", Stage.OUTPUT: "answers"}
     "--budget", type=click.FloatRange(0, 1), default=0.015, show_default=True, help="Share of harmless texts that may be flagged."
 )
 @click.option("--each", type=click.FloatRange(0, 1), help="Also of every harmless set (default: of all together alone).")
+@click.option(
+    "--prompts", "share", type=click.FloatRange(0, 1), help="For answers: share of the harmless prompts that may be flagged as if answers."
+)
 @click.option("--lower", is_flag=True, help="Choose none above what it is now: nothing that is flagged today is let through.")
 @click.option("--folds", type=click.IntRange(2, 20), default=5, show_default=True, help="Parts that the units are dealt into.")
 @click.option(
@@ -47,6 +51,7 @@ def thresholds(
     sets: str | None,
     budget: float,
     each: float | None,
+    share: float | None,
     lower: bool,
     folds: int,
     policies_folder: Path | None,
@@ -66,7 +71,9 @@ def thresholds(
     wanted = {part.strip() for part in sets.split(",")} if sets else set(job.suite.sets)
     job.suite.only(wanted)
     of = Stage(stage)
-    goals = _goals(measured(job.suite, job.asked, found, job.policies), job, wanted, (of, budget, each))
+    if share is not None and of is Stage.INPUT:
+        raise click.UsageError("--prompts is for --stage output; prompts have --budget and --each")
+    goals = _goals(measured(job.suite, job.asked, found, job.policies), job, wanted, Budgets(of, budget, each, share))
     if not any(sheet.limit is None for sheet in goals):
         raise GuardrailError(
             f"{folder} holds no set of {NAMES[of]} with both labels to choose thresholds on; run `guardrail evaluate card` over some first,"
@@ -91,18 +98,30 @@ def _job(info: RunInfo, data: Path) -> Job:
     return job
 
 
-def _goals(tasks: Sequence[Measured], job: Job, wanted: Set[str], asked: tuple[Stage, float, float | None]) -> list[Sheet]:
-    """What is to be reached: in a stage, within a budget (of each harmless set, too). Raises GuardrailError for answers without a limit."""
-    stage, budget, each = asked
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Shares of harmless texts that may be flagged in a stage: of all together, of each set, and for answers of the prompts."""
+
+    stage: Stage
+    budget: float
+    each: float | None
+    prompts: float | None
+
+
+def _goals(tasks: Sequence[Measured], job: Job, wanted: Set[str], asked: Budgets) -> list[Sheet]:
+    """What is to be reached within the budgets. Raises GuardrailError where one of them would limit nothing."""
     names = [policy.id for policy in job.policies]
-    tasks = texts(tasks, lambda item: item.stage is stage)
-    if stage is Stage.INPUT:
-        limited = [task for task in tasks if task.task.set in wanted or "flagged" in task.task.bars or task.task.area == "benign"]
-        return sheets(limited, job.suite, names, budget=budget, each=each)
-    goals = answer_sheets([task for task in tasks if task.task.set in wanted], names, budget=budget, each=each)
+    mine = texts(tasks, lambda item: item.stage is asked.stage)
+    if asked.stage is Stage.INPUT:
+        limited = [task for task in mine if task.task.set in wanted or "flagged" in task.task.bars or task.task.area == "benign"]
+        return sheets(limited, job.suite, names, budget=asked.budget, each=asked.each)
+    goals = answer_sheets([task for task in mine if task.task.set in wanted], names, budget=asked.budget, each=asked.each)
     if goals and all(sheet.limit is None for sheet in goals):
         raise GuardrailError("no set says of answers that they violate nothing, so the budget would limit none; add one to --sets")
-    return goals
+    benign = [task for task in tasks if task.task.set in job.suite.benign and task.task.area == "benign"]
+    if asked.prompts is not None and not benign:
+        raise GuardrailError(f"the card holds no harmless prompts for --prompts; measure {', '.join(shipped_suite().benign)} into it, too")
+    return goals if asked.prompts is None else [*goals, prompt_sheet(benign, names, asked.prompts)]
 
 
 def _write(folder: Path, policies: Sequence[Policy], proposed: Mapping[str, float], stage: Stage) -> Iterator[str]:

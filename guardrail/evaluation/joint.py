@@ -7,7 +7,7 @@ the best answer that keeps them wins. It is deterministic, and no proof of a glo
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,8 @@ Places = NDArray[np.int64]
 class Sheet:
     """Texts with their labels [N], their scores [N, P] under P policies (-1 where one is not asked) and the names of their units.
 
-    `bar`: the F1 that is asked for; `limit`: the share of the texts that may be flagged. A sheet has a part in the mean F1, or a limit.
-    `asked` names the policy, or says that all are.
+    `bar`: the F1 that is asked for; `limit`: the share of the texts that may be flagged. A sheet has a part in the mean F1, or a limit;
+    of one with a `floor` nothing counts but that its F1 falls no lower than now. `asked` names the policy, or says that all are.
     """
 
     name: str
@@ -38,11 +38,12 @@ class Sheet:
     units: tuple[str, ...]
     bar: float | None = None
     limit: float | None = None
+    floor: bool = False
 
     def part(self, rows: NDArray[np.bool_]) -> "Sheet":
         """Some of its texts."""
         units = tuple(unit for unit, kept in zip(self.units, rows.tolist(), strict=True) if kept)
-        return Sheet(self.name, self.asked, self.scores[rows], self.labels[rows], units, self.bar, self.limit)
+        return replace(self, scores=self.scores[rows], labels=self.labels[rows], units=units)
 
     def folds(self, count: int) -> Places:
         """The fold of each text, the same in all sheets."""
@@ -74,7 +75,7 @@ def choose(sheets: Sequence[Sheet], start: NDArray[np.float64], *, lower: bool =
     """
     last = len(GRID) - 1
     strictest = np.clip(np.searchsorted(GRID, start + 1e-9, side="right") - 1, 0, last) if lower else np.full(len(start), last)
-    search = _Search(sheets, strictest)
+    search = _Search([replace(sheet, bar=f1(flags(sheet, start), sheet.labels)) if sheet.floor else sheet for sheet in sheets], strictest)
     now = np.minimum(strictest, np.array([int(np.argmin(np.abs(GRID - value))) for value in start], np.int64))
     found = []
     # From both ends: a text that two policies flag is given up by neither of them alone.
@@ -118,6 +119,7 @@ class _Search:
         self._rows = np.array([len(sheet.labels) for sheet in kept], np.float64)[:, None]
         self._positives = np.array([sheet.labels.sum() for sheet in kept], np.float64)[:, None]
         self._bars = np.array([sheet.bar or 0.0 for sheet in kept])[:, None]
+        self._most = np.array([(sheet.bar or 0.0) if sheet.floor else 1.0 for sheet in kept])[:, None]
         self._limits = np.array([-1.0 if sheet.limit is None else sheet.limit for sheet in kept])[:, None]
         groups = Counter(sheet.asked for sheet in kept if sheet.limit is None)
         # Every policy weighs the same, however many sets are about it.
@@ -163,7 +165,7 @@ class _Search:
 
     def _worth(self, flagged: NDArray[np.float64], hits: NDArray[np.float64], *, price: float, forbidden: float) -> NDArray[np.float64]:
         """What each place is worth, all sheets together."""
-        found = 2 * hits / np.maximum(flagged + self._positives, 1)
+        found = np.minimum(2 * hits / np.maximum(flagged + self._positives, 1), self._most)
         gained = self._weights * (found - BAR * np.maximum(0.0, self._bars - found))
         share = flagged / self._rows
         lost = price / 100 * share / np.maximum(self._limits, 1e-3) + forbidden * np.maximum(0.0, share - self._limits)

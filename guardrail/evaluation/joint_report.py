@@ -67,14 +67,21 @@ def texts(tasks: Sequence[Measured], which: Callable[[Item], bool]) -> list[Meas
 
 
 def answer_sheets(tasks: Sequence[Measured], policies: Sequence[str], *, budget: float, each: float | None = None) -> list[Sheet]:
-    """The goals of a choice for answers: the F1 of every task with both labels, and the answers that violate nothing under `budget`.
+    """The goals of a choice for answers: the F1 of every task that asks all policies, and the answers that violate nothing under `budget`.
 
-    They are those of the tasks' own sets, since there are no sets of harmless answers alone. `each`: also the share of every set's.
+    They are those of the tasks' own sets, since there are no sets of harmless answers alone. `each`: also the share of every set's. What
+    is about one policy is small and of one set, so that no policy is to find less there than now, and none is fitted to it.
     """
     found = [_sheet(task, policies, bar=task.task.bars.get("f1")) for task in tasks if _both(task)]
+    found = [sheet if sheet.asked == ANY else replace(sheet, floor=True) for sheet in found]
     harmless = texts([task for task in tasks if task.task.asked == ANY], lambda item: not item.label)
     found += [_sheet(task, policies, limit=each) for task in harmless if each is not None]
     return [*found, *([_sheet(_together(harmless, HARMLESS), policies, limit=budget)] if harmless else [])]
+
+
+def prompt_sheet(tasks: Sequence[Measured], policies: Sequence[str], share: float) -> Sheet:
+    """Harmless prompts, of which that share may be flagged where they are judged as answers: there are no sets of ordinary answers."""
+    return _sheet(_together(tasks, TOGETHER), policies, limit=share)
 
 
 def _together(tasks: Sequence[Measured], name: Task) -> Measured:

@@ -157,6 +157,33 @@ def test_thresholds_of_answers_are_chosen_from_answers_within_a_budget_on_harmle
     ]
 
 
+def test_harmless_prompts_may_limit_what_is_chosen_for_answers(carded: Path) -> None:
+    def proposed(*more: str) -> float:
+        said = chosen(carded, "--stage", "output", "--budget", "0.1", "--json", *more)
+        return float(json.loads(said.stdout)["proposed"]["violence"])
+
+    assert 0.2 < proposed() <= 0.3
+    assert proposed("--prompts", "0.5") == proposed()
+    assert (
+        "| benign sets together | all | 16 | 50.0% |" in chosen(carded, "--stage", "output", "--prompts", "0.5", "--budget", "0.1").output
+    )
+    assert "--prompts is for --stage output" in chosen(carded, "--prompts", "0.5").output
+
+
+def test_what_is_about_one_policy_alone_is_kept_and_not_fitted(carded: Path, tmp_path: Path) -> None:
+    own = [{"text": f"own {place} {0.15 + place % 2 / 10}", "label": place % 2, "area": "violence", "kind": ANSWER} for place in range(20)]
+    with gzip.open(tmp_path / "beavertails_test.jsonl.gz", "at") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in own)
+    names = ["--sets", "beavertails_test", "--out", str(tmp_path / "again"), "--classifier", f"{__name__}:factory"]
+    assert CliRunner().invoke(card_command, names).exit_code == 0
+    told = json.loads(chosen(tmp_path / "again", "--stage", "output", "--budget", "0.1", "--json").stdout)
+    (kept,) = (each for each in told["effects"] if each["asked"] == "violence")
+    assert kept["now"] <= kept["proposed"]
+    assert 0.25 < told["proposed"]["violence"] <= 0.3  # not where its own texts would have it
+    nothing = chosen(tmp_path / "again", "--stage", "output", "--prompts", "0.1")
+    assert "holds no harmless prompts" in str(nothing.exception)
+
+
 def test_thresholds_of_prompts_are_chosen_without_answers(carded: Path) -> None:
     said = chosen(carded)
     assert said.exit_code == 0, said.output

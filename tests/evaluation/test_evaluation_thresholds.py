@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,20 @@ def test_without_a_budget_one_policys_threshold_is_the_best_there_is(rows: list[
     assert found[1] == 0.7  # nothing was asked of it
 
 
+def test_a_floor_is_kept_and_nothing_is_fitted_to_it() -> None:
+    # At 0.6 the policy finds one of its own four texts and could find all; of the others two, as many as it ever will.
+    own = sheet("own", [(0.7, -1, 1)] + [(0.3, -1, 1)] * 3 + [(0.1, -1, 0)] * 4, asked="first")
+    every = sheet("every", [(0.9, 0.1, 1), (0.8, 0.1, 1), (0.65, 0.1, 0)] + [(0.2, 0.1, 0)] * 3)
+    now = np.array([0.6, 0.5])
+    sought = choose([own, every], now)
+    kept = choose([replace(own, floor=True), every], now)
+    free = choose([every], now)
+    assert sought[0] <= 0.3
+    assert 0.3 < kept[0] <= 0.7
+    assert f1(flags(own, kept), own.labels) == pytest.approx(0.4)
+    assert free[0] > 0.65
+
+
 @settings(deadline=None, max_examples=40)
 @given(SCORES, SCORES, st.tuples(st.floats(0.001, 1), st.floats(0.001, 1)))
 def test_asked_for_lower_ones_no_threshold_rises(
@@ -59,6 +74,17 @@ def test_asked_for_lower_ones_no_threshold_rises(
     assert (choose(goals, np.array(now), lower=True) <= np.array(now)).all()
     _, chosen = cross_fitted(goals, np.array(now), 2, lower=True)
     assert (chosen <= np.array(now)).all()
+
+
+def test_asked_for_lower_ones_no_budget_is_counted_on_that_only_a_higher_one_would_give() -> None:
+    # The first policy flags the one harmless text that the budget allows; were it higher, the second could be lower.
+    labelled = sheet("labelled", [(0.1, 0.5, 1)] * 8 + [(0.1, 0.1, 0)] * 8)
+    calm = sheet("calm", [(0.6, 0.1, 0), (0.1, 0.5, 0)] + [(0.1, 0.1, 0)] * 8, limit=0.1)
+    now = np.array([0.55, 0.9])
+    assert flags(calm, choose([labelled, calm], now)).mean() == 0.1
+    assert choose([labelled, calm], now)[1] <= 0.5
+    assert flags(calm, choose([labelled, calm], now, lower=True)).mean() == 0.1
+    assert choose([labelled, calm], now, lower=True)[1] > 0.5
 
 
 def test_the_budget_goes_where_it_buys_most() -> None:
