@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from guardrail.blame import Effort
 from guardrail.breaker import Breaker
 from guardrail.context import opening, shown, within, without_prompt
 from guardrail.decision import decide
@@ -29,8 +30,6 @@ logger = logging.getLogger("guardrail")
 UNRECORDED = Outcome(Action.BLOCK, Action.BLOCK, MappingProxyType({}), unjudged=True, unavailable=True)
 """What is done about a decision that had to be recorded and could not be."""
 
-_OF_THE_TEXT = frozenset({"too_long", "not_prepared"})
-_LONG = 20_000  # characters from which a call that is not answered in time says nothing of its classifier
 _TURN = 2_000  # verdicts built at a stretch: some milliseconds
 
 
@@ -95,6 +94,7 @@ class Guard:
         self._recorder = recorder
         self._cache = cache
         self._breakers = breakers or {}
+        self._efforts = {name: Effort(classifier) for name, classifier in self._classifiers.items()}
 
     def unobserved(self) -> "Guard":
         """The same classifiers without observers, records and remembered scores: for texts that somebody tries out, never for traffic."""
@@ -259,17 +259,16 @@ class Guard:
 
     async def answered(self, ask: Ask, call: Coroutine[Any, Any, list[Answer]], *, deadline: float) -> list[Answer]:
         """One answer a request of what a call to a classifier comes to before the deadline; without the call while its breaker is open."""
-        began = time.monotonic()
-        breaker = self._breakers.get(ask.classifier)
+        breaker, effort = self._breakers.get(ask.classifier), self._efforts[ask.classifier]
         ticket = None if breaker is None else breaker.begin()
         if breaker is not None and ticket is None:
             call.close()
             message = f"classifier {ask.classifier!r} failed again and again, and is not asked now"
             return _failed(ask, ClassifierError("circuit_open", message))
-        worked: bool | None = None
+        began, worked = effort.begin(), None
         try:
             answers = await answered(ask, call, deadline=deadline)
-            worked = _worked(ask, answers)
+            worked = effort.worked(ask, answers, began=began, deadline=deadline)
         finally:
             if breaker is not None and ticket is not None:
                 breaker.end(ticket, worked)
@@ -371,16 +370,6 @@ def _checked(answer: object, classifier: str) -> Answer:
         return ClassifierError("not_a_number", f"classifier {classifier!r} answered with {answer}, which is no number")
     kind = type(answer).__name__
     return ClassifierError("malformed", f"classifier {classifier!r} answered with {kind}, neither Score nor ClassifierError")
-
-
-def _worked(ask: Ask, answers: Sequence[Answer]) -> bool | None:
-    """Whether a classifier works, by what it answered. None: the texts may be what was wrong, which nobody else should suffer for."""
-    codes = {answer.code for answer in answers if isinstance(answer, ClassifierError)}
-    if any(isinstance(answer, Score) for answer in answers):
-        return True
-    if codes <= _OF_THE_TEXT or (codes == {"timeout"} and sum(map(len, {request.text for request in ask.requests})) > _LONG):
-        return None
-    return False
 
 
 def _failed(ask: Ask, error: ClassifierError) -> list[Answer]:

@@ -69,6 +69,15 @@ class SupportsHealth(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsProgress(Protocol):
+    """A classifier that counts its passes, so that one with too much to do can be told from one that hangs."""
+
+    def passes(self) -> int:
+        """How many it has made; it grows while work gets done, whoever's. Never blocks."""
+        ...
+
+
 class Recorder(Protocol):
     """Who keeps the record of each decision (an event sink too), and can be waited for by those routes that ask for it."""
 

@@ -82,6 +82,7 @@ class AdapterClassifier:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="adapter-classifier")
         self._waiting: deque[_Call] = deque()
         self._size = 0
+        self._passes = 0
         self._running: asyncio.Task[None] | None = None
         self._outage: str | None = None
         self.canary: Canary | None = self._outputs.canary()
@@ -111,6 +112,10 @@ class AdapterClassifier:
     def outage(self) -> str | None:
         """Why it cannot serve now; None when its last pass went well."""
         return self._outage
+
+    def passes(self) -> int:
+        """The passes that were made; see `SupportsProgress`."""
+        return self._passes
 
     async def aclose(self) -> None:
         """Fail who waits, let the pass in hand end, free the thread."""
@@ -149,6 +154,7 @@ class AdapterClassifier:
                     call.settle(ClassifierError("crash", told))
                 self._outage = self._outage or told
             else:
+                self._passes += 1
                 self._outage = self._outage if self._outage == _CLOSED else None
 
     def _wanted(self, call: _Call) -> bool:

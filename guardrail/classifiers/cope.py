@@ -115,6 +115,10 @@ class CopeClassifier:
         """The tokens that wait for the engine."""
         return Workload(tokens=self._engine.health().queued_tokens)
 
+    def passes(self) -> int:
+        """The engine's batches; see `SupportsProgress`."""
+        return self._engine.health().batches
+
     def outage(self) -> str | None:
         """Why the engine cannot serve now; None when it can."""
         health = self._engine.health()

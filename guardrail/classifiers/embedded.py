@@ -70,6 +70,7 @@ class EmbeddedClassifier:
         self._waiting: deque[_Call] = deque()
         self._size = 0
         self._calls = 0
+        self._passes = 0
         self._running: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -126,6 +127,10 @@ class EmbeddedClassifier:
         """The calls that are not answered yet."""
         return Workload(calls=self._calls)
 
+    def passes(self) -> int:
+        """The passes that were made; see `SupportsProgress`."""
+        return self._passes
+
     async def aclose(self) -> None:
         """Fail who waits, let the pass in hand end, free the thread."""
         self._closed = True
@@ -153,6 +158,7 @@ class EmbeddedClassifier:
                 for call in active:
                     call.settle(ClassifierError("crash", f"the embedded model failed: {type(error).__name__}"))
                 continue
+            self._passes += 1
             for call in active:
                 if call.reading.finished:
                     call.settle(self._answers(call))

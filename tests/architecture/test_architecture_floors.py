@@ -14,7 +14,7 @@ FLOORS = {
     "normalize": 2, "questions": 2, "decision": 2, "escalation": 2, "window": 2, "windows": 2, "cadence": 2, "guard": 2, "reading": 2,
     "window_part": 2, "guard_stream": 2, "boundary": 2, "placeholder": 2, "verdict_cache": 2, "conversation": 2, "context": 2, "recall": 2,
     "canary": 2, "locality": 2,
-    "bucket": 2, "breaker": 2, "quota": 2,
+    "bucket": 2, "breaker": 2, "blame": 2, "quota": 2,
     "wire": 3, "engine": 3, "upstream": 3, "telemetry": 3, "audit": 3,
     "classifiers": 4,
     "evaluation": 5, "training": 5, "review": 5, "redteam": 5,

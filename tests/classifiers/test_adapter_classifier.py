@@ -27,7 +27,7 @@ from guardrail.engine.adapter.calibrations import write_calibrations
 from guardrail.engine.adapter.loading import Opening, open_adapter
 from guardrail.errors import ClassifierError, ModelFileError
 from guardrail.guard import Guard
-from guardrail.interfaces import Classifier, SupportsHealth
+from guardrail.interfaces import Classifier, SupportsHealth, SupportsProgress
 from guardrail.testing import policy, route
 from guardrail.types import ClassifyRequest, Score
 
@@ -187,6 +187,8 @@ async def test_a_score_says_what_replaying_it_needs() -> None:
         assert classifier.id.startswith("adapter@sha256:")
         assert "+threshold@sha256:" in classifier.id
         assert isinstance(classifier, SupportsHealth)
+        assert isinstance(classifier, SupportsProgress)
+        assert classifier.passes() == 1
         assert classifier.outage() is None
 
 

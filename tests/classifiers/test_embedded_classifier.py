@@ -16,6 +16,7 @@ from guardrail.engine.embedded import scorer as scorer_module
 from guardrail.engine.embedded.scorer import Scorer
 from guardrail.engine.embedded.weights import load
 from guardrail.errors import ClassifierError
+from guardrail.interfaces import SupportsProgress
 from guardrail.testing import policy
 from guardrail.types import ClassifyRequest, Score, Span
 
@@ -71,6 +72,17 @@ async def test_a_short_text_does_not_wait_for_long_ones(classifier: EmbeddedClas
     for task in long:
         task.cancel()
     await asyncio.gather(*long, return_exceptions=True)
+
+
+async def test_its_passes_grow_while_it_reads_what_is_not_answered_in_time(classifier: EmbeddedClassifier) -> None:
+    assert isinstance(classifier, SupportsProgress)
+    before = classifier.passes()
+    late = asyncio.create_task(classifier.classify([ClassifyRequest(ONE, "abc " * 60_000)], deadline=_later()))
+    while classifier.passes() < before + 3:
+        await asyncio.sleep(0.001)
+    assert not late.done()
+    late.cancel()
+    await asyncio.gather(late, return_exceptions=True)
 
 
 async def test_a_caller_that_has_gone_is_not_read_on(classifier: EmbeddedClassifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,84 @@ async def test_what_may_be_the_fault_of_the_text_opens_nothing(clock: Clock, ans
     assert breaker.state == "closed"
 
 
+class Turns(ScriptedClassifier):
+    """One that takes its callers' texts in turn, and counts its passes; a short text is done in one. `stands`: its worker hangs."""
+
+    stands = False
+    done = 0
+    full = False
+
+    def passes(self) -> int:
+        return self.done
+
+    async def classify(self, requests: Any, *, deadline: float) -> Any:
+        if self.full:
+            raise ClassifierError("overloaded", "so much is waiting already")
+        while self.stands or len(requests[0].text) > 1_000:
+            await asyncio.sleep(0.002)
+            self.done += not self.stands
+        return await super().classify(requests, deadline=deadline)
+
+
+def guarded(classifier: ScriptedClassifier, clock: Clock) -> tuple[Guard, Breaker]:
+    breaker = Breaker(SETTINGS, clock=clock)
+    return Guard({"scripted": classifier}, breakers={"scripted": breaker}), breaker
+
+
+async def burst(guard: Guard, length: int, *, deadline_s: float = 0.05) -> None:
+    """What one tenant sends at once."""
+    asked = [guard.check(("a note " * length)[:length], route=route(VIOLENCE, deadline_s=deadline_s), tenant="acme") for _ in range(10)]
+    decisions = await asyncio.gather(*asked)
+    assert all(decision.outcome.unjudged for decision in decisions)
+
+
+async def test_one_tenants_burst_of_slow_texts_shuts_nobody_out(clock: Clock) -> None:
+    classifier = Turns({"*": 0.1})
+    guard, breaker = guarded(classifier, clock)
+    for _ in range(3):
+        await burst(guard, 19_000)
+        assert breaker.state == "closed"
+        assert not (await guard.check("Good morning", route=route(VIOLENCE), tenant="beta")).outcome.unjudged
+
+
+async def test_a_queue_that_one_tenant_filled_shuts_nobody_out(clock: Clock) -> None:
+    classifier = Turns({"*": 0.1})
+    guard, breaker = guarded(classifier, clock)
+    classifier.full = True
+    await burst(guard, 10)
+    assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("classifier", [Turns({"*": 0.1}), ScriptedClassifier({"*": 0.1})])
+async def test_one_that_hangs_is_left_alone_though_one_tenant_asks(classifier: ScriptedClassifier, at_once: bool, clock: Clock) -> None:
+    guard, breaker = guarded(classifier, clock)
+    classifier.fault, classifier.stands = "hang", True  # type: ignore[attr-defined]
+    if at_once:
+        await burst(guard, 19_000, deadline_s=0.01)
+    for _ in range(3):
+        await guard.check("hello", route=route(VIOLENCE, deadline_s=0.01), tenant="acme")
+    assert breaker.state == "open"
+
+
+async def test_who_is_late_while_others_are_answered_says_nothing_of_the_classifier(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unfair(ScriptedClassifier):
+        async def classify(self, requests: Any, *, deadline: float) -> Any:
+            if len(requests[0].text) > 1_000:
+                await asyncio.Event().wait()
+            return await super().classify(requests, deadline=deadline)
+
+    guard, breaker = guarded(Unfair({"*": 0.1}), clock)
+    late = asyncio.gather(*(guard.check("x" * 2_000, route=route(VIOLENCE, deadline_s=1)) for _ in range(10)))
+    await asyncio.sleep(0)
+    assert not (await guard.check("Good morning", route=route(VIOLENCE), tenant="beta")).outcome.unjudged
+    await late
+    assert breaker.state == "closed"
+    monkeypatch.setattr("guardrail.blame._LATELY_S", 0)
+    await burst(guard, 2_000)  # nobody is answered meanwhile, and what it does is not known
+    assert breaker.state == "open"
+
+
 async def test_one_score_among_errors_says_that_the_classifier_works(clock: Clock) -> None:
     classifier = ScriptedClassifier({"violence": ClassifierErrorRule(), "harassment": 0.1})
     breaker = Breaker(SETTINGS, clock=clock)
