@@ -186,6 +186,7 @@ class Guard:
             generation=route.generation,
             duration_s=time.monotonic() - turn.started,
             history=history,
+            policy_set=route.policy_set,
         )
         origin, judged = turn.origin, tuple(cleaned(part) for part in parts)
         self._events.emit(DecisionMade(decision, origin.request_id, origin.model, origin.protocol, origin.stream, judged, route.audit))

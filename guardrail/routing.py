@@ -54,8 +54,8 @@ class RouteTable:
         return tuple({policy.key: policy for policy in policies}.values())
 
 
-def compile(config: Config, policy_sets: PolicySource, generation: int) -> RouteTable:  # noqa: A001 (as re.compile)
-    """The table of a configuration that `check` accepts, with the policies of one generation.
+def compile(config: Config, policy_sets: PolicySource, generation: int, digest: str = "") -> RouteTable:  # noqa: A001 (as re.compile)
+    """The table of a configuration that `check` accepts, with the policies of one generation; `digest` is of all of them.
 
     A route for every tenant is compiled once for each, with that tenant's own policies. Raises ConfigError when a policy that a
     route names is not there or does not apply: the caller keeps the table it has.
@@ -67,7 +67,7 @@ def compile(config: Config, policy_sets: PolicySource, generation: int) -> Route
         known, tried = policy_sets.for_tenant(tenant), policy_sets.candidates
         routes = [route for route in config.routes if tenant in config.tenants_of(route)]
         entries[tenant] = tuple(
-            (re.compile(translate(route.model)), replace(compiled, path=path))
+            (re.compile(translate(route.model)), replace(compiled, path=path, policy_set=digest))
             for route, compiled in [(route, _route(route, (known, tried), generation)) for route in routes]
             for path in route.paths
         )

@@ -283,7 +283,7 @@ class Route:
     the prompt before the upstream is called, `parallel` beside it. `stored_turns`: turns that a request continues by an id are refused, or
     fetched of the upstream and judged with it. `definitions`: what tools and the schema of the answer are said to be is judged, or trusted.
     `streaming` says when a streamed answer is let out. `scope` says which turns of a conversation are judged, `history` what is done about
-    one before the latest that violates. `generation` is the number of the published policy set it was compiled from.
+    one before the latest that violates. `generation` is the number of the policy set it was compiled from, `policy_set` its digest.
     `normalize` bounds how far disguises of a text are undone; None judges texts as they stand alone.
     """
 
@@ -307,6 +307,7 @@ class Route:
     history: Literal["block", "redact", "drop"] = "block"
     escalation: Escalation | None = None
     generation: int = 0
+    policy_set: str = ""
     audit: Audit = Audit()
     normalize: ReadingLimits | None = ReadingLimits()
 
@@ -385,6 +386,7 @@ class Decision:
     generation: int
     duration_s: float
     history: tuple[str, ...] = ()
+    policy_set: str = ""
 
     @property
     def action(self) -> Action:

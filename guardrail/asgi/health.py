@@ -36,6 +36,7 @@ def readiness(service: GuardService) -> tuple[dict[str, object], int]:
     document: dict[str, object] = {
         "ready": ready,
         "generation": publisher.generation,
+        "policy_set": publisher.sets.short_digest,
         "policies": len(publisher.sets.distinct()),
         "refused": publisher.refused,
         "ended": ended,

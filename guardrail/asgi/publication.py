@@ -76,7 +76,7 @@ class Publisher:
             if self.table is not None and sets.digest == self.sets.digest:
                 return False
             sets = sets.at(self.generation + 1)
-            table = routing.compile(self._config, sets, sets.generation)
+            table = routing.compile(self._config, sets, sets.generation, sets.short_digest)
             for name, classifier in self._classifiers.items():
                 self._place = f"<classifier {name}>"
                 await classifier.prepare(self._resident(name, table))

@@ -263,7 +263,7 @@ class GuardService:
             return None
         loads = {name: each.workload() for name, each in self._classifiers.items() if isinstance(each, SupportsWorkload)}
         waiting = self.recorder.workload().calls if isinstance(self.recorder, SupportsWorkload) else None
-        return State(self._in_flight, publisher.generation, publisher.sets.digest[:19], len(publisher.sets.distinct()), loads, waiting)
+        return State(self._in_flight, publisher.generation, publisher.sets.short_digest, len(publisher.sets.distinct()), loads, waiting)
 
     def observe(self, call: UpstreamCall) -> None:
         """Count one finished upstream call."""

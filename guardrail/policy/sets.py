@@ -80,6 +80,11 @@ class PolicySets:
         found: list[object] = [self.base.digest, *([name, policies.digest] for name, policies in self.tenants.items())]
         return _sha256([*found, *([name, _digest((policy,))] for name, policy in self.candidates.items())])
 
+    @property
+    def short_digest(self) -> str:
+        """What tells it from others in headers and metrics: equal in every process that has the same policies."""
+        return self.digest[: len("sha256:") + 12]
+
     def for_tenant(self, name: str) -> PolicySet:
         """The tenant's set; the base for a tenant without files of its own."""
         return self.tenants.get(name, self.base)

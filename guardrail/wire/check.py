@@ -63,6 +63,7 @@ def check_reply(decision: Decision) -> Reply:
             "route": decision.route,
             "tenant": decision.tenant,
             "generation": decision.generation,
+            "policy_set": decision.policy_set,
             "duration_ms": round(decision.duration_s * 1000, 3),
             "unscannable": list(decision.unscannable),
             "verdicts": [_verdict(verdict) for verdict in decision.verdicts],

@@ -121,7 +121,7 @@ def blocked_choices(decision: Decision) -> Mapping[int, FilterResults]:
 def decision_headers(decisions: Sequence[Decision], *, overhead_s: float) -> Headers:
     """`x-guardrail-decision` (the strongest of the decisions), `-decision-id`, `-policy-version`, `-overhead-ms`.
 
-    The policy version is the number of the published generation that judged. Something unjudged that was let through is
+    The policy version is the digest of the policies in force, as `/readyz` says it. Something unjudged that was let through is
     `unjudged`, never `allow`. `x-guardrail-history` says `drop` or `redact` where earlier turns were taken out of the request or replaced
     in it. Empty where nothing was decided.
     """
@@ -130,7 +130,7 @@ def decision_headers(decisions: Sequence[Decision], *, overhead_s: float) -> Hea
     return (
         ("x-guardrail-decision", decision_word(decisions)),
         ("x-guardrail-decision-id", ",".join(decision.id for decision in decisions)),
-        ("x-guardrail-policy-version", str(decisions[-1].generation)),
+        ("x-guardrail-policy-version", decisions[-1].policy_set or str(decisions[-1].generation)),
         ("x-guardrail-overhead-ms", f"{overhead_s * 1000:.1f}"),
         *(("x-guardrail-history", decision.history[0].partition(" ")[0]) for decision in decisions if decision.history),
     )

@@ -246,6 +246,7 @@ class TestGuardCheck:
         (verdict,) = told.pop("verdicts")
         assert told.pop("id")
         assert told.pop("duration_ms") >= 0
+        assert told.pop("policy_set").startswith("sha256:")
         assert told == {
             "object": "guardrail.decision", "decision": "block", "action": "block", "shadow_action": "block", "judged": True,
             "flagged": True, "unjudged": False, "unavailable": False, "stage": "input", "route": "default", "tenant": "default",
