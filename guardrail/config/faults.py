@@ -124,7 +124,8 @@ def _message(error: ErrorDetails) -> tuple[Code, str]:
     if kind == "string_pattern_mismatch":
         rule = _PATTERNS.get(str(_written(loc)[-1]), _NAME_RULE)
         return Code.BAD_NAME, f"{place} {rule}"
-    return Code.BAD_VALUE, f"{place}: {error['msg']}"
+    said = context["error"] if kind == "value_error" else error["msg"]  # pydantic puts words of its own before ours
+    return Code.BAD_VALUE, f"{place}: {said}"
 
 
 def _choice(error: ErrorDetails, place: str) -> tuple[Code, str]:

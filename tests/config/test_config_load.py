@@ -155,7 +155,7 @@ rutes: []
         ("routes: [{name: a, stream: {size: 9}}]\n", "1: C004 unknown key 'size' in routes[0].stream"),
         (
             "routes: [{name: a, stream: {mode: window, window: 50, overlap: 50}}]\n",
-            "1: C006 routes[0].stream: Value error, overlap 50 is not smaller than window 50",
+            "1: C006 routes[0].stream: overlap 50 is not smaller than window 50",
         ),
         ("telemetry: {semconv: v428}\n", "1: C006 telemetry.semconv is 'v428'; allowed: v427, guardian, none; did you mean 'v427'?"),
     ],
