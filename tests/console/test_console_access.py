@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from console_cases import CHAT, FORM, HERE, KEY, config, consoled, here
 
+from guardrail.cli import listen
 from guardrail.config.tenants import hash_key
 from guardrail.console.access import is_local, is_same_site
 from guardrail.console.app import invitation
@@ -94,6 +95,21 @@ async def test_wrong_keys_are_counted_and_then_nobody_from_there_may_try_for_a_w
         assert twin.status_code == 401
         async with here(console.app, address="127.0.0.2") as other:
             assert (await other.post("/console/login", data={"key": KEY}, headers=FORM)).status_code == 303
+
+
+async def test_wrong_keys_behind_a_reverse_proxy_count_for_whoever_sent_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.7")  # that of the reverse proxy; without it, those of this machine
+    async with consoled(config({"public": True}), signed_in=False) as console:
+        served = listen.settings(console.app)
+        served.load()
+
+        async def tries(address: str, key: str) -> int:
+            async with here(served.loaded_app, address="10.0.0.7") as client:
+                headers = {**FORM, "x-forwarded-for": f"203.0.113.250, {address}"}
+                return (await client.post("/console/login", data={"key": key}, headers=headers)).status_code
+
+        assert [await tries("203.0.113.9", "wrong") for _ in range(6)] == [403] * 5 + [429]
+        assert await tries("203.0.113.10", KEY) == 303
 
 
 def test_wrong_keys_are_forgotten_after_a_minute_and_bounded_together() -> None:
