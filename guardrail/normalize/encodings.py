@@ -15,8 +15,9 @@ from guardrail.normalize.lookalikes import compatible, confusable
 from guardrail.normalize.offsets import Edit, Step, in_time, rewritten
 from guardrail.normalize.spelling import leet, spaced
 
-_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_=-])={0,2}[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{8,})*={0,2}(?![A-Za-z0-9+/_=-])")
-_BASE32 = re.compile(r"(?<![A-Za-z0-9=])[A-Z2-7]{16,}={0,6}(?![A-Za-z0-9=])")
+# Behind `name=` as anywhere; what is padded ends with that, whatever comes next.
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])={0,2}[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{8,})*(?:={1,2}|(?![A-Za-z0-9+/_=-]))")
+_BASE32 = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}(?:={1,6}|(?![A-Za-z0-9=]))")
 _HEX = re.compile(r"(?<![A-Za-z0-9])(?:0x)?[0-9a-fA-F]{2}(?:(?:[ :,;-]|, |\\x| 0x|, ?0x)?[0-9a-fA-F]{2}){3,}(?![A-Za-z0-9])")
 _BINARY = re.compile(r"(?<![A-Za-z0-9])[01]{8}(?:[ ,]?[01]{8}){3,}(?![A-Za-z0-9])")
 _SEPARATORS = re.compile(r"0x|\\x|[ :,;-]")

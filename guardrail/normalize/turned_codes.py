@@ -19,14 +19,14 @@ _BACKWARDS: tuple[tuple[re.Pattern[str], _Undo], ...] = (
     (re.compile(rf"(?:{_DIGIT}{{8}}U\\|{_DIGIT}{{4}}u\\|{_DIGIT}{{2}}x\\){{4,}}"), program_escapes),
     (re.compile(rf"(?<![A-Za-z0-9]){_DIGIT}{{2}}(?:[ :,;-]?{_DIGIT}{{2}}){{7,}}(?![A-Za-z0-9])"), hexadecimal),
     (re.compile(r"(?<![A-Za-z0-9])[01]{8}(?:[ ,]?[01]{8}){3,}(?![A-Za-z0-9])"), binary),
-    (re.compile(r"(?<![A-Za-z0-9=])={0,6}[A-Z2-7]{16,}(?![A-Za-z0-9=])"), base32),
+    (re.compile(r"(?<![A-Za-z0-9])={0,6}[A-Z2-7]{16,}(?![A-Za-z0-9=])"), base32),
 )
 _ROTATED: tuple[tuple[re.Pattern[str], _Undo], ...] = (
     (re.compile(rf"(?:&#[kK]{_TURNED_DIGIT}{{2,6}};){{4,}}"), html_escapes),
     (re.compile(rf"(?:%{_TURNED_DIGIT}{{2}}){{4,}}"), url_escapes),
     (re.compile(rf"(?:\\H{_TURNED_DIGIT}{{8}}|\\h{_TURNED_DIGIT}{{4}}|\\k{_TURNED_DIGIT}{{2}}){{4,}}"), program_escapes),
     (re.compile(rf"(?<![A-Za-z0-9]){_TURNED_DIGIT}{{2}}(?:[ :,;-]?{_TURNED_DIGIT}{{2}}){{7,}}(?![A-Za-z0-9])"), hexadecimal),
-    (re.compile(r"(?<![A-Za-z0-9=])[A-Z2-7]{16,}={0,6}(?![A-Za-z0-9=])"), base32),
+    (re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}(?:={1,6}|(?![A-Za-z0-9=]))"), base32),
 )
 # One of these is in a text that any of them matches.
 _MARKS = ("#&", "%", "\\", "&#")

@@ -124,6 +124,11 @@ BENIGN = {
     "base64 with letters like rot13": "fBnGJNVabDHKc3F6Q8va7jbVknFd0woX",
     "base32 with letters like English from its end": "KMMFNARLDLETJNTUHW5KC57S5TNI6YXBTQJPRIQ=",
     "image": "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + zlib.compress(hashlib.sha512(b"i").digest() * 9)).decode(),
+    "named image": "src=" + base64.b64encode(b"\x89PNG\r\n\x1a\n" + zlib.compress(hashlib.sha512(b"i").digest() * 9)).decode(),
+    "named keys": f"API_KEY=sk-proj-abc123DEF456ghi789JKL AWS_SECRET={base64.b64encode(hashlib.sha256(b'k').digest()).decode()} id=0042",
+    "address": "https://x.example/?utm_source=newsletter&utm_medium=email&session_identifier=q8Xr2Lw9Tz0Kc5Vb&page_size=20",
+    "cookie": f"sessionid={base64.b64encode(hashlib.md5(b's').digest()).decode()}; csrftoken={hashlib.md5(b'c').hexdigest()}; theme=dark",
+    "settings": "learning_rate=0.001 max_position_embeddings=8192 attention_dropout=0.0 tie_word_embeddings=true num_hidden_layers=42",
     "long image": base64.b64encode(b"".join(hashlib.sha512(place.to_bytes(4)).digest() for place in range(1500))).decode(),
 }  # fmt: skip
 
@@ -192,6 +197,19 @@ BESIDE = {
     "ones behind binary": " ".join(f"{octet:08b}" for octet in TEXT.encode()) + " 11111111",
     "letters behind base32": base64.b32encode(TEXT.encode()).decode().rstrip("=") + "77",
     "letters before base32": "ABC" + base64.b32encode(TEXT.encode()).decode(),
+    "a short name before base64": f"x={b64(TEXT)}",
+    "a long name before base64": f"attachment={b64(TEXT)}",
+    "names before base64": f"let a_value=b=='{b64(TEXT)}'",
+    "a query around base64": f"https://x.example/search?q={b64(TEXT).rstrip('=')}&lang=en",
+    "an address before base64": f"data:text/plain;base64,{b64(TEXT)}",
+    "letters behind the padding of base64": f"{b64(TEXT)}next",
+    "base64 behind the padding of base64": base64.b64encode(b"\xff" * 40).decode() + b64(TEXT),
+    "a name before base64 backwards": f"x={b64(TEXT)[::-1]}",
+    "a name before rot13 of base64": f"x={codecs.encode(b64(TEXT), 'rot13')}",
+    "a name before base32": f"x={base64.b32encode(TEXT.encode()).decode()}",
+    "a name before base32 backwards": f"x={base64.b32encode(TEXT.encode()).decode()[::-1]}",
+    "a name before rot13 of base32": f"x={codecs.encode(base64.b32encode(TEXT.encode()).decode(), 'rot13')}",
+    "a name before hex": f"x={TEXT.encode().hex()}",
     "no UTF-8 behind a URL": "".join(f"%{octet:02x}" for octet in TEXT.encode()) + "%ff",
     "no UTF-8 before a URL": "%C3" + "".join(f"%{octet:02X}" for octet in TEXT.encode()),
     "a control character in a URL": "%07" + "".join(f"%{octet:02x}" for octet in TEXT.encode()),
@@ -356,11 +374,13 @@ def test_plain_prose_has_one_reading(words: list[str], gap: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.binary(min_size=12, max_size=400), st.sampled_from([base64.b64encode, base64.urlsafe_b64encode, base64.b32encode, base64.b16encode])
+    st.binary(min_size=12, max_size=400),
+    st.sampled_from([base64.b64encode, base64.urlsafe_b64encode, base64.b32encode, base64.b16encode]),
+    st.sampled_from(["", "x=", "key="]),
 )
-def test_random_octets_are_never_read(octets: bytes, encode) -> None:  # type: ignore[no-untyped-def]
+def test_random_octets_are_never_read(octets: bytes, encode, name: str) -> None:  # type: ignore[no-untyped-def]
     octets = hashlib.shake_256(octets).digest(max(24, len(octets)))
-    assert len(readings(encode(octets).decode(), limits=LIMITS).found) == 1
+    assert len(readings(name + encode(octets).decode(), limits=LIMITS).found) == 1
 
 
 @pytest.mark.parametrize(
