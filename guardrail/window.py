@@ -19,7 +19,7 @@ from guardrail.errors import UpstreamError
 from guardrail.types import Action, Fallback, Mode, Streaming, StreamMode, Verdict
 from guardrail.window_part import Pace, PartFlow, Ruling, StreamPart, Window
 
-__all__ = ["AnswerFlow", "Bounds", "Release", "Ruling", "Step", "StreamPart", "Window", "joined", "ruling", "unenforceable"]
+__all__ = ["AnswerFlow", "Bounds", "Release", "Ruling", "Step", "StreamPart", "Window", "joined", "ruling"]
 
 MOST_PARTS = 2_048
 
@@ -284,13 +284,6 @@ def ruling(verdicts: Iterable[Verdict], part: StreamPart, *, on_error: Fallback)
     redacting = [verdict for verdict in found if verdict.violation and verdict.mode is Mode.ENFORCE and verdict.action is Action.REDACT]
     spans = [verdict.span for verdict in redacting if verdict.span is not None]
     return Ruling(outcome.action, tuple(spans) if len(spans) == len(redacting) else (), outcome.unavailable)
-
-
-def unenforceable(mode: StreamMode, actions: Iterable[Action]) -> str | None:
-    """Why a route's streaming mode cannot keep what its checks promise, in a sentence; None where it can."""
-    if mode is StreamMode.WATCH and Action.REDACT in set(actions):
-        return "what is let out before it is judged cannot be redacted afterwards; use window, overlap or hold, or block instead of redact"
-    return None
 
 
 def joined(steps: Iterable[Step]) -> Step:

@@ -1,9 +1,12 @@
 """The writer: off the request's path, bounded, and honest about what it could not keep."""
 
 import asyncio
+import contextlib
 import resource
+import shutil
 import signal
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -171,6 +174,73 @@ async def test_a_store_that_cannot_be_written_keeps_the_routes_choice_and_recove
         await asyncio.to_thread(told.wait_for, "recovered")
         assert await sink.ready()
     assert [record.id for record in found(path)] == ["before", "queued", "waits"]
+    assert (report(path).damage, report(path).lost) == (None, 0)
+
+
+def mounted(*arguments: str) -> None:
+    """Call mount, or umount for `-u`. Skips the test where nobody may."""
+    name, *rest = ("umount", *arguments[1:]) if arguments[0] == "-u" else ("mount", *arguments)
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"there is no {name} here")
+    done = subprocess.run([program, *rest], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{name} {' '.join(rest)}: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    try:
+        yield folder
+    finally:
+        mounted("-u", "-l", str(folder))
+
+
+async def test_on_a_full_disk_each_route_gets_what_it_chose_and_what_was_queued_is_kept_later(small_disk: Path) -> None:
+    path, filler, told = small_disk / "audit.db", small_disk / "filler", Told()
+    with running(path, told, wait_s=0.2, queue=4, close_s=60.0) as sink:
+        sink.emit(event(id="before"))
+        await asyncio.to_thread(_until, lambda: sink.status().written == 1)
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4_096)):
+                pass
+        long = {"text": "Meet me. " * 10_000, "audit": Audit(content="full")}
+        sink.emit(event(id="queued", **long))
+        assert "full" in (await asyncio.to_thread(told.wait_for, "failing")).detail
+        assert not await sink.ready()
+        sink.emit(event(id="waits", audit=WAITS))
+        assert not await sink.kept("waits")
+        for number in range(10):
+            sink.emit(event(id=f"d{number}", **long))
+        assert sink.status().failing
+        assert sink.status().dropped >= 10 - 4
+        filler.unlink()
+        await asyncio.to_thread(told.wait_for, "recovered")
+        assert await sink.ready()
+        sink.emit(event(id="after", audit=WAITS))
+        assert await sink.kept("after")
+    kept = [record.id for record in found(path) if record.kind != NOTE]
+    assert (kept[:3], kept[-1]) == (["before", "queued", "waits"], "after")
+    assert (report(path).damage, report(path).lost, report(path).dropped) == (None, 0, 14 - len(kept))
+
+
+async def test_on_a_read_only_disk_nothing_waits_for_ever_and_what_was_queued_is_kept_later(small_disk: Path) -> None:
+    path, told = small_disk / "audit.db", Told()
+    mounted("-o", "remount,ro", str(small_disk))
+    with running(path, told, wait_s=0.2, close_s=60.0) as sink:
+        sink.emit(event(id="queued"))
+        await asyncio.to_thread(told.wait_for, "failing")
+        assert not await sink.ready()
+        sink.emit(event(id="waits", audit=WAITS))
+        assert not await sink.kept("waits")
+        mounted("-o", "remount,rw", str(small_disk))
+        await asyncio.to_thread(told.wait_for, "recovered")
+        assert await sink.ready()
+    assert [record.id for record in found(path)] == ["queued", "waits"]
     assert (report(path).damage, report(path).lost) == (None, 0)
 
 

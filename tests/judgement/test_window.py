@@ -12,7 +12,7 @@ from guardrail.evaluation.stream_cases import BAD, LONGEST_BAD, Case
 from guardrail.evaluation.stream_fuzz import Counts, play
 from guardrail.placeholder import Placeholders, conversation_key
 from guardrail.types import Action, Fallback, Mode, Span, Streaming, StreamMode, Verdict
-from guardrail.window import AnswerFlow, Bounds, Release, Ruling, StreamPart, Window, ruling, unenforceable
+from guardrail.window import AnswerFlow, Bounds, Release, Ruling, StreamPart, Window, ruling
 
 CONTENT = StreamPart(0, "choices[0].message.content")
 CALL = StreamPart(0, "choices[0].message.tool_calls[0].function.arguments", whole=True)
@@ -172,12 +172,6 @@ def test_a_placeholder_is_one_conversations_own() -> None:
     assert here("555 0100") == here("555 0100") != here("555 0101")
     assert here("555 0100") != there("555 0100")
     assert "555" not in here("555 0100")
-
-
-def test_watch_and_redact_do_not_go_together() -> None:
-    assert unenforceable(StreamMode.WATCH, [Action.BLOCK, Action.REDACT])
-    assert unenforceable(StreamMode.WATCH, [Action.BLOCK]) is None
-    assert unenforceable(StreamMode.WINDOW, [Action.REDACT]) is None
 
 
 def test_a_ruling_is_what_the_verdicts_on_one_part_come_to() -> None:
