@@ -16,6 +16,7 @@ from guardrail.evaluation.joint import Sheet
 from guardrail.evaluation.joint_report import answer_sheets, document, joint, markdown, prompt_sheet, sheets, texts
 from guardrail.evaluation.predictions import RunInfo, read_run
 from guardrail.evaluation.suite import shipped_suite
+from guardrail.policy.lint import USUAL
 from guardrail.types import Policy, Stage
 
 NAMES = {Stage.INPUT: "prompts", Stage.OUTPUT: "answers"}
@@ -61,7 +62,8 @@ def thresholds(
 
     CARD is the folder of `guardrail evaluate card`. Every policy weighs the same, however many sets are about it. Nothing is judged.
     For prompts (and posts), harmless are the suite's benign sets; --stage output chooses from answers alone, where harmless are those that
-    the sets say violate nothing. Only that stage's thresholds are proposed and written. Exits 1 when no thresholds keep the limits.
+    the sets say violate nothing. Only that stage's thresholds are proposed and written, none raised above what lint accepts. Exits 1 when
+    no thresholds keep the limits.
     """
     where = data or process_environment().data_folder
     if where is None:
@@ -79,7 +81,7 @@ def thresholds(
             f"{folder} holds no set of {NAMES[of]} with both labels to choose thresholds on; run `guardrail evaluate card` over some first,"
             " or choose for the other --stage"
         )
-    proposed = joint(goals, {policy.id: policy.threshold_at(of) for policy in job.policies}, folds=folds, lower=lower)
+    proposed = joint(goals, {policy.id: policy.threshold_at(of) for policy in job.policies}, folds=folds, highest=USUAL[1], lower=lower)
     click.echo(json.dumps(document(proposed), indent=1) if as_json else markdown(proposed))
     if policies_folder is not None:
         for line in _write(policies_folder, job.policies, proposed.proposed, of):

@@ -67,14 +67,14 @@ def f1(flagged: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
     return 2 * hits / (int(flagged.sum()) + int(labels.sum())) if hits else 0.0
 
 
-def choose(sheets: Sequence[Sheet], start: NDArray[np.float64], *, lower: bool = False) -> NDArray[np.float64]:
+def choose(sheets: Sequence[Sheet], start: NDArray[np.float64], *, highest: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Thresholds [P] for the sheets' goals; `start` are those of now, from which one of the searches sets out.
 
     A policy that no sheet with a goal asks keeps its threshold. Where no thresholds keep the limits, those that break them least come back.
-    `lower`: none of them above that of now.
+    None is above its `highest`.
     """
-    last = len(GRID) - 1
-    strictest = np.clip(np.searchsorted(GRID, start + 1e-9, side="right") - 1, 0, last) if lower else np.full(len(start), last)
+    most = np.ones(len(start)) if highest is None else highest
+    strictest = np.maximum(np.searchsorted(GRID, most + 1e-9, side="right") - 1, 0)
     search = _Search([replace(sheet, bar=f1(flags(sheet, start), sheet.labels)) if sheet.floor else sheet for sheet in sheets], strictest)
     now = np.minimum(strictest, np.array([int(np.argmin(np.abs(GRID - value))) for value in start], np.int64))
     found = []
@@ -86,17 +86,17 @@ def choose(sheets: Sequence[Sheet], start: NDArray[np.float64], *, lower: bool =
     found.append(search.climb(strictest, price=0.0, forbidden=FORBIDDEN))
     best = max(found, key=lambda places: search.value(places, price=0.0, forbidden=FORBIDDEN))
     asked = np.array([any((sheet.scores[:, number] >= 0).any() for sheet in sheets) for number in range(len(start))])
-    return np.where(asked, np.minimum(GRID[best], start) if lower else GRID[best], start)
+    return np.where(asked, np.minimum(GRID[best], most), start)
 
 
 def cross_fitted(
-    sheets: Sequence[Sheet], start: NDArray[np.float64], folds: int, *, lower: bool = False
+    sheets: Sequence[Sheet], start: NDArray[np.float64], folds: int, *, highest: NDArray[np.float64] | None = None
 ) -> tuple[list[NDArray[np.bool_]], NDArray[np.float64]]:
     """The flags of each sheet's texts under thresholds that were chosen without their fold's units, and those thresholds [folds, P]."""
     of = [sheet.folds(folds) for sheet in sheets]
     chosen = np.stack(
         [
-            choose([sheet.part(fold != number) for sheet, fold in zip(sheets, of, strict=True)], start, lower=lower)
+            choose([sheet.part(fold != number) for sheet, fold in zip(sheets, of, strict=True)], start, highest=highest)
             for number in range(folds)
         ]
     )

@@ -123,11 +123,15 @@ def _sheet(task: Measured, policies: Sequence[str], *, bar: float | None = None,
     )
 
 
-def joint(goals: Sequence[Sheet], now: Mapping[str, float], *, folds: int, lower: bool = False) -> Joint:
-    """Choose on everything, and say what that does here and, by `folds` of units, elsewhere. `lower`: none above what it is now."""
+def joint(goals: Sequence[Sheet], now: Mapping[str, float], *, folds: int, highest: float = 1.0, lower: bool = False) -> Joint:
+    """Choose on everything, and say what that does here and, by `folds` of units, elsewhere.
+
+    None is above `highest`, if it is not there now; with `lower` none is above what it is now.
+    """
     names, start = list(now), np.array(list(now.values()))
-    found = choose(goals, start, lower=lower)
-    crossed, chosen = cross_fitted(goals, start, folds, lower=lower)
+    most = start if lower else np.maximum(start, highest)
+    found = choose(goals, start, highest=most)
+    crossed, chosen = cross_fitted(goals, start, folds, highest=most)
     effects = tuple(_effect(sheet, flags(sheet, start), flags(sheet, found), other) for sheet, other in zip(goals, crossed, strict=True))
     return Joint(
         dict(now),

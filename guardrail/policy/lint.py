@@ -19,6 +19,7 @@ MAX_LINES = 100
 MIN_TESTS = 12
 MIN_EXCLUDES = 3
 MIN_WORDS = 8
+USUAL = (0.05, 0.95)  # thresholds: beyond them a policy flags nearly all or nothing
 
 Hit = tuple[int, str, str]
 Checker = Callable[[Policy], Iterator[Hit]]
@@ -151,7 +152,7 @@ def settings(policy: Policy) -> Iterator[Hit]:
         yield policy.lines.get("version", 0), "L018", f"version {policy.version} is not in Changes"
     for stage in Stage if policy.output_threshold is not None else (Stage.INPUT,):
         threshold, line = policy.threshold_at(stage), policy.lines.get("threshold", 0)
-        if not 0.05 <= threshold <= 0.95:
+        if not USUAL[0] <= threshold <= USUAL[1]:
             line = policy.lines.get(f"threshold {stage.value}", line)
             yield line, "L019", f"threshold {threshold:g} lets the policy flag nearly all or nothing"
     if policy.judge_with == "prompt" and Stage.OUTPUT not in policy.applies_to:

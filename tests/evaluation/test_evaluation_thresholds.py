@@ -71,8 +71,8 @@ def test_asked_for_lower_ones_no_threshold_rises(
     labelled: list[tuple[float, float, int]], calm: list[tuple[float, float, int]], now: tuple[float, float]
 ) -> None:
     goals = [sheet("labelled", labelled), sheet("calm", calm, limit=0.1)]
-    assert (choose(goals, np.array(now), lower=True) <= np.array(now)).all()
-    _, chosen = cross_fitted(goals, np.array(now), 2, lower=True)
+    assert (choose(goals, np.array(now), highest=np.array(now)) <= np.array(now)).all()
+    _, chosen = cross_fitted(goals, np.array(now), 2, highest=np.array(now))
     assert (chosen <= np.array(now)).all()
 
 
@@ -83,8 +83,8 @@ def test_asked_for_lower_ones_no_budget_is_counted_on_that_only_a_higher_one_wou
     now = np.array([0.55, 0.9])
     assert flags(calm, choose([labelled, calm], now)).mean() == 0.1
     assert choose([labelled, calm], now)[1] <= 0.5
-    assert flags(calm, choose([labelled, calm], now, lower=True)).mean() == 0.1
-    assert choose([labelled, calm], now, lower=True)[1] > 0.5
+    assert flags(calm, choose([labelled, calm], now, highest=now)).mean() == 0.1
+    assert choose([labelled, calm], now, highest=now)[1] > 0.5
 
 
 def test_the_budget_goes_where_it_buys_most() -> None:
@@ -112,6 +112,19 @@ def test_what_is_said_of_unseen_units_is_not_what_was_fitted() -> None:
     assert "| noise | first | 60 |" in markdown(found)
     cut, chosen = cross_fitted(goals, np.array([0.5, 0.5]), 5)
     assert (len(cut[0]), chosen.shape) == (60, (5, 2))
+
+
+def test_no_threshold_rises_above_the_highest_unless_it_is_there_now() -> None:
+    goals = [sheet("labelled", [(0.9, 0.9, 1), (0.1, 0.1, 0)] * 6), sheet("calm", [(0.96, 0.1, 0)] * 4, limit=0.1)]
+
+    def first(now: float, **bounds: float) -> tuple[float, bool]:
+        found = joint(goals, {"first": now, "second": 0.5}, folds=2, **bounds)  # type: ignore[arg-type]
+        return found.proposed["first"], found.kept
+
+    assert first(0.5)[0] > 0.96
+    assert first(0.5, highest=0.95) <= (0.95, False)
+    assert first(0.97, highest=0.95) == (0.97, True)
+    assert first(0.5, highest=0.95, lower=True) <= (0.5, False)
 
 
 def test_limits_that_cannot_be_kept_are_said() -> None:
