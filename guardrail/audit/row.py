@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -27,6 +27,8 @@ _Place = tuple[str, int | None, str]
 _WHERE: Callable[[Verdict], _Place] = attrgetter("part", "choice", "classifier")
 _MORE = attrgetter("error", "span", "criterion", "provenance", "flags", "reading")
 _NOTHING_MORE = None, None, None, None, (), ()
+_MOST_ALIKE = 64
+"""Verdicts of the largest decision whose shape is remembered."""
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -35,13 +37,23 @@ class UnreadableRecordError(GuardrailError):
     """A row does not hold a record: it was damaged."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """A record that is to be written. `made` are its verdicts as the guard made them, where it has none of its own yet: to put them into
     the record's form first would cost as much as the rest of the writing."""
 
     record: AuditRecord
     made: tuple[Verdict, ...] = ()
+
+    @cached_property
+    def body(self) -> str:
+        """Everything that is in no column, as JSON. Raises ValueError or TypeError for what cannot be written."""
+        return body_of(self)
+
+    def written(self) -> "Entry":
+        """The same, its body made already: outside of the transaction that it goes into, and where its faults are its own."""
+        self.body  # noqa: B018
+        return self
 
     @property
     def policies(self) -> tuple[dict[str, None], dict[str, None], dict[str, None]]:
@@ -147,7 +159,7 @@ def _plainly(verdicts: Sequence[Verdict], judged: Sequence[PartRecord]) -> str |
     The same policies judge time and again, and nearly all they say is a score.
     """
     scores = [verdict.score for verdict in verdicts]
-    if None in scores or [*map(_MORE, verdicts)].count(_NOTHING_MORE) != len(verdicts):
+    if len(scores) > _MOST_ALIKE or None in scores or [*map(_MORE, verdicts)].count(_NOTHING_MORE) != len(verdicts):
         return None
     shape = _shape(tuple(map(_OF_POLICY, verdicts)), tuple(map(_WHERE, verdicts)), tuple((part.path, part.choice) for part in judged))
     numbers = [float(score) for score in scores if score is not None and 0 <= score <= 1]
@@ -164,7 +176,7 @@ class _Shape(NamedTuple):
     begins: tuple[str, ...]
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def _shape(policies: tuple[_Made, ...], places: tuple[_Place, ...], judged: tuple[tuple[str, int | None], ...]) -> _Shape | None:
     """None where a verdict is of none of the parts."""
     named, classifiers = list(dict.fromkeys(policies)), list(dict.fromkeys(classifier for _, _, classifier in places))

@@ -26,6 +26,8 @@ logger = logging.getLogger("guardrail")
 _CHARACTERS = 64 * 1024 * 1024  # of judged text in the queue, beside which its length says little
 _BATCH = 256
 _PRUNING_S = 600.0
+_AT_A_STRETCH = 4  # records made while nobody waits for them: some 0.2 ms, in which no request is served
+_BREATH_S = 0.0005
 _TROUBLE = (sqlite3.Error, OSError, GuardrailError)
 
 
@@ -225,9 +227,12 @@ class AuditWriter:
         """The records, and how many cannot be made: those are lost, which must not keep the others out."""
         assert self._keys is not None
         records: list[Entry] = []
-        for item in batch:
+        hurried = len(batch) >= _BATCH or any(item.settled is not None for item in batch)
+        for number, item in enumerate(batch, 1):
+            if number % _AT_A_STRETCH == 0 and not hurried and self._closing is None:
+                time.sleep(_BREATH_S)
             try:
-                records.append(item.make(self._keys.texts[0]))
+                records.append(item.make(self._keys.texts[0]).written())
             except (ValueError, TypeError, LookupError):
                 logger.exception("a decision cannot be made a record")
                 if item.settled is not None:

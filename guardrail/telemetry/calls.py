@@ -43,7 +43,7 @@ def read_usage(usage: Mapping[str, object] | None) -> Usage:
     flat: dict[str, object] = dict(usage)
     for key in _DETAIL_KEYS:
         details = usage.get(key)
-        if isinstance(details, Mapping):
+        if details is not None and isinstance(details, Mapping):
             flat.update(details)
     return Usage(
         input=_count(flat, "prompt_tokens", "input_tokens"),
@@ -57,6 +57,6 @@ def read_usage(usage: Mapping[str, object] | None) -> Usage:
 def _count(values: Mapping[str, object], *keys: str) -> int | None:
     for key in keys:
         value = values.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+        if value is not None and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
             return value
     return None

@@ -32,7 +32,7 @@ _FLAGS: Final = struct.Struct("<I").pack
 _LOCAL, _REMOTE = 0x100, 0x300  # that it is known whether a parent is remote, and that it is
 _REMEMBERED: Final = 4_096
 _SHORT: Final = 100  # characters of the longest text that is worth remembering
-_UNIQUE: Final = frozenset({names.DECISION_ID, names.REQUEST_ID, names.RESPONSE_ID})  # what never comes again
+_UNIQUE: Final = frozenset({names.DECISION_ID, names.REQUEST_ID, names.RESPONSE_ID, *names.MESSAGES.values()})  # what never comes again
 _STEADY: Final[Mapping[str, type]] = {  # what has values of one kind, and few of them
     names.FINISH_REASONS: tuple,
     names.GENERATION: int,
@@ -46,7 +46,7 @@ _STEADY: Final[Mapping[str, type]] = {  # what has values of one kind, and few o
     names.VERDICTS: int,
     names.VIOLATIONS: int,
 }
-_known: Final[dict[bytes, dict[tuple[str, object], bytes]]] = {}
+_known: Final[dict[tuple[str, object], bytes]] = {}
 
 
 def encode_span(span: ReadableSpan) -> bytes:
@@ -60,7 +60,7 @@ def encode_span(span: ReadableSpan) -> bytes:
         pieces.append(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
     pieces += _named(span.name), _KINDS[span.kind], _TIMES(b"\x39", span.start_time or 0, b"\x41", span.end_time or 0)
     if attributes := span.attributes:
-        _attributes(pieces, b"\x4a", attributes)
+        pieces += _of_span(attributes)
     if dropped := span.dropped_attributes:
         pieces += b"\x50", _varint(dropped)
     if events := span.events:
@@ -121,25 +121,27 @@ def _flags(context: SpanContext | None) -> bytes:
 
 
 def _attributes(pieces: list[bytes], tag: bytes, attributes: Mapping[str, Any]) -> None:
-    """Each as a `KeyValue`. What may come again is remembered, until there is too much of it."""
-    known = _known.get(tag)
-    if known is None:
-        known = _known[tag] = {}
+    """Each as a `KeyValue`."""
+    pieces += [_fresh(tag, name, value) for name, value in attributes.items()]
+
+
+def _of_span(attributes: Mapping[str, Any]) -> list[bytes]:
+    """As `_attributes`, of a span. What may come again is remembered, until there is too much of it."""
     items = list(attributes.items())
     try:
-        found = list(map(known.get, items))
+        found = list(map(_known.get, items))
     except TypeError:  # a list among the values
         found = [None] * len(items)
     for place, written in enumerate(found):
         if written is None:
             name, value = item = items[place]
-            found[place] = fresh = _fresh(tag, name, value)
+            found[place] = fresh = _fresh(b"\x4a", name, value)
             # Equal values of different kinds (True, 1) are not the same on the wire.
             if (type(value) is str and len(value) <= _SHORT and name not in _UNIQUE) or type(value) is _STEADY.get(name):
-                if len(known) >= _REMEMBERED:
-                    known.clear()
-                known[item] = fresh
-    pieces += cast("list[bytes]", found)
+                if len(_known) >= _REMEMBERED:
+                    _known.clear()
+                _known[item] = fresh
+    return cast("list[bytes]", found)
 
 
 def _fresh(tag: bytes, name: str, value: object) -> bytes:

@@ -21,6 +21,7 @@ MAX_FINISH_REASONS: Final = 16
 MAX_CHUNKS: Final = 4096  # whose times are kept; of a longer stream the first ones
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _FIELDS: Final = frozenset(_PROPAGATOR.fields)
+_NUMBERS: Final = frozenset((*names.REQUEST_FLOATS, *names.REQUEST_INTS))
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -157,6 +158,8 @@ def said_of(head: Mapping[str, object]) -> Said:
 def request_numbers(body: Mapping[str, object]) -> dict[str, AttributeValue]:
     """The numeric parameters of a request body under their names; a value of another type is left out."""
     found: dict[str, AttributeValue] = {}
+    if _NUMBERS.isdisjoint(body):
+        return found
     for key, name in names.REQUEST_FLOATS.items():
         value = body.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):

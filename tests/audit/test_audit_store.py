@@ -1,5 +1,6 @@
 """What goes in comes out again, and can be found."""
 
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -12,11 +13,11 @@ from guardrail.audit.chain import Chains
 from guardrail.audit.durations import LEAST_S, STEP, Durations
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.made import frame_of, record_of
-from guardrail.audit.row import Entry, body_of, columns_of
+from guardrail.audit.row import Entry, _plainly, body_of, columns_of, record_of_row
 from guardrail.audit.store import COUNTED, AuditReader, Filter
 from guardrail.decision import decide
 from guardrail.errors import GuardrailError
-from guardrail.types import Action, Fallback, Provenance, Verdict
+from guardrail.types import Action, Fallback, Mode, Part, Provenance, Verdict
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -36,6 +37,39 @@ def test_verdicts_as_they_were_made_are_written_as_those_of_a_record() -> None:
     whole = Entry(record_of(decided, TEXT_KEY, time=1.0))
     quick = Entry(frame_of(decided, TEXT_KEY, time=1.0), decided.decision.verdicts)
     assert (body_of(quick), columns_of(quick, 1, "")) == (body_of(whole), columns_of(whole, 1, ""))
+
+
+@pytest.mark.parametrize("score", [0, 1, 0.0, 1.0, 0.25, 1e-12, 0.123456789012345678, 1 / 3])
+def test_verdicts_with_nothing_but_a_score_are_written_as_all_others(score: float) -> None:
+    parts = tuple(Part(f"messages[{place}].content", "text", choice=choice) for place, choice in ((0, None), (1, None), (1, 0)))
+    judged = [verdict(name, score, part=part.path, choice=part.choice) for part in parts for name in ("calm", "violence")]
+    judged += [verdict("calm", 0.5, mode=Mode.SHADOW, part=parts[1].path, classifier="other@2"), verdict("late", 0.75, threshold=1)]
+    decided = event(*judged, parts=parts)
+    whole = Entry(record_of(decided, TEXT_KEY, time=1.0))
+    quick = Entry(frame_of(decided, TEXT_KEY, time=1.0), decided.decision.verdicts)
+    assert json.loads(body_of(quick)) == json.loads(body_of(whole))
+    row = (*columns_of(quick, 1, ""), body_of(quick))
+    assert record_of_row(row) == replace(whole.record, sequence=1)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        verdict(score=float("nan")),
+        verdict(score=1.5),
+        verdict(part="elsewhere"),
+        verdict(choice=3),
+        verdict(flags=("odd",)),
+        verdict(reading=("rot13",)),
+        verdict(criterion="insults"),
+        SPANNED,
+        FAILED,
+    ],
+)
+def test_verdicts_with_more_to_them_are_left_to_the_encoder(odd: Verdict) -> None:
+    decided = event(verdict(), odd)
+    assert _plainly(decided.decision.verdicts, frame_of(decided, TEXT_KEY, time=1.0).parts) is None
+    assert _plainly((verdict(),), frame_of(decided, TEXT_KEY, time=1.0).parts) is not None
 
 
 @pytest.mark.parametrize(

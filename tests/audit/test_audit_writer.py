@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from audit_cases import event, folder_gone
+from audit_cases import event, folder_gone, verdict
 from audit_crashes import crash
 
 from guardrail.audit.keys import Secrets, open_keys
@@ -328,3 +328,18 @@ def test_what_is_dropped_for_its_age_and_was_changed_before_is_told(tmp_path: Pa
     damage = report(path).damage
     assert damage is not None
     assert damage.kind == "pruned"
+
+
+def test_a_decision_that_cannot_be_written_is_lost_alone_and_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    told = Told()
+    with running(path, told, linger_s=0.5, close_s=30.0) as sink:
+        for number in range(43):  # more than one statement of rows, and a rest
+            sink.emit(event(id=f"d{number}"))
+        sink.emit(event(verdict(score=float("nan")), id="nonsense"))
+        sink.emit(event(id="last"))
+    records = found(path)
+    assert [record.id for record in records if record.kind != NOTE] == [*(f"d{number}" for number in range(43)), "last"]
+    assert [dict(record.note) for record in records if record.kind == NOTE] == [{"lost": 1}]
+    assert report(path).damage is None
+    assert "unwritable" not in {each.code for each in told.events}
