@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, TraceFlags
 
 from guardrail.telemetry.otlp_spans import encode_request, encode_span
 
@@ -44,7 +44,7 @@ class Encoding(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Encode it."""
         context = span.context
-        if context is not None and context.trace_flags.sampled:
+        if context is not None and context.trace_flags & TraceFlags.SAMPLED:
             encoded = Encoded(context, span.instrumentation_scope, encode_span(span))
             self._onward.on_end(cast("ReadableSpan", encoded))
 
