@@ -22,7 +22,7 @@ from guardrail.wire.answer import Answer
 from guardrail.wire.dialect import Dialect
 from guardrail.wire.document import dump
 from guardrail.wire.moderated import Moderation, without_moderation
-from guardrail.wire.refusal import Headers, decision_headers
+from guardrail.wire.refusal import Headers, Pending, decision_headers
 from guardrail.wire.release import Release
 from guardrail.wire.request import Request
 
@@ -159,9 +159,10 @@ class Exchange:
             return pieces
         return spelled.put(pieces, spelled.told(self.decisions), streamed=streamed)
 
-    def headers(self) -> Headers:
-        """The decision headers as of now."""
-        return decision_headers(self.decisions, overhead_s=self.overhead_s())
+    def headers(self, taken: Action | None = None) -> Headers:
+        """The decision headers as of now. `taken`: what was done so far to an answer that is not judged to its end."""
+        pending = None if taken is None else Pending(taken, self.route.policy_set or str(self.route.generation))
+        return decision_headers(self.decisions, overhead_s=self.overhead_s(), pending=pending)
 
     def overhead_s(self) -> float:
         """Seconds since the request came in that were not spent waiting for the upstream."""

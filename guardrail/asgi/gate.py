@@ -323,7 +323,13 @@ class Gate:
 
     def _head_out(self, *, keep_length: bool = False) -> RawHeaders:
         theirs = foreign(self._head[1] if self._head else (), without=_DROPPED - {b"content-length"} if keep_length else _DROPPED)
-        return theirs + raw_headers(self._exchange.headers())
+        return theirs + raw_headers(self._exchange.headers(self._taken()))
+
+    def _taken(self) -> Action | None:
+        """What was done so far to an answer whose head goes out before its decision; None where that is there, or none is to come."""
+        if self._live is not None and not self.closed:
+            return self._live.taken
+        return Action.PASS if self._bystander is not None and self._exchange.route.output else None
 
     def _status(self) -> int:
         return self._head[0] if self._head else 0

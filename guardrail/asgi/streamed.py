@@ -76,6 +76,8 @@ class StreamedAnswer:
         self._blocked: set[int] = set()
         self._said: dict[StreamPart, str] = {}
         self._kept: list[bytes] = []
+        self._begun = False  # something of it was written
+        self._redacted = False
         self._concluded = False
         self.most_held = 0
         """Characters that waited for their verdict, at most at a time."""
@@ -86,6 +88,13 @@ class StreamedAnswer:
     def over(self) -> bool:
         """Whether nothing more that comes can go out: the upstream is not needed any more."""
         return self._wire.done or self._all_blocked
+
+    @property
+    def taken(self) -> Action:
+        """What was done to it so far."""
+        if self._blocked:
+            return Action.BLOCK
+        return Action.REDACT if self._redacted else Action.PASS
 
     @property
     def usage(self) -> Mapping[str, object] | None:
@@ -113,7 +122,8 @@ class StreamedAnswer:
     async def finish(self) -> Decision:
         """The upstream's stream ended, or is not needed any more: judge and write the rest. The decision on the whole answer.
 
-        Under `hold` all of it is written by `let_out`, so that the head can tell the decision.
+        Where nothing of it may be written before, it is written by `let_out`, so that the head can tell the decision: under `hold`, and
+        where all was blocked from its start.
         """
         self._raise()
         unreadable: list[Part] = []
@@ -134,15 +144,16 @@ class StreamedAnswer:
         return decision
 
     async def let_out(self) -> None:
-        """Write what `hold` kept back until there was a decision."""
+        """Write what was kept back until there was a decision."""
         kept, self._kept = b"".join(self._kept), []
         if kept:
             await self._ways.write(kept)
 
     async def _write(self, content: bytes) -> None:
-        if self._mode is StreamMode.HOLD:
+        if self._mode is StreamMode.HOLD or (self._all_blocked and not self._begun):
             self._kept.append(content)
         else:
+            self._begun = True
             await self._ways.write(content)
 
     async def stop(self) -> None:
@@ -244,6 +255,7 @@ class StreamedAnswer:
     async def _judged(self, windows: Sequence[Window]) -> None:
         for window, ruled in zip(windows, await self._judge.judge(windows), strict=True):
             if ruled.action is Action.REDACT:
+                self._redacted = True
                 self._wire.redacted(window.part.choice)
             async with self._turn:
                 await self._follow(self._flow.settle(window, ruled))

@@ -118,29 +118,42 @@ def blocked_choices(decision: Decision) -> Mapping[int, FilterResults]:
     }
 
 
-def decision_headers(decisions: Sequence[Decision], *, overhead_s: float) -> Headers:
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An answer whose head goes out before all of it is judged: what was done to it so far, under which policies."""
+
+    taken: Action
+    policy_version: str
+
+
+def decision_headers(decisions: Sequence[Decision], *, overhead_s: float, pending: Pending | None = None) -> Headers:
     """`x-guardrail-decision` (the strongest of the decisions), `-decision-id`, `-policy-version`, `-overhead-ms`.
 
-    The policy version is the digest of the policies in force, as `/readyz` says it. Something unjudged that was let through is
-    `unjudged`, never `allow`. `x-guardrail-history` says `drop` or `redact` where earlier turns were taken out of the request or replaced
-    in it. Empty where nothing was decided.
+    The policy version is the digest of the policies in force, as `/readyz` says it. `x-guardrail-history` says `drop` or `redact` where
+    earlier turns were taken out of the request or replaced in it. Empty where nothing was decided, and nothing is going to be.
     """
-    if not decisions:
+    if not decisions and pending is None:
         return ()
+    ids = ",".join(decision.id for decision in decisions)
+    version = (decisions[-1].policy_set or str(decisions[-1].generation)) if pending is None else pending.policy_version
     return (
-        ("x-guardrail-decision", decision_word(decisions)),
-        ("x-guardrail-decision-id", ",".join(decision.id for decision in decisions)),
-        ("x-guardrail-policy-version", decisions[-1].policy_set or str(decisions[-1].generation)),
+        ("x-guardrail-decision", decision_word(decisions, None if pending is None else pending.taken)),
+        *((("x-guardrail-decision-id", ids),) if ids else ()),
+        ("x-guardrail-policy-version", version),
         ("x-guardrail-overhead-ms", f"{overhead_s * 1000:.1f}"),
         *(("x-guardrail-history", decision.history[0].partition(" ")[0]) for decision in decisions if decision.history),
     )
 
 
-def decision_word(decisions: Sequence[Decision]) -> str:
-    """`allow`, `annotate`, `modify`, `block`, or `unjudged` for something that was let through unjudged."""
-    strongest = max(decision.action for decision in decisions)
-    unjudged = any(decision.outcome.unjudged for decision in decisions)
-    return "unjudged" if unjudged and strongest < Action.REDACT else _WORDS[strongest]
+def decision_word(decisions: Sequence[Decision], taken: Action | None = None) -> str:
+    """`allow`, `annotate`, `modify`, `block`, or `unjudged` for something that was let through unjudged, which is never `allow`.
+
+    `taken`: what was done so far to an answer that is not judged to its end; then `pending` stands in the place of `allow`.
+    """
+    strongest = max([taken or Action.PASS, *(decision.action for decision in decisions)])
+    if strongest < Action.REDACT and any(decision.outcome.unjudged for decision in decisions):
+        return "unjudged"
+    return "pending" if taken is not None and strongest is Action.PASS else _WORDS[strongest]
 
 
 def unavailable(decision: Decision | None = None) -> Reply:

@@ -134,7 +134,7 @@ async def test_a_shadow_route_judges_and_changes_nothing() -> None:
     answer = completion(BAD)
     async with proxied(config({"mode": "shadow"}), upstream=Answering([answer])) as proxy:
         response = await proxy.ask(BAD)
-        assert (response.content, response.headers["x-guardrail-decision"]) == (answer, "allow")
+        assert (response.content, response.headers["x-guardrail-decision"]) == (answer, "pending")
         assert [event.decision.outcome.shadow.word for event in proxy.sink.of(DecisionMade)] == ["block", "block"]
 
 

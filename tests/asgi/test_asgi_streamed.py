@@ -76,7 +76,9 @@ async def play(streamed: StreamedAnswer, events: Sequence[bytes]) -> Decision:
             await asyncio.sleep(0)
             if streamed.over:
                 break
-        return await streamed.finish()
+        decision = await streamed.finish()
+        await streamed.let_out()
+        return decision
     finally:
         await streamed.aclose()
 
@@ -175,6 +177,9 @@ async def test_nothing_is_judged_or_written_once_an_answer_is_concluded() -> Non
     reader = Slow()
     streamed = answer(StreamMode.OVERLAP, reader, Stalling({"violence": contains("attack")}))
     before = asyncio.all_tasks()
+    await streamed.receive(event(content="The garden is calm today. "))
+    while not reader.content:
+        await asyncio.sleep(0)
     await streamed.receive(event(reasoning_content="The river runs slowly past the old mill. "))
     await streamed.receive(event(content="The attack begins and nothing of it is to be read. "))
     while not streamed.over:

@@ -126,6 +126,23 @@ def test_the_decision_header_says_the_strongest_and_never_allows_what_was_not_ju
     }
 
 
+@pytest.mark.parametrize(
+    ("decisions", "taken", "word"),
+    [
+        ([], Action.PASS, "pending"),
+        ([decision(action=Action.PASS)], Action.PASS, "pending"),
+        ([decision(action=Action.PASS)], Action.REDACT, "modify"),
+        ([decision(action=Action.ANNOTATE)], Action.BLOCK, "block"),
+        ([decision(action=Action.ANNOTATE)], Action.PASS, "annotate"),
+        ([decision(action=Action.PASS, unjudged=True)], Action.PASS, "unjudged"),
+    ],
+)
+def test_the_decision_header_never_allows_an_answer_that_is_not_judged_to_its_end(decisions, taken, word):
+    headers = dict(refusal.decision_headers(decisions, overhead_s=0.0, pending=refusal.Pending(taken, "7")))
+    assert (headers["x-guardrail-decision"], headers["x-guardrail-policy-version"]) == (word, "7")
+    assert ("x-guardrail-decision-id" in headers) == bool(decisions)
+
+
 def test_nothing_decided_has_no_headers():
     assert refusal.decision_headers([], overhead_s=0.0) == ()
 
