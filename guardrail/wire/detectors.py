@@ -5,12 +5,13 @@ caller's policies; without it, or with `guardrail`, the policies of their first 
 orchestrator applies its thresholds itself, to detections that reached the policy's own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from guardrail.errors import WireError
 from guardrail.types import Decision, Part, Stage, Verdict
 from guardrail.wire.fields import read_object
+from guardrail.wire.history import chat_history
 from guardrail.wire.inquiry import Inquiry, enforced, judged_whole, messages_field, only, reply, text_list
 from guardrail.wire.parts import MAX_PARTS
 from guardrail.wire.refusal import Reply
@@ -18,9 +19,6 @@ from guardrail.wire.request import request_parts
 
 HEADER = "detector-id"
 EVERY_POLICY = "guardrail"
-
-Collect = Callable[[Mapping[str, object]], tuple[tuple[Part, ...], Stage, str | None]]
-"""Reads what is to be judged, in which stage, and the prompt of an answer where it is told."""
 
 
 def parse_contents(body: bytes, headers: Mapping[str, str]) -> Inquiry:
@@ -36,41 +34,31 @@ def parse_contents(body: bytes, headers: Mapping[str, str]) -> Inquiry:
 
 def parse_chat_detection(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     """`{messages, tools}`: detections of the conversation. Raises WireError (400)."""
-    return _whole(body, headers, _chat)
+    document = read_object(body)
+    only(document, frozenset({"messages", "tools", "detector_params"}))
+    with request_parts("messages") as parts:
+        messages_field(document, "messages", parts)
+    return Inquiry(tuple(parts.found), _detections_reply, policies=_policies(headers), history=chat_history(document))
 
 
 def parse_generation_detection(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     """`{prompt, generated_text}`: detections of the generated text. Raises WireError (400)."""
-    return _whole(body, headers, _generation)
+    document = read_object(body)
+    only(document, frozenset({"prompt", "generated_text", "detector_params"}))
+    return _answer(document, "generated_text", headers, said=_text(document, "prompt"))
 
 
 def parse_context_detection(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     """`{content, context_type, context}`: detections of the content. Raises WireError (400)."""
-    return _whole(body, headers, _context)
-
-
-def _whole(body: bytes, headers: Mapping[str, str], collect: Collect) -> Inquiry:
-    parts, stage, said = collect(read_object(body))
-    return Inquiry(parts, _detections_reply, stage, policies=_policies(headers), said=said)
-
-
-def _chat(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage, None]:
-    only(document, frozenset({"messages", "tools", "detector_params"}))
-    with request_parts("messages") as parts:
-        messages_field(document, "messages", parts)
-    return tuple(parts.found), Stage.INPUT, None
-
-
-def _generation(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage, str]:
-    only(document, frozenset({"prompt", "generated_text", "detector_params"}))
-    said = _text(document, "prompt")
-    return (Part("generated_text", _text(document, "generated_text"), role="assistant", choice=0),), Stage.OUTPUT, said
-
-
-def _context(document: Mapping[str, object]) -> tuple[tuple[Part, ...], Stage, None]:
+    document = read_object(body)
     only(document, frozenset({"content", "context_type", "context", "detector_params"}))
     text_list(document, "context")
-    return (Part("content", _text(document, "content"), role="assistant", choice=0),), Stage.OUTPUT, None
+    return _answer(document, "content", headers, said=None)
+
+
+def _answer(document: Mapping[str, object], name: str, headers: Mapping[str, str], *, said: str | None) -> Inquiry:
+    parts = (Part(name, _text(document, name), role="assistant", choice=0),)
+    return Inquiry(parts, _detections_reply, Stage.OUTPUT, policies=_policies(headers), said=said)
 
 
 def _contents_reply(decision: Decision, *, parts: tuple[Part, ...]) -> Reply:

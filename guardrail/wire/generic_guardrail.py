@@ -7,7 +7,7 @@ more: both are judged, equal texts once; what is said about the caller is not.
 
 from collections.abc import Mapping
 
-from guardrail.conversation import said_by_user
+from guardrail.conversation import History, Speaker, said_by_user
 from guardrail.errors import WireError
 from guardrail.types import Action, Decision, Stage
 from guardrail.wire.fields import read_object
@@ -18,11 +18,12 @@ from guardrail.wire.refusal import Reply
 from guardrail.wire.request import request_parts
 from guardrail.wire.tools import add_tool
 
+_MESSAGES = "structured_messages"
 _REASON = "Blocked by content policy."
 _NOT_JUDGED = frozenset(
     [
         *("input_type", "litellm_call_id", "litellm_trace_id", "litellm_version", "model", "request_data", "request_headers"),
-        *("additional_provider_specific_params", "tools", "texts", "structured_messages", "images", "tool_calls"),
+        *("additional_provider_specific_params", "tools", "texts", _MESSAGES, "images", "tool_calls"),
     ]
 )
 
@@ -41,8 +42,9 @@ def parse_generic_guardrail(body: bytes, headers: Mapping[str, str]) -> Inquiry:
     with request_parts() as parts:
         parts.role, parts.choice = ("user", None) if stage is Stage.INPUT else ("assistant", 0)
         _collect(document, stage, parts)
-    place, said = Place(route=text_field(extra, "route")), _said(document) if stage is Stage.OUTPUT else None
-    return Inquiry(tuple(parts.found), generic_guardrail_reply, stage, place, scores=False, said=said)
+    place = Place(route=text_field(extra, "route"))
+    history, said = (_turns(document), None) if stage is Stage.INPUT else (None, _said(document))
+    return Inquiry(tuple(parts.found), generic_guardrail_reply, stage, place, scores=False, history=history, said=said)
 
 
 def generic_guardrail_reply(decision: Decision) -> Reply:
@@ -57,21 +59,28 @@ def generic_guardrail_reply(decision: Decision) -> Reply:
     return reply({"action": "BLOCKED", "blocked_reason": _REASON})
 
 
+def _turns(document: Mapping[str, object]) -> History:
+    """The turns of a request. Whose each of its `texts` is, is not told: where there are no messages each counts as the user's."""
+    told = chat_history(document, _MESSAGES)
+    return (
+        told if told is not None and told.turns else History("texts", (Speaker.USER,) * len(text_list(document, "texts", required=False)))
+    )
+
+
 def _said(document: Mapping[str, object]) -> str | None:
     """What the user said in the request that a response answers; None where LiteLLM does not tell it."""
-    if document.get("structured_messages") is None:
+    if document.get(_MESSAGES) is None:
         return None
-    asked = {"messages": document["structured_messages"]}
-    with request_parts("structured_messages") as parts:
-        messages_field(asked, "messages", parts)
-    return said_by_user(parts.found, chat_history(asked)) or ""
+    with request_parts(_MESSAGES) as parts:
+        messages_field(document, _MESSAGES, parts)
+    return said_by_user(parts.found, chat_history(document, _MESSAGES)) or ""
 
 
 def _collect(document: Mapping[str, object], stage: Stage, parts: PartList) -> None:
     for number, text in enumerate(text_list(document, "texts", required=False)):
         parts.text(f"texts[{number}]", text)
-    if document.get("structured_messages") is not None and stage is Stage.INPUT:  # with a response they are its request's
-        messages_field(document, "structured_messages", parts)
+    if document.get(_MESSAGES) is not None and stage is Stage.INPUT:  # with a response they are its request's
+        messages_field(document, _MESSAGES, parts)
     parts.role = "user" if stage is Stage.INPUT else "assistant"
     for number, _ in enumerate(text_list(document, "images", required=False)):
         parts.opaque(f"images[{number}]", "image")

@@ -25,9 +25,9 @@ _ROLES = {
 }
 
 
-def chat_history(document: Mapping[str, object]) -> History | None:
-    """The turns of a chat completion request."""
-    return _history(document, "messages", _speaker)
+def chat_history(document: Mapping[str, object], name: str = "messages") -> History | None:
+    """The turns of a chat completion request, or of another document that holds its messages under `name`."""
+    return _history(document, name, _speaker)
 
 
 def messages_history(document: Mapping[str, object]) -> History | None:

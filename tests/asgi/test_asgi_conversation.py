@@ -12,6 +12,7 @@ from guardrail.testing import ScriptedClassifier, contains
 from guardrail.types import Action
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
+LITELLM, FMS_CHAT = "/beta/litellm_basic_guardrail_api", "/api/v1/text/chat"
 ANSWERS = {
     CHAT: completion("fine"),
     MESSAGES: json.dumps({"type": "message", "role": "assistant", "content": [{"type": "text", "text": "fine"}], "model": "m"}).encode(),
@@ -205,6 +206,45 @@ async def test_a_payload_split_over_turns_is_judged_joined(path: str, between: l
         assert proxy.classifier.batches == 1  # one more row of the same batch
         checked = await proxy.client.post("/v1/guard/check", json={"messages": turns})
         assert checked.json()["decision"] == "block"
+
+
+SPLIT = [user("this is one half"), assistant("go on"), user("and the other half")]
+SPLIT_TEXTS = [turn["content"] for turn in SPLIT]
+ELSEWHERE: dict[str, tuple[str, dict[str, Any]]] = {
+    "LiteLLM's texts": (LITELLM, {"input_type": "request", "texts": SPLIT_TEXTS}),
+    "LiteLLM's texts and no turns": (LITELLM, {"input_type": "request", "texts": SPLIT_TEXTS, "structured_messages": []}),
+    "LiteLLM's messages": (LITELLM, {"input_type": "request", "structured_messages": SPLIT}),
+    "LiteLLM's both": (LITELLM, {"input_type": "request", "texts": SPLIT_TEXTS, "structured_messages": SPLIT}),
+    "the FMS chat": (FMS_CHAT, {"messages": SPLIT}),
+}
+
+
+@pytest.mark.parametrize("which", ELSEWHERE)
+@pytest.mark.parametrize("scope", ["all", "each"])
+async def test_a_payload_split_over_turns_is_judged_joined_for_other_gateways_too(which: str, scope: str) -> None:
+    path, question = ELSEWHERE[which]
+    async with proxied(config({"scope": scope}), classifier=ScriptedClassifier({"*": split_rule})) as proxy:
+        told = (await proxy.client.post(path, json=question)).json()
+        blocked = [each["detection_type"] for each in told] if path == FMS_CHAT else [told["action"]]
+        if scope == "all":
+            assert blocked == (["harassment"] if path == FMS_CHAT else ["BLOCKED"])
+        else:
+            assert blocked == ([] if path == FMS_CHAT else ["NONE"])
+
+
+@pytest.mark.parametrize(("path", "more"), [(LITELLM, {"input_type": "request", "texts": []}), (FMS_CHAT, {})])
+async def test_the_latest_turn_is_what_other_gateways_ask_about_where_the_route_says_so(path: str, more: dict[str, Any]) -> None:
+    name = "messages" if path == FMS_CHAT else "structured_messages"
+    async with proxied(config({"scope": "latest_turn"})) as proxy:
+        earlier, latest = ([user(BAD), assistant("no"), user("next")], [user("hi"), assistant("hello"), user(BAD)])
+        told = [(await proxy.client.post(path, json={name: turns, **more})).json() for turns in (earlier, latest)]
+        assert [bool(each) if path == FMS_CHAT else each["action"] == "BLOCKED" for each in told] == [False, True]
+
+
+async def test_the_choices_of_an_answer_are_not_joined() -> None:
+    async with proxied(classifier=ScriptedClassifier({"*": split_rule})) as proxy:
+        told = await proxy.client.post(LITELLM, json={"input_type": "response", "texts": SPLIT_TEXTS, "structured_messages": SPLIT})
+        assert told.json()["action"] == "NONE"
 
 
 async def test_an_unchanged_history_costs_nothing() -> None:
