@@ -70,7 +70,7 @@ async def _judged(
 ) -> tuple[Decision, Comparison]:
     """As the route judges now; what is replayed is not recorded again."""
     routes = tuple(route.model_copy(update={"audit": RouteAuditConfig()}) for route in config.routes)
-    async with open_guard(config.model_copy(update={"audit": None, "routes": routes})) as guard:
+    async with open_guard(config.model_copy(update={"audit": None, "console": None, "routes": routes})) as guard:
         stage, in_force = Stage(record.stage), () if guard.table is None else guard.table.for_tenant(record.tenant)
         route = next((each for each in in_force if each.name == record.route), None)
         if route is None:

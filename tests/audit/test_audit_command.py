@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from guardrail.assembly import open_guard
 from guardrail.cli import commands
+from guardrail.config.tenants import hash_key
 from guardrail.context import Answered
 from guardrail.testing import ScriptedClassifier, contains
 
@@ -95,6 +96,17 @@ def test_a_store_is_verified_and_damage_named(place: Path, run: Callable[..., Re
         connection.execute("UPDATE records SET tenant = 'orbit' WHERE place = 2")
     assert "Damaged: changed at record 2: it is not what was written." in run("verify", "--config", config, code=1).output
     assert json.loads(run("verify", "--config", config, "--json", code=1).output)["damage"]["sequence"] == 2
+
+
+def test_a_replay_says_nothing_of_the_console_which_is_not_opened(
+    place: Path, run: Callable[..., Result], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = written(place)
+    config.write_text(f"{config.read_text(encoding='utf-8')}console: {{admin_key: {hash_key('the-key-of-an-admin')}}}\n", encoding="utf-8")
+    (decision,) = decided(config, "something forbidden")
+    caplog.clear()
+    result = run("replay", decision, "--config", config)
+    assert "C044" not in caplog.text + result.stderr + result.output
 
 
 def test_a_decision_is_judged_again(place: Path, run: Callable[..., Result]) -> None:
