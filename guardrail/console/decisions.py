@@ -121,6 +121,6 @@ def _choices(room: Room) -> dict[str, Sequence[str]]:
         "policy": sorted({policy.id for policy in room.publisher.sets.distinct()}),
         "route": sorted(routes),
         "tenant": sorted(room.table.tenants),
-        "action": [*(action.word for action in Action if action is not Action.REDACT), "shadow"],
+        "action": [*(action.word for action in Action), "shadow"],
         "stage": [stage.value for stage in Stage],
     }

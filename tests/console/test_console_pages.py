@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from console_cases import FORM, HERE, KEY, POLICIES, config, consoled, here
+from console_cases import CHAT, FORM, HERE, KEY, POLICIES, config, consoled, here
 
 from guardrail.assembly import build_app
 from guardrail.audit.durations import Durations
@@ -121,7 +121,7 @@ async def test_every_plot_is_a_picture_with_a_title_and_words(tmp_path: Path) ->
 
 
 async def test_decisions_are_filtered_and_paged(tmp_path: Path) -> None:
-    async with consoled(store=tmp_path / "audit.db") as console:
+    async with consoled(config(routes=[{"name": "default", "history": "drop"}]), store=tmp_path / "audit.db") as console:
         for number in range(30):
             await console.ask(BAD if number % 10 == 0 else f"Hello {number}")
         first = await console.twin("decisions.json")
@@ -142,10 +142,15 @@ async def test_decisions_are_filtered_and_paged(tmp_path: Path) -> None:
         assert await found("route=other") == 0
         assert await found("until=2020-01-01T00:00") == 0
         assert await found("since=2020-01-01T00:00&stage=input") == 30
+        turns = [{"role": "user", "content": BAD}, {"role": "assistant", "content": "no"}, {"role": "user", "content": "Hello"}]
+        assert (await console.client.post(CHAT, json={"model": "embedded-chat", "messages": turns})).status_code == 200
+        assert await found("action=redact") == 1
+        assert first["choices"]["action"] == ["pass", "annotate", "redact", "block", "shadow"]
         faulty = await console.twin("decisions.json?since=yesterday")
         assert (faulty["lines"], len(faulty["faults"])) == ([], 1)
         assert "since is no time" in await console.page("decisions?since=yesterday")
-        assert (await console.twin("decisions.json?before=x"))["lines"] == first["lines"]
+        latest = await console.twin("decisions.json")
+        assert (await console.twin("decisions.json?before=x"))["lines"] == latest["lines"]
 
 
 async def test_one_decision_is_explained(tmp_path: Path) -> None:
