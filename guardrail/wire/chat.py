@@ -14,6 +14,7 @@ from guardrail.wire.document import dump
 from guardrail.wire.history import chat_history
 from guardrail.wire.parts import MESSAGE_FIELDS, PartList, is_prose, is_tokens, strings
 from guardrail.wire.request import Request
+from guardrail.wire.told import add_told, bare
 from guardrail.wire.tools import FETCHING, add_tools
 
 _SPELLED = ("content", "refusal", "tokens")
@@ -101,6 +102,10 @@ CHOICE_FIELDS = frozenset(
     ]
 )
 
+WORDS = (ANSWER_FIELDS | ANSWER_EXTRAS) - {"choices", "prompt_logprobs", "prompt_token_ids"}
+CHOICE_WORDS = CHOICE_FIELDS - {"index", "message", "logprobs", "token_ids"}
+"""Of an answer and of its choices: what holds names and numbers, as hosts have it."""
+
 TOLD_FIELDS = (CHOICE_FIELDS - {"token_ids"}) | {"text", "delta"}
 """The fields of a choice that stay when something was taken out of its text: nothing else, for it may be spelled there in numbers."""
 
@@ -137,7 +142,9 @@ def read_choices(document: Mapping[str, object], what: str, read: Callable[[Part
             reasons[index] = choice.get("finish_reason")
             parts.choice = index
             read(parts, index, choice)
+            add_told(parts, f"choices[{index}]", choice, CHOICE_WORDS)
         parts.choice = min(reasons, default=0)
+        add_told(parts, "answer", document, WORDS)
         parts.rest("answer", document, ANSWER_FIELDS | ANSWER_EXTRAS)
     return made(document, parts, reasons)
 
@@ -165,7 +172,7 @@ def replace_choices(answer: Answer, refused: Mapping[int, Mapping[str, object]])
     """The answer with the choices of these indexes replaced, see `replace_blocked`; untouched where there are none."""
     if not refused:
         return dump(answer.document)
-    document = {key: value for key, value in answer.document.items() if key in ANSWER_FIELDS}
+    document = bare({key: value for key, value in answer.document.items() if key in ANSWER_FIELDS}, WORDS)
     choices = answer.document["choices"]
     kept: list[object] = []
     for position, choice in enumerate(choices if isinstance(choices, list) else ()):

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from guardrail.types import Part
 from guardrail.wire.answer import FilterResults
-from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, choice_index, refused_deltas
+from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, WORDS, choice_index, refused_deltas
 from guardrail.wire.chat_stream import CHAT_CHUNKS, ChatStreamCollector, StreamShape
 from guardrail.wire.completions import TEXT_CHUNKS, refused_text
 from guardrail.wire.document import parse_object, readable
 from guardrail.wire.release import Said
 from guardrail.wire.rewriting import unspelled_choice
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
+from guardrail.wire.told import bare
 
 _HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
@@ -148,13 +149,13 @@ class ChatRelease:
         if event.data is None or event.data.strip() == "[DONE]":
             return []
         document = parse_object(event.data.encode("utf-8"))
-        self._head |= {key: document[key] for key in _HEAD if key in document and key not in self._head}
+        self._head |= bare({key: document[key] for key in _HEAD if key in document and key not in self._head}, WORDS)
         said: list[Said] = []
         choices = document.get("choices")
         for position, choice in enumerate(choices if isinstance(choices, list) else ()):
             said += self._choice(choice_index(choice, position), choice)
         if isinstance(document.get("usage"), dict):
-            self._usages = [{**self._head, "choices": [], "usage": document["usage"]}]
+            self._usages = [{**self._head, "choices": [], **bare({"usage": document["usage"]}, WORDS)}]
         if document.keys() - ANSWER_FIELDS - ANSWER_EXTRAS:
             self._loose.append(frame({**{key: value for key, value in document.items() if key != "usage"}, "choices": []}))
         return said

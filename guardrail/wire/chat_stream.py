@@ -10,6 +10,8 @@ from guardrail.wire.chat import (
     ANSWER_EXTRAS,
     ANSWER_FIELDS,
     CHOICE_FIELDS,
+    CHOICE_WORDS,
+    WORDS,
     choice_index,
     read_answer,
     refused_deltas,
@@ -18,6 +20,7 @@ from guardrail.wire.chat import (
 from guardrail.wire.collecting import StreamCollector, parse_event
 from guardrail.wire.merge import Merged, Repeated
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
+from guardrail.wire.told import TOLD, bare, told
 
 _KNOWN_FIELDS = ANSWER_FIELDS | ANSWER_EXTRAS
 
@@ -74,6 +77,7 @@ class ChatStreamCollector(StreamCollector):
         self._frames: list[_Frame] = []
         self._choices: dict[int, Merged] = {}
         self._spelled: dict[int, dict[str, list[str]]] = {}
+        self._told: dict[int, set[str]] = {}
         self._top = Repeated()
         self._head: dict[str, object] = {}
         self._usage: Mapping[str, object] | None = None
@@ -142,11 +146,11 @@ class ChatStreamCollector(StreamCollector):
             kept = self._without(held, blocked)
             frames += [kept] if kept is not None else []
             usage_dropped = kept is None if held.usage else usage_dropped
-        head = {**self._head, "object": self._shape.kind}
+        head = {**bare(self._head, WORDS), "object": self._shape.kind}
         for index in sorted(blocked):
             frames += [frame({**head, "choices": [choice]}) for choice in self._shape.refused(index, blocked[index], notice)]
         if include_usage and usage_dropped:
-            frames.append(frame({**head, "choices": [], "usage": self._usage}))
+            frames.append(frame({**head, "choices": [], **bare({"usage": self._usage}, WORDS)}))
         return (*frames, DONE)
 
     def _read(self, event: SseEvent, document: dict[str, object]) -> _Frame:
@@ -161,12 +165,13 @@ class ChatStreamCollector(StreamCollector):
         usage = document.get("usage")
         if isinstance(usage, dict):
             self._usage = usage
-        self._top.add({key: value for key, value in document.items() if key not in _KNOWN_FIELDS})
+        said = told(document, WORDS)
+        self._top.add({**{key: value for key, value in document.items() if key not in _KNOWN_FIELDS}, **({TOLD: said} if said else {})})
         indexes = []
         for position, choice in enumerate(choices):
             indexes.append(choice_index(choice, position))
             self._merge(indexes[-1], choice)
-        plain = document.keys() <= ANSWER_FIELDS and "choices" in document and not event.beside
+        plain = document.keys() <= ANSWER_FIELDS and "choices" in document and not event.beside and not said
         return _Frame(event.raw, frozenset(indexes), plain, isinstance(usage, dict))
 
     def _merge(self, index: int, choice: Mapping[str, object]) -> None:
@@ -176,6 +181,10 @@ class ChatStreamCollector(StreamCollector):
         merged.add({key: value for key, value in choice.items() if key not in self._shape.skipped})
         for kind, said in spelled(choice.get("logprobs")).items():
             self._spelled.setdefault(index, {}).setdefault(kind, []).append(said)
+        for words in told(choice, CHOICE_WORDS):
+            if words not in (known := self._told.setdefault(index, set())):
+                known.add(words)
+                merged.add({TOLD: [f"{words}\n"]})
         if choice.get("finish_reason") is not None:
             merged.put("finish_reason", choice["finish_reason"])
 
@@ -194,7 +203,7 @@ class ChatStreamCollector(StreamCollector):
         )
         if not kept:
             return None
-        return frame({**{key: value for key, value in document.items() if key in ANSWER_FIELDS}, "choices": kept})
+        return frame({**bare({key: value for key, value in document.items() if key in ANSWER_FIELDS}, WORDS), "choices": kept})
 
 
 def _data(raw: bytes) -> str | None:

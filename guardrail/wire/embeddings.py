@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from guardrail.errors import UpstreamError, WireError
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
-from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS
+from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, WORDS
 from guardrail.wire.definitions import add_settings
 from guardrail.wire.document import dump
 from guardrail.wire.parts import PartList
 from guardrail.wire.prompts import add_prompt
 from guardrail.wire.request import Request
+from guardrail.wire.told import add_told, bare
 
 _REQUEST_FIELDS = frozenset(["model", "input", "messages", "dimensions", "encoding_format", "user", "truncate_prompt_tokens", "priority"])
 _REQUEST_NAMES = fields.by_case(_REQUEST_FIELDS)
@@ -41,6 +42,7 @@ def read_embeddings(document: Mapping[str, object]) -> Answer:
             if not _is_vector(item.get("embedding")):
                 parts.unknown(f"data[{number}].embedding", item.get("embedding"))
             parts.rest(f"data[{number}]", item, _ITEM_FIELDS)
+        add_told(parts, "answer", document, WORDS)
         parts.rest("answer", document, (ANSWER_FIELDS - {"choices"}) | ANSWER_EXTRAS | {"data"})
     return made(document, parts, {0: None})
 
@@ -51,7 +53,7 @@ def without_embeddings(answer: Answer, blocked: Mapping[int, FilterResults], not
     if not blocked:
         return dump(answer.document)
     kept = {key: value for key, value in answer.document.items() if key in ANSWER_FIELDS - {"choices"}}
-    return dump({**kept, "data": [], "content_filter_results": plain(blocked.get(0, {}))})
+    return dump({**bare(kept, WORDS), "data": [], "content_filter_results": plain(blocked.get(0, {}))})
 
 
 def _add_request(parts: PartList, document: Mapping[str, object]) -> None:

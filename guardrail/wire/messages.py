@@ -18,6 +18,7 @@ from guardrail.wire.parts import ROLES, PartList
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
 from guardrail.wire.request import Request
 from guardrail.wire.stored import is_id
+from guardrail.wire.told import add_told, bare
 from guardrail.wire.tools import FETCHING, add_tools
 
 _REQUEST_FIELDS = frozenset(
@@ -34,6 +35,8 @@ _MESSAGE_FIELDS = frozenset({"role", "content"})
 _MESSAGE_NAMES = fields.by_case(_MESSAGE_FIELDS)
 ANSWER_FIELDS = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage", "context_management", "diagnostics"})
 """The fields of an answer in which a model says nothing, but for `content`."""
+WORDS = ANSWER_FIELDS - {"content", "role"}
+"""Of those, what holds names and numbers."""
 KEPT = ("id", "type", "role", "model")
 """The fields of a message that stay when it is blocked."""
 _NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
@@ -66,6 +69,7 @@ def read_message(document: Mapping[str, object]) -> Answer:
         add_content(parts, "content", content)
         if document.get("role", "assistant") != "assistant":
             parts.unknown("role", document.get("role"), "name")
+        add_told(parts, "answer", document, WORDS)
         parts.rest("answer", document, ANSWER_FIELDS)
     return made(document, parts, {0: document.get("stop_reason")})
 
@@ -79,6 +83,7 @@ def replace_message(answer: Answer, blocked: Mapping[int, FilterResults], notice
 
 def refused_message(document: Mapping[str, object], results: FilterResults, notice: str | None) -> dict[str, object]:
     """A message that says that the model's was withheld, with the id, model and usage of `document`."""
+    document = bare(document, WORDS)
     usage = document.get("usage")
     return {
         "type": "message",

@@ -11,12 +11,13 @@ from guardrail.wire.answer import FilterResults
 from guardrail.wire.blocks import add_block
 from guardrail.wire.collecting import object_of
 from guardrail.wire.event_release import EventRelease
-from guardrail.wire.messages import KEPT, named_event, refused_end, refused_events
+from guardrail.wire.messages import KEPT, WORDS, named_event, refused_end, refused_events
 from guardrail.wire.messages_stream import MessageStreamCollector
 from guardrail.wire.parts import PartList
 from guardrail.wire.passage import Document, Stretch
 from guardrail.wire.release import Said
 from guardrail.wire.rewriting import unspelled
+from guardrail.wire.told import bare
 
 _FIELDS = {"text": "text", "thinking": "thinking"}
 _KINDS = {"text": "text", "thinking": "reasoning"}
@@ -53,7 +54,9 @@ class MessageRelease(EventRelease):
         else:
             begin, self._begun = b"".join(refused_events(self.head, results, notice)[:-2]), True
         delta = {**refused_end(results), "released_chars": released_chars}
-        documents.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 0, **(self.usage or {})}})
+        documents.append(
+            {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 0, **bare(self.usage or {}, self.usage or {})}}
+        )
         return begin + self._written(documents)
 
     def end(self, *, whole: bool) -> bytes:
@@ -64,8 +67,9 @@ class MessageRelease(EventRelease):
     def _start(self) -> list[Document]:
         if not self._live:
             return []
-        kept = {key: self.head[key] for key in KEPT if isinstance(self.head.get(key), str)}
-        empty = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": self.head.get("usage")}
+        head = bare(self.head, WORDS)
+        kept = {key: head[key] for key in KEPT if isinstance(head.get(key), str)}
+        empty = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": head.get("usage")}
         return [{"type": "message_start", "message": {"type": "message", **kept, "role": "assistant", **empty}}]
 
     def _spelled(self, document: Document) -> bytes:

@@ -8,7 +8,8 @@ from guardrail.wire.answer import Answer, FilterResults
 from guardrail.wire.collecting import EventCollector, object_of, place_of
 from guardrail.wire.document import UnreadableError, parse_object
 from guardrail.wire.merge import MAX_ITEMS, Merged, Repeated
-from guardrail.wire.messages import read_message, refused_events
+from guardrail.wire.messages import WORDS, read_message, refused_events
+from guardrail.wire.told import TOLD, told
 
 _DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 _KNOWN = {
@@ -111,6 +112,8 @@ class MessageStreamCollector(EventCollector):
     def _take(self, kind: str, document: Mapping[str, object], beside: tuple[str, ...]) -> bool:
         self._answer = None
         self._beside.add({"sse": list(beside)})
+        if said := told(document, ("usage", "context_management")):  # what comes later stands in its place
+            self._beside.add({TOLD: said})
         if kind and kind not in _KNOWN:
             self._beside.add({"event_type": kind})
         self._beside.add({"event": {key: value for key, value in document.items() if key not in _KNOWN.get(kind, frozenset({"type"}))}})
@@ -120,6 +123,8 @@ class MessageStreamCollector(EventCollector):
             if self._head is not None:
                 raise UpstreamError("malformed", "the upstream's stream starts twice")
             self._head = object_of(document, "message")
+            if said := told(self._head, WORDS):
+                self._beside.add({TOLD: said})
             self._count(self._head.get("usage"))
         elif kind in _KNOWN and kind != "ping" and self._head is None:
             raise UpstreamError("malformed", "the upstream's stream does not start with message_start")

@@ -21,6 +21,7 @@ from guardrail.wire.parts import PartList, is_tokens
 from guardrail.wire.refusal import EVENTS, JSON, Reply, block_results
 from guardrail.wire.request import Request
 from guardrail.wire.stored import FIELD, is_id
+from guardrail.wire.told import add_told, bare
 from guardrail.wire.tools import FETCHING, add_tools
 
 _REQUEST_FIELDS = frozenset(
@@ -52,6 +53,13 @@ ECHOED = frozenset(  # what an answer repeats of its request, and what describes
         *("reasoning", "truncation", "metadata", "user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "background"),
         *("prompt_cache_retention", "previous_response_id", "conversation", "prompt", "billing", "frequency_penalty", "presence_penalty"),
         *("moderation", "prompt_cache_options", "context_management", "content_filters"),
+    ]
+)
+WORDS = frozenset(  # of those, what holds names and numbers
+    [
+        *("id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "usage", "truncation", "background"),
+        *("service_tier", "reasoning", "tool_choice", "prompt_cache_retention", "previous_response_id", "conversation", "billing"),
+        *("moderation", "content_filters"),
     ]
 )
 _KEPT = ("id", "created_at", "model", "parallel_tool_calls", "temperature", "top_p", "max_output_tokens", "store", "truncation")
@@ -99,6 +107,7 @@ def read_response(document: Mapping[str, object]) -> Answer:
             parts.role = "assistant"
             add_item(parts, f"output[{number}]", item, "assistant")
         parts.role = "assistant"
+        add_told(parts, "answer", document, WORDS)
         parts.rest("answer", document, ECHOED)
     details = document.get("incomplete_details")
     return made(document, parts, {0: details.get("reason") if isinstance(details, dict) else document.get("status")})
@@ -113,6 +122,7 @@ def replace_response(answer: Answer, blocked: Mapping[int, FilterResults], notic
 
 def refused_response(document: Mapping[str, object], results: FilterResults, notice: str | None) -> dict[str, object]:
     """A response that says that the model's was withheld, with the id, model, usage and settings of `document`."""
+    document = bare(document, WORDS)
     usage = document.get("usage")
     kept = {key: document[key] for key in _KEPT if isinstance(document.get(key), str | int | float)}
     return {

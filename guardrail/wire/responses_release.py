@@ -19,9 +19,10 @@ from guardrail.wire.messages import named_event
 from guardrail.wire.parts import MAX_PARTS, PartList
 from guardrail.wire.passage import Document, Stretch
 from guardrail.wire.release import Said
-from guardrail.wire.responses import ECHOED, refused_events, refused_response
+from guardrail.wire.responses import ECHOED, WORDS, refused_events, refused_response
 from guardrail.wire.responses_stream import LAST, ResponseStreamCollector
 from guardrail.wire.rewriting import unspelled
+from guardrail.wire.told import bare
 
 _NAME = re.compile(r"[\w.:|/+=-]{0,128}", re.ASCII)
 _HEADS = frozenset({"response.created", "response.in_progress", "response.queued"})
@@ -172,8 +173,8 @@ class ResponseRelease(EventRelease):
         return []
 
     def _begin(self, kind: str, response: Document) -> None:
-        told = {key: value for key, value in response.items() if key in ECHOED} | {"output": [], "usage": None, "error": None}
-        self._response = self._response or {**told, "id": response.get("id")}
+        told = {key: value for key, value in bare(response, WORDS).items() if key in ECHOED} | {"output": [], "usage": None, "error": None}
+        self._response = self._response or {"id": None, **told}
         self._heads.append({"type": kind, "response": told})
 
     def _open(self, document: Document) -> list[Said]:
