@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from guardrail.normalize.encodings import base32, base64_, binary, hexadecimal
-from guardrail.normalize.escapes import html_escapes, program_escapes, url_escapes
+from guardrail.normalize.encodings import base32, base64_, binary, decimal, hexadecimal
+from guardrail.normalize.escapes import html_escapes, markup, program_escapes, quoted_printable, url_escapes
 from guardrail.normalize.hidden import hidden, invisible, marked, turned
 from guardrail.normalize.lookalikes import compatible, confusable, flagged
 from guardrail.normalize.offsets import DEADLINE, Step, in_time
@@ -20,11 +20,14 @@ Undo = Callable[[str], Step | None]
 # Cheapest first. What is certain (a character stands for another one) before what is likely (a spelling that reads better otherwise):
 # a code must be undone before its digits are taken for letters, or for those of another code.
 _UNICODE: tuple[Undo, ...] = (turned, invisible, marked, compatible, flagged, confusable)
-_CODES: tuple[Undo, ...] = (rotated_codes, backwards, html_escapes, url_escapes, program_escapes, binary, hexadecimal, base32, base64_)
+_CODES: tuple[Undo, ...] = (
+    *(rotated_codes, backwards, markup, html_escapes, url_escapes, quoted_printable, program_escapes),
+    *(binary, hexadecimal, decimal, base32, base64_),
+)
 _SPELLINGS: tuple[Undo, ...] = (spaced, otherwise, leet)
 
 # What codes and digits for letters are made of. Plain prose has none of it, and is done with after this one look.
-_CODE_SIGNS = frozenset("0123456789%&\\@$|=+/_")
+_CODE_SIGNS = frozenset("0123456789%&\\@$|=+/_<")
 _CODED = re.compile(r"[A-Z](?:[A-Z]{3}|(?<=[a-z].))|!(?=[A-Za-z])")
 _LONG_WORD = 24
 
@@ -38,8 +41,9 @@ class Reading:
 
     @property
     def trace(self) -> tuple[str, ...]:
-        """The names of what was undone, in order: hidden, bidi, invisible, marks, compatibility, confusables, html, url, escapes, binary,
-        hex, base32, base64 (reversed, rot13), spacing, rot13, reversed, rot13 reversed, leetspeak."""
+        """The names of what was undone, in order: hidden, bidi, invisible, marks, compatibility, confusables, markup, html, url,
+        quoted-printable, escapes, binary, hex, decimal, base32, base64 (reversed, rot13), spacing, rot13, reversed, rot13 reversed,
+        leetspeak."""
         return tuple(step.name for step in self.steps)
 
     @property

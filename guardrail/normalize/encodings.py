@@ -1,4 +1,4 @@
-"""Text spelled as data: base64, base32, hexadecimal and binary digits. Undone only where text comes out: keys and images stay."""
+"""Text spelled as data: base64, base32, hexadecimal, binary and decimal numbers. Undone only where text comes out: keys and images stay."""
 
 import base64
 import binascii
@@ -20,12 +20,16 @@ _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])={0,2}[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Z
 _BASE32 = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{16,}(?:={1,6}|(?![A-Za-z0-9=]))")
 _HEX = re.compile(r"(?<![A-Za-z0-9])(?:0x)?[0-9a-fA-F]{2}(?:(?:[ :,;-]|, |\\x| 0x|, ?0x)?[0-9a-fA-F]{2}){3,}(?![A-Za-z0-9])")
 _BINARY = re.compile(r"(?<![A-Za-z0-9])[01]{8}(?:[ ,]?[01]{8}){3,}(?![A-Za-z0-9])")
+_ASCII_NUMBER = r"0?(?:9|1[03]|3[2-9]|[4-9]\d|1[01]\d|12[0-6])"
+_DECIMAL = re.compile(rf"(?<![\w.]){_ASCII_NUMBER}(?:[ ,;/|]{{1,3}}{_ASCII_NUMBER}(?![\w])){{9,}}")
 _SEPARATORS = re.compile(r"0x|\\x|[ :,;-]")
+_FIGURES = re.compile("[0-9]+")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff]")
 _PROBE = 64  # characters of a long one that are tried before the whole of it
 _SHARE = 0.75  # of what comes out must be letters and spaces
 _WINDOW = 256  # characters that are one thing; in longer texts it is enough that one place reads, so that junk around it hides nothing
 _STEP = 24
+_GAP = 12  # signs for one space, at most
 _NESTED = 16  # layers that are looked through to find text, each smaller than the one around it
 # Octets that are text between others that are none. Of random ones hardly any so many in a row are, more of them beyond ASCII.
 _LEAST = 20
@@ -44,6 +48,11 @@ def hexadecimal(text: str) -> Step | None:
 def binary(text: str) -> Step | None:
     """Runs of octets in binary digits as the text they spell."""
     return rewritten("binary", text, _edits(_BINARY, text, _from_binary)) if "01" in text else None
+
+
+def decimal(text: str) -> Step | None:
+    """Runs of the numbers of ASCII characters as the text they spell."""
+    return rewritten("decimal", text, _edits(_DECIMAL, text, _from_decimal))
 
 
 def base32(text: str) -> Step | None:
@@ -93,7 +102,15 @@ def _said(code: str, decode: Callable[[str], bytes | None], depth: int) -> str:
         said = octets.decode("utf-8") if octets else ""
     except UnicodeDecodeError:
         return ""
+    if decode is _from_decimal and not (_has_words(said) and _is_surely_text(said, depth)):  # numbers that could be signs are mostly none
+        return said if len(said) >= 2 * _LEAST and any(_has_code(said, *code, depth - 1) for code in _CODES) else ""
     return said if said.strip() and _is_visible(said) and is_text(said, depth) else ""
+
+
+def _has_words(text: str) -> bool:
+    """Whether there is a place in it with as many spaces as words have between them."""
+    pieces = (text[place : place + 2 * _STEP] for place in range(0, len(text), _STEP))
+    return any(_GAP * piece.count(" ") >= len(piece) for piece in pieces if len(piece) >= _STEP or len(text) < _STEP)
 
 
 def _salvaged(code: str, decode: Callable[[str], bytes | None], depth: int) -> str:
@@ -178,6 +195,10 @@ def _from_binary(code: str) -> bytes | None:
     return bytes(int(digits[place : place + 8], 2) for place in range(0, len(digits), 8))
 
 
+def _from_decimal(code: str) -> bytes | None:
+    return bytes(map(int, _FIGURES.findall(code)))
+
+
 def _from_base32(code: str) -> bytes | None:
     bare = code.rstrip("=")
     try:
@@ -227,7 +248,7 @@ def _from_each_place(bare: str, group: int, decode: Callable[[str], bytes]) -> I
 
 _URL_SAFE = str.maketrans("-_", "+/", "\r\n")
 _DISGUISES = (hidden, turned, invisible, marked, compatible, confusable, html_escapes, url_escapes, program_escapes, spaced, leet)
-_CODES = ((_HEX, _from_hex), (_BINARY, _from_binary), (_BASE32, _from_base32), (_BASE64, _from_base64))
+_CODES = ((_HEX, _from_hex), (_BINARY, _from_binary), (_DECIMAL, _from_decimal), (_BASE32, _from_base32), (_BASE64, _from_base64))
 # How those whose long codes are tried at their beginning are turned to base64.
 _LONG: dict[Callable[[str], bytes | None], Callable[[str], str]] = {
     _from_base64: lambda code: code,
@@ -238,6 +259,7 @@ _LONG: dict[Callable[[str], bytes | None], Callable[[str], str]] = {
 _LOOSE: dict[Callable[[str], bytes | None], Callable[[str], Iterable[bytes]]] = {
     _from_hex: lambda code: [_from_hex(code) or b""],
     _from_binary: lambda code: [_from_binary(code) or b""],
+    _from_decimal: lambda _: [],  # all of it is ASCII
     _from_base32: _loose_base32,
     _from_base64: _loose_base64,
     _from_reversed_base64: lambda code: _loose_base64(code[::-1]),

@@ -1,8 +1,8 @@
-"""Characters spelled as something that software turns into them: HTML references, URL escapes, and the escapes of programs' strings."""
+"""Characters spelled as something that software turns into them: references, escapes of URLs, mail and programs, and unseen markup."""
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from guardrail.normalize.offsets import Edit, Step, rewritten
 
@@ -17,9 +17,23 @@ _PERCENT = re.compile(
 )
 _PROGRAM = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\U[0-9a-fA-F]{8}|\\x[0-9a-fA-F]{2}|\\u\{[0-9a-fA-F]{1,6}\})+")
 _ESCAPE = re.compile(r"(?:\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u\{[0-9a-fA-F]+\}|\\U.{8}|\\u.{4}|\\x.{2}")
+_OCTAL = re.compile(r"(?:\\[0-3][0-7]{2})+")
+_QUOTED = re.compile(rf"(?:{_PERCENT.pattern.replace('%', '=')}(?:=\r?\n)?)+", re.IGNORECASE)
+_QUOTED_OCTET = re.compile("=[0-9a-fA-F]{2}")
+_SOFT = re.compile(r"=\r?\n")
+# Within a word: comments, and the elements that browsers show no gap for.
+_VALUE = r"""(?:"[^"<>]{0,99}"|'[^'<>]{0,99}'|[^\s"'<>]{1,99})"""
+_INLINE = "(?:a|b|big|code|em|font|i|ins|mark|q|s|small|span|strong|tt|u|wbr)"
+_UNSEEN = re.compile(
+    rf"(?<=[A-Za-z])(?:<!--[^>]{{0,99}}-->|</?{_INLINE}(?: [a-z-]{{1,20}}={_VALUE}){{0,4}} ?/?>)+(?=[A-Za-z])", re.IGNORECASE
+)
+_SURELY = ("/", "<!", "<wbr")  # one of these is in markup; types of programs have brackets, too
 _CODE = re.compile(r"[0-9a-fA-F]+")
 _LETTERS = 2  # of ASCII in all escapes of a text together: software escapes the odd dash or accent, which is nothing to undo
 
+_MANY = 6  # of them in runs, where the signs are those of other things, too: numbers of formulas, names of files
+_RUN = 2
+_TEXT = 0.8  # of the octets that are spelled so must be text
 _CODED = 12  # digits and signs of other codes in them: another disguise below
 _TAGS = "\U000e0000"
 _SIGNS = frozenset("0123456789&#;%\\=+/")
@@ -38,14 +52,40 @@ def url_escapes(text: str) -> Step | None:
 
 
 def program_escapes(text: str) -> Step | None:
-    r"""`\u`, `\U` and `\x` escapes as characters, where they spell letters, or another code."""
+    r"""`\u`, `\U`, `\x` and octal escapes as characters, where they spell letters, or another code."""
     if "\\" not in text:
         return None
-    edits = [(start, end, read) for start, end, read in _edits(_PROGRAM, text, _unescaped) if read != text[start:end]]
-    coded = sum(sign in _SIGNS or sign >= _TAGS for _, _, instead in edits for sign in instead)
-    letters = sum(sign.isalpha() for _, _, instead in edits for sign in instead if sign.isascii())
-    others = sum(sign.isalpha() for _, _, instead in edits for sign in instead)
-    return rewritten("escapes", text, edits) if letters >= _LETTERS or others >= 2 * _LETTERS or coded >= _CODED else None
+    return _rewritten("escapes", text, _edits(_PROGRAM, text, _unescaped), _LETTERS) or _rewritten(
+        "escapes", text, _edits(_OCTAL, text, _from_octal), _MANY, _RUN
+    )
+
+
+def quoted_printable(text: str) -> Step | None:
+    """`=` escapes of mail as the UTF-8 that they spell, where they spell letters, which mail never does, or another code."""
+    if "=" not in text:
+        return None
+    edits = list(_edits(_QUOTED, text, _unquoted_mail))
+    if sum(len(read.encode()) for _, _, read in edits) < _TEXT * len(_QUOTED_OCTET.findall(text)):
+        return None
+    return _rewritten("quoted-printable", text, edits, _MANY, _RUN)
+
+
+def markup(text: str) -> Step | None:
+    """Words without the comments and elements that cut them and are not seen, as a browser shows them."""
+    found = list(_UNSEEN.finditer(text)) if "<" in text else []
+    if not any(mark in match[0] for match in found for mark in _SURELY):
+        return None
+    return rewritten("markup", text, ((*match.span(), "") for match in found))
+
+
+def _rewritten(name: str, text: str, edits: Iterable[Edit], enough: int, run: int = 1) -> Step | None:
+    """With what all of them spell, if in runs of some length it is so many letters of ASCII, twice as many others, or another code."""
+    changed = [(start, end, read) for start, end, read in edits if read != text[start:end]]
+    signs = "".join(read for _, _, read in changed if len(read) >= run)
+    coded = sum(sign in _SIGNS or sign >= _TAGS for sign in signs)
+    letters = sum(sign.isalpha() for sign in signs if sign.isascii())
+    others = sum(map(str.isalpha, signs))
+    return rewritten(name, text, changed) if letters >= enough or others >= 2 * enough or coded >= _CODED else None
 
 
 def _edits(pattern: re.Pattern[str], text: str, read: Callable[[str], str]) -> Iterator[Edit]:
@@ -55,6 +95,17 @@ def _edits(pattern: re.Pattern[str], text: str, read: Callable[[str], str]) -> I
 
 def _unquoted(escapes: str) -> str:
     return bytes.fromhex(escapes.replace("%", "")).decode("utf-8")
+
+
+def _unquoted_mail(escapes: str) -> str:
+    return bytes.fromhex(_SOFT.sub("", escapes).replace("=", "")).decode("utf-8")
+
+
+def _from_octal(escapes: str) -> str:
+    """What the octets spell, without those few that are no text beside it."""
+    octets = bytes(int(code, 8) for code in escapes.split("\\")[1:])
+    read = "".join(sign for sign in octets.decode("utf-8", "ignore") if sign.isprintable() or sign in "\t\n\r")
+    return read if len(read.encode()) >= _TEXT * len(octets) else escapes
 
 
 def _unescaped(escapes: str) -> str:
