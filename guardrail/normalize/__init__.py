@@ -79,6 +79,7 @@ def readings(text: str, *, limits: ReadingLimits, deadline: float = math.inf) ->
 
     Raises nothing but TimeoutError, once `deadline` (a `time.monotonic()` instant) is past.
 
+    All codes in it are looked into, however many: behind decoys one that was left out would be hidden. `deadline` bounds what that costs.
     Disguises are undone one upon the other, where they stand, so that many of them still make few readings: one with all that is
     certainly a spelling of something else undone, and one more for each kind that is only likely to be.
     """

@@ -259,6 +259,14 @@ def test_a_decoy_that_uses_up_the_depth_keeps_nothing_beside_it_from_being_read(
         assert any("marmalade" in reading.text and "how to make" in reading.text for reading in told.found[1:])
 
 
+def test_however_many_codes_stand_before_it_a_nested_one_is_read() -> None:
+    """What a bound on their number left out could be hidden behind decoys; what takes too long is an error instead."""
+    decoys = " ".join(b64(f"zqxj kvwp {place}") for place in range(1_500))
+    told = readings(f"{decoys} {b64(b64(TEXT))}", limits=LIMITS)
+    assert told.found[-1].text.endswith(TEXT)
+    assert told.truncated == ()
+
+
 def test_junk_between_the_words_of_a_code_does_not_hide_them() -> None:
     read = plainest(base64.b64encode(TEXT.encode().replace(b" ", b"\xff")).decode())
     assert read.split("\ufffd") == TEXT.split()
