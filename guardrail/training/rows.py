@@ -13,12 +13,14 @@ from typing import Any
 
 from guardrail.training.targets import spoken_of
 from guardrail.training.templates import generate
+from guardrail.training.unreadable import unreadable
 
 AREAS = ("hate_speech", "harassment", "toxicity", "sexual_content", "self_harm", "violence", "illegal_activity", "prompt_attack")
 OWN_TEXT = Path(__file__).parent / "own_text"
 WEAK = 0.3  # weight of a label that follows from what a set is about, not from a rater
 
-TEMPLATES = 9000
+TEMPLATES = 12_000
+LONGEST_SPELLED = 160  # characters of a harmless text that is spelled so that nobody can read it
 
 Known = dict[str, tuple[int, float]]
 
@@ -69,13 +71,21 @@ def load_rows(data: Path) -> list[TrainingRow]:
 
 
 def own_rows(*, seed: int = 1, templates: int = TEMPLATES) -> Iterator[TrainingRow]:
-    """The text this project wrote itself: labelled for all eight areas. `templates` texts come from filling patterns."""
+    """The text this project wrote itself: labelled for all eight areas. `templates` texts come from filling patterns.
+
+    Those that cannot be read as they are spelled come last, made from the harmless ones among the patterns' texts.
+    """
+    harmless: list[str] = []
     for raw in generate(seed, templates):
+        if not raw["violates"] and len(raw["text"]) <= LONGEST_SPELLED:
+            harmless.append(raw["text"])
         yield own_row(raw, "own:templates")
     for path in sorted(OWN_TEXT.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():
                 yield own_row(json.loads(line), f"own:{path.stem}")
+    for text in unreadable(seed, harmless) if harmless else ():
+        yield own_row({"text": text, "violates": []}, "own:unreadable")
 
 
 def own_row(raw: Mapping[str, Any], source: str) -> TrainingRow:

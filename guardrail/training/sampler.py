@@ -22,7 +22,7 @@ ASKED_AREAS = 5
 JOINED = 0.06  # share of texts that are two texts in one
 WRAPPED = 0.35  # share of our own harmless texts that stand inside a task; of violating ones a quarter of it
 LONGEST_WRAPPED = 400
-SHARES = {"own": 0.46, "prompt": 0.14, "toxic": 0.15, "hate": 0.25}
+SHARES = {"own": 0.4, "prompt": 0.14, "toxic": 0.15, "hate": 0.31}
 _FAMILY = {
     "advbench_behaviors": "prompt", "red_instruct": "prompt", "salad_verified": "prompt", "inthewild_jailbreaks": "prompt",
     "deepset_prompt_injections": "prompt", "gptfuzzer": "prompt", "gptfuzzer_responses": "prompt", "safetext": "prompt",

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from guardrail.policy.registry import load_folder
+from guardrail.training.rows import own_rows
 from guardrail.training.templates import SHARES, generate, load_patterns, load_slots
+from guardrail.training.unreadable import unreadable
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "guardrail" / "training" / "own_text"
@@ -101,3 +103,22 @@ def test_violating_patterns_carry_their_topic_and_the_others_carry_nothing() -> 
     assert not any(
         pattern.violates for section in ("benign", "look_alikes") for group in load_patterns(section).values() for pattern in group
     )
+
+
+def test_unreadable_texts_are_the_same_for_the_same_seed_and_mostly_distinct() -> None:
+    texts = list(unreadable(3, ["Where does the train to Lisbon leave?", "Bake it for an hour."], 600))
+    assert texts == list(unreadable(3, ["Where does the train to Lisbon leave?", "Bake it for an hour."], 600))
+    assert texts != list(unreadable(4, ["Where does the train to Lisbon leave?", "Bake it for an hour."], 600))
+    assert len(set(texts[::2])) > 250  # made up; every second one spells one of the two sentences
+    assert all(text.strip() for text in texts)
+
+
+def test_only_harmless_texts_are_spelled_unreadably_and_all_count_as_harmless() -> None:
+    spelled = [row for row in own_rows(templates=400) if row.source == "own:unreadable"]
+    assert len(spelled) >= 1000
+    assert not any(label for row in spelled for label, _ in row.known.values())
+    harmless = [row["text"] for row in generate(1, 400) if not row["violates"]]
+    turned = {text[::-1] for text in harmless}
+    violating = {row["text"][::-1] for row in generate(1, 400) if row["violates"]}
+    assert {row.text for row in spelled} & turned
+    assert not {row.text for row in spelled} & violating
