@@ -11,8 +11,9 @@ import string
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-COUNT = 1_600
+COUNT = 2_400
 
 _WORDS = ("payload", "token", "id", "digest", "cache", "retry", "worker", "user", "size", "offset", "status", "queue", "latency", "path")
 _OTHER_SCRIPTS = (
@@ -28,8 +29,25 @@ _OTHER_SCRIPTS = (
     "¿Cuántos días necesito para visitar los museos del centro?",
     "Quel temps fera-t-il demain matin au bord de la mer ?",
     "Kolacja jest o siódmej, kup proszę chleb i mleko.",
+    "你好",
+    "谢谢",
+    "早上好,图书馆几点开门?",
+    "ありがとうございます",
+    "สวัสดีครับ พรุ่งนี้ว่างไหม",
+    "Спасибо, до завтра!",
+    "مرحبا، كيف حالك اليوم؟",
+    "תודה רבה ולהתראות",
+    "धन्यवाद",
+    "감사합니다",
+    "Guten Morgen zusammen",
+    "Muito obrigado pela ajuda!",
+    "Hoe laat vertrekt de trein naar Utrecht?",
+    "Merhaba, nasılsın?",
+    "Cảm ơn bạn rất nhiều",
+    "¡Feliz cumpleaños, abuela!",
 )
-_EMOJIS = "😀😂🎉🍕🌧️🚀🐙🌻📚⚽🎸🧁🏔️🐢🪁🍉"
+_SHORT = ("ok", "thanks", "lol", "good morning", "see you", "on my way", "great news", "what does this mean?", "let me know", "same here")
+_EMOJIS = "😀😂🎉🍕🌧🚀🐙🌻📚⚽🎸🧁🏔🐢🪁🍉👍❤🙏✅😊🤣😭💀🔥💯👀🤔😅🥳💪👋😴🤝🌙☕💔🐍🧨🐶"
 
 
 def unreadable(seed: int, harmless: Sequence[str], count: int = COUNT) -> Iterator[str]:
@@ -45,6 +63,10 @@ def _octets(text: str) -> bytes:
 
 def _shifted(text: str, capital: int, small: int) -> str:
     return "".join(chr(ord(s) - 65 + capital) if "A" <= s <= "Z" else chr(ord(s) - 97 + small) if "a" <= s <= "z" else s for s in text)
+
+
+def _with_sign(sign: str, text: str) -> str:
+    return f"{text} {sign}"
 
 
 _SPELLINGS: Sequence[Callable[[str], str]] = (
@@ -65,6 +87,7 @@ _SPELLINGS: Sequence[Callable[[str], str]] = (
     lambda text: text.translate(str.maketrans("aceopxyABCEHKMOPTX", "асеорхуАВСЕНКМОРТХ")),
     lambda text: "".join(f"\\u{ord(sign):04x}" for sign in text),
     urllib.parse.quote,
+    *(partial(_with_sign, sign) for sign in ("🙏", "👍", "😂", "🌙", "🎉", "❤️")),
 )
 
 
@@ -128,7 +151,8 @@ _MADE: Sequence[Callable[[random.Random], str]] = (
     _code,
     lambda rng: str(uuid.UUID(int=rng.getrandbits(128))),
     lambda rng: rng.choice(_OTHER_SCRIPTS),
-    lambda rng: "".join(rng.choices(_EMOJIS, k=rng.randint(1, 12))),
+    lambda rng: "".join(rng.choices(_EMOJIS, k=rng.randint(1, 3))),
+    lambda rng: f"{rng.choice(_SHORT)} {rng.choice(_EMOJIS)}",
     lambda rng: _letters(rng, string.ascii_lowercase + " ", 8, 60).strip() or "q",
     lambda rng: "data:image/png;base64," + base64.b64encode(rng.randbytes(rng.randint(60, 200))).decode(),
     lambda rng: " ".join(_letters(rng, string.ascii_letters + string.digits, 2, 14) for _ in range(rng.randint(2, 10))),

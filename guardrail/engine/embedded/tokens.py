@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from guardrail.engine.embedded.signs import Signs
 from guardrail.errors import ModelFileError
 from guardrail.types import Span
 
@@ -28,6 +29,7 @@ class Tokens:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
+        self._signs = Signs(tokenizer)
         self.start, self.end = _special(tokenizer, "[CLS]"), _special(tokenizer, "[SEP]")
 
     @classmethod
@@ -37,8 +39,11 @@ class Tokens:
 
     def windows(self, text: str, *, size: int = 256, overlap: int = 64) -> list[Window]:
         """Cut a text into windows of at most `size` tokens ([CLS] and [SEP] counted) that share `overlap` tokens with the one before."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spelled, places = self._signs.spelled(text)
+        encoding = self._tokenizer.encode(spelled, add_special_tokens=False)
         ids, offsets = encoding.ids, encoding.offsets
+        if places is not None:
+            offsets = [(places[first], places[last - 1] + 1) for first, last in offsets]
         room = size - 2
         step = room - overlap
         found = []
@@ -50,7 +55,7 @@ class Tokens:
 
     def statements(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Padded ids and mask [S, T] of short texts, each cut at STATEMENT_TOKENS."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch([self._signs.spelled(text)[0] for text in texts], add_special_tokens=False)
         return pad([(self.start, *encoding.ids[: STATEMENT_TOKENS - 2], self.end) for encoding in encodings])
 
 
