@@ -38,6 +38,32 @@ EVERYDAY = (
     "Draft an e-mail that turns down a meeting politely.",
 )
 
+# What says nothing, or nothing that the model can read: signs, codes, keys, other scripts. None of these lines trains it.
+NOTHING_SAID = (
+    *("👍", "❤️", "😀", "🙌", "🎂🎉", "✅", "🫶", "🤷", "ok 👍", "Thanks! 😀", "See you at noon 😀", "Can you help me with my homework? 🙏"),
+    *("Good night everyone 🌙", "lol that movie was so funny 😂", "What does the 🙂 emoji mean?", "How do you say 谢谢 in English?"),
+    *(
+        "∑ x_i = 1",
+        "█████ 50%",
+        "→ next page",
+        "½ cup of flour",
+        "你好吗",
+        "图书馆几点开门？",
+        "早上好",
+        "สวัสดี",
+        "こんにちは",
+        "안녕하세요",
+    ),
+    *("Доброе утро!", "صباح الخير", "בוקר טוב", "शुभ प्रभात", "Wo ist der Bahnhof?", "9f86d081884c7d659a2feaa0c55ad015"),
+    *(
+        "6f1ed002ab5595859014ebf0951522d9",
+        "3b241101-e2bb-4255-8caf-4136c566a962",
+        "dGhlIGNhdCBzYXQgb24gdGhlIG1hdA==",
+        "0x7ffe5c3d 0xdeadbeef",
+    ),
+    *("TheBigBrownDog42", "xK9!pQ2#", "aaaaaaaa", "?", "1, 2, 3, 4, 5", '192.168.0.1 - - [10/Oct/2025:13:55:36] "GET / HTTP/1.1" 200 512'),
+)
+
 
 @pytest.fixture(scope="module")
 def model() -> EmbeddedClassifier:
@@ -74,10 +100,11 @@ async def test_the_canary_is_told_apart(model: EmbeddedClassifier) -> None:
     assert checked.ok, checked.detail
 
 
-async def test_everyday_texts_pass_all_eight_policies(model: EmbeddedClassifier) -> None:
+@pytest.mark.parametrize("texts", [EVERYDAY, NOTHING_SAID], ids=["everyday", "nothing_said"])
+async def test_harmless_texts_pass_all_eight_policies(model: EmbeddedClassifier, texts: tuple[str, ...]) -> None:
     flagged = []
     for shipped in POLICIES:
-        for text, score in zip(EVERYDAY, await _scores(model, shipped, EVERYDAY), strict=True):
+        for text, score in zip(texts, await _scores(model, shipped, texts), strict=True):
             if score >= shipped.threshold:
                 flagged.append((shipped.id, text, round(score, 2)))
     assert flagged == []
