@@ -19,7 +19,10 @@ from guardrail.training.variants import Variant, Wordings
 from guardrail.types import Policy
 
 ASKED_AREAS = 5
-JOINED = 0.06  # share of texts that are two texts in one
+JOINED = 0.03  # share of texts that stand among others in one text
+CROWDED = 0.3  # share of the batches in which most do: one long text makes a batch as wide as many do
+JOINED_THERE = 0.7
+LONGEST_JOINED = 440  # characters; a longer text would be cut, perhaps by what decides its label
 WRAPPED = 0.35  # share of our own harmless texts that stand inside a task; of violating ones a quarter of it
 LONGEST_WRAPPED = 400
 SHARES = {"own": 0.4, "prompt": 0.14, "toxic": 0.15, "hate": 0.31}
@@ -74,8 +77,9 @@ class Sampler:
         rows = self._rows(random_)
         variants = [self._variant(aim, random_) for aim in self._aims(rows, random_)]
         texts, known = [], []
+        share = JOINED_THERE if random_.random() < CROWDED else JOINED
         for row in rows:
-            if random_.random() < JOINED:
+            if random_.random() < share:
                 text, answers = self._joined(row, variants, random_)
             else:
                 text, answers = row.text, [target(row, variant.aim) for variant in variants]
@@ -119,19 +123,24 @@ class Sampler:
         return self._composer.draw(aim, random_)
 
     def _joined(self, row: TrainingRow, variants: Sequence[Variant], random_: random.Random) -> tuple[str, list[tuple[int, float] | None]]:
-        """Two texts in one: it violates what either violates, and what neither does it does not."""
-        other = random_.choice(self._families["own"])
-        pair = (row, other) if random_.random() < 0.5 else (other, row)
+        """Two or three texts in one: it violates what any of them violates, and what none of them does it does not."""
+        others = random_.sample(self._families["own"], random_.choice((1, 2)))
+        texts, left = [row], LONGEST_JOINED - len(row.text)
+        for other in others:
+            if len(other.text) < left:
+                texts.insert(random_.randrange(len(texts) + 1), other)
+                left -= len(other.text)
         answers: list[tuple[int, float] | None] = []
         for variant in variants:
-            known = [target(each, variant.aim) for each in pair]
-            if variant.aim.kind == "inverted":
+            known = [target(each, variant.aim) for each in texts]
+            if variant.aim.kind == "inverted" and len(texts) > 1:
                 answers.append(None)
             elif any(each is not None and each[0] for each in known):
                 answers.append((1, max(each[1] for each in known if each is not None and each[0]) * 0.8))
             else:
                 answers.append(None if None in known else (0, min(each[1] for each in known if each is not None)))
-        return random_.choice(("{} {}", "{}\n\n{}", "{}. {}")).format(pair[0].text, pair[1].text), answers
+        between = random_.choice((" ", " ", "\n", "\n\n", ". "))
+        return between.join(each.text for each in texts), answers
 
     def _tensors(
         self,
