@@ -12,9 +12,10 @@ from torch import Tensor
 
 from guardrail.calibration import Platt
 from guardrail.engine.embedded.minilm import installed_folder, load_base
-from guardrail.engine.embedded.model import ReaderConfig
+from guardrail.engine.embedded.model import PolicyReader, ReaderConfig
 from guardrail.engine.embedded.tokens import Tokens
 from guardrail.engine.embedded.weights import save, start_from
+from guardrail.errors import GuardrailError
 from guardrail.training.contradictory_sampler import ContradictorySampler
 from guardrail.training.rows import TrainingRow, load_rows
 from guardrail.training.sampler import Materials, Sampler, forward
@@ -43,6 +44,9 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
     model, tokenizer = load_base(installed_folder(), ReaderConfig())
     if plan.init is not None:
         recipe = replace(recipe, init=start_from(model, plan.init))
+    elif recipe.blend:
+        raise GuardrailError(f"blend={recipe.blend:g} is a share of the weights that training goes on from: give them (--init FILE)")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
     tokens, wordings = Tokens.from_json(tokenizer), Wordings.load()
     learnt, kept = split([*load_rows(plan.data), *wordings.topic_rows()])
     recipe = replace(recipe, data=data_digest(learnt, wordings, shipped))
@@ -55,6 +59,7 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
         notes["contradictions"] = contradictory.describe(plan.data, plan.folder / "contradictions.json")
         sampler = contradictory
     train(model, sampler, recipe, plan.folder, report=report)
+    blend(model, before, recipe.blend)
     judge = Sampler(kept, Materials(Wordings.load(held_out=True), shipped, tokens), seed=plan.recipe.seed + 1)
     logits, labels, weights = [], [], []
     with torch.inference_mode():
@@ -66,6 +71,17 @@ def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[P
     calibration = fit(torch.cat(logits), torch.cat(labels), torch.cat(weights))
     plan.output.parent.mkdir(parents=True, exist_ok=True)
     return save(plan.output, model, tokenizer, calibration, notes=notes)
+
+
+def blend(model: PolicyReader, before: Sequence[Tensor], share: float) -> None:
+    """Move each parameter back towards what it was `before`, by `share` of the way.
+
+    What lies between weights and those they were trained on to keeps what either can do (Wortsman et al., arXiv 2109.01903).
+    """
+    if share:
+        with torch.no_grad():
+            for parameter, old in zip(model.parameters(), before, strict=True):
+                parameter.lerp_(old, share)
 
 
 def split(rows: Sequence[TrainingRow]) -> tuple[list[TrainingRow], list[TrainingRow]]:

@@ -29,6 +29,7 @@ class Recipe:
     checkpoint_every: int = 100
     data: str = ""  # sha256 of the rows, the wordings and the shipped policies
     init: str = ""  # sha256 of the weights it goes on from; empty: the base model's
+    blend: float = 0.0  # share of those in the result (a mean of weights, WiSE-FT, arXiv 2109.01903)
     contradictions: Contradictions = field(default_factory=Contradictions)
 
     def at(self, factor: float) -> "Recipe":

@@ -17,7 +17,7 @@ from guardrail.engine.embedded.tokens import Tokens
 from guardrail.errors import GuardrailError
 from guardrail.policy.registry import load_folder, shipped_folder
 from guardrail.training import rows as rows_module
-from guardrail.training.embedded import fit, split
+from guardrail.training.embedded import Plan, blend, fit, split, train_embedded
 from guardrail.training.labels import Aim, target
 from guardrail.training.rows import AREAS, TrainingRow, load_rows, own_rows
 from guardrail.training.sampler import Materials, Sampler
@@ -237,3 +237,17 @@ def test_the_loss_falls_and_frozen_layers_stay(tmp_path: Path) -> None:
     assert torch.equal(before["words.weight"], after["words.weight"])
     assert torch.equal(before["trunk.0.query.weight"], after["trunk.0.query.weight"])
     assert not torch.equal(before["trunk.1.query.weight"], after["trunk.1.query.weight"])
+
+
+def test_weights_can_end_part_of_the_way_back_to_where_they_began() -> None:
+    model = PolicyReader(TINY)
+    before = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    ends = [parameter.detach().clone() for parameter in model.parameters()]
+    blend(model, before, 0.25)
+    assert all(torch.allclose(parameter, end * 0.75) for parameter, end in zip(model.parameters(), ends, strict=True))
+
+
+def test_a_share_of_the_beginning_without_one_is_refused(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, tmp_path / "run", tmp_path / "out.safetensors", Recipe(steps=1, blend=0.5))
+    with pytest.raises(GuardrailError, match="--init FILE"):
+        train_embedded(plan, [], report=lambda progress: None)
