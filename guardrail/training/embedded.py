@@ -39,13 +39,13 @@ class Plan:
 
 def train_embedded(plan: Plan, shipped: Sequence[Policy], *, report: Callable[[Progress], None]) -> str:
     """Train, calibrate on held-out units and wordings, write `plan.output`, and return its sha256. Resumes from `plan.folder`."""
-    torch.manual_seed(plan.recipe.seed)
     recipe = plan.recipe
+    if recipe.blend and plan.init is None:
+        raise GuardrailError(f"blend={recipe.blend:g} is a share of the weights that training goes on from: give them (--init FILE)")
+    torch.manual_seed(recipe.seed)
     model, tokenizer = load_base(installed_folder(), ReaderConfig())
     if plan.init is not None:
         recipe = replace(recipe, init=start_from(model, plan.init))
-    elif recipe.blend:
-        raise GuardrailError(f"blend={recipe.blend:g} is a share of the weights that training goes on from: give them (--init FILE)")
     before = [parameter.detach().clone() for parameter in model.parameters()]
     tokens, wordings = Tokens.from_json(tokenizer), Wordings.load()
     learnt, kept = split([*load_rows(plan.data), *wordings.topic_rows()])

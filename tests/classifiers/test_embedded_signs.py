@@ -1,16 +1,15 @@
 """What the embedded model's vocabulary lacks is told by name, or left out; places in the text stay right."""
 
 import itertools
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardrail.engine.embedded.minilm import installed_folder
-from guardrail.engine.embedded.tokens import Tokens
+from guardrail.classifiers.embedded import SHIPPED
+from guardrail.engine.embedded.weights import load
 
-TOKENS = Tokens.from_json((Path(installed_folder()) / "tokenizer.json").read_text(encoding="utf-8"))
+TOKENS = load(SHIPPED).tokens
 UNKNOWN = TOKENS._tokenizer.token_to_id("[UNK]")
 
 
