@@ -1,5 +1,6 @@
 """Whose fault a classifier's errors are: its own, or that of the texts and callers it was asked by, which nobody else should suffer for."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +9,8 @@ from guardrail.errors import ClassifierError
 from guardrail.escalation import Answer, Ask
 from guardrail.interfaces import Classifier, SupportsProgress
 from guardrail.types import Score
+
+logger = logging.getLogger(__name__)
 
 _OF_THE_TEXT = frozenset({"too_long", "not_prepared"})
 _LONG = 20_000  # characters from which a call that is not answered in time says nothing of its classifier
@@ -20,7 +23,7 @@ class Effort:
     def __init__(self, classifier: Classifier | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._progress: SupportsProgress | None = classifier if isinstance(classifier, SupportsProgress) else None
         self._clock = clock
-        self._answered = 0
+        self._answered = self._passes = 0
         self._done = self._count()
         self._moved = -math.inf
 
@@ -56,4 +59,9 @@ class Effort:
         self._done = done  # less than before where an engine was started again
 
     def _count(self) -> int:
-        return self._answered + (0 if self._progress is None else self._progress.passes())
+        if self._progress is not None:
+            try:
+                self._passes = self._progress.passes()
+            except Exception:  # border: a classifier is foreign code; one that cannot say what it got done has done no more than before
+                logger.exception("a classifier could not say what it got done")
+        return self._answered + self._passes

@@ -336,13 +336,12 @@ def _encodable(text: str) -> str:
 async def answered(ask: Ask, call: Coroutine[Any, Any, list[Answer]], *, deadline: float) -> list[Answer]:
     """One answer a request of what a classifier's call comes to before the deadline, whatever happens in there."""
     task = asyncio.ensure_future(call)
+    task.add_done_callback(_drain)  # an exception that comes in the very turn in which the caller leaves must not be logged as lost
     try:
         # asyncio.wait, not wait_for: a classifier that swallows its cancellation must not hold the request past its deadline.
         done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
     finally:
-        if not task.done():
-            task.cancel()
-            task.add_done_callback(_drain)
+        task.cancel()
     if not done:
         return _failed(ask, ClassifierError("timeout", f"classifier {ask.classifier!r} did not answer before the deadline"))
     return _answers(ask, task)

@@ -96,7 +96,7 @@ def add_result(parts: PartList, path: str, value: object, depth: int) -> None:
             add_block(parts, path, {**value, "type": "text"} if name == "tool_reference" else value, "tool_result", depth)
         elif "source" in value and isinstance(value["source"], Mapping):
             add_block(parts, path, {**value, "type": "document"}, "tool_result", depth)
-        elif name is not None and name not in _WITHIN_RESULTS:  # the strings are judged, and need not be all
+        elif name is not None and not (isinstance(name, str) and name in _WITHIN_RESULTS):  # the strings are judged, and need not be all
             parts.unknown(path, [name, value], "tool_result")
             parts.opaque(path, "unknown")
         else:

@@ -13,11 +13,41 @@ DEFINITION = "definition"
 
 _IDENTIFIER = re.compile(r"\$?[\w.:|/+=-]{0,64}", re.ASCII)
 _REFERENCE = re.compile(r"#(/(\$defs|definitions)/[\w.-]{1,64})?|https?://json-schema\.org/[\w./#-]{1,64}", re.ASCII)
+# Of JSON Schema and of the protocols' own definitions. Any other key is a word like all that are not here.
+_KEYS = frozenset(
+    {
+        *("$schema", "$ref", "$id", "$defs", "$comment", "$anchor", "$dynamicRef", "$dynamicAnchor", "$vocabulary", "definitions"),
+        *("type", "format", "title", "description", "default", "examples", "enum", "const", "deprecated", "readOnly", "writeOnly"),
+        *("properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames", "required"),
+        *("minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "dependencies", "items", "prefixItems"),
+        *("additionalItems", "unevaluatedItems", "contains", "minContains", "maxContains", "minItems", "maxItems", "uniqueItems"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern"),
+        *("contentEncoding", "contentMediaType", "contentSchema", "anyOf", "oneOf", "allOf", "not", "if", "then", "else", "nullable"),
+        *("function", "name", "parameters", "strict", "json_schema", "schema", "input_schema", "output_schema", "custom", "grammar"),
+        *("definition", "syntax", "tools", "cache_control", "ttl", "eager_input_streaming", "defer_loading", "allowed_callers"),
+        *("input_examples", "environment", "display_width_px", "display_height_px", "display_number", "max_uses", "annotations"),
+        *("server_label", "server_description"),
+    }
+)
+_FORMATS = frozenset(
+    {
+        *("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri", "url"),
+        *("uri-reference", "uri-template", "iri", "iri-reference", "uuid", "regex", "json-pointer", "relative-json-pointer", "int32"),
+        *("int64", "uint32", "uint64", "float", "double", "byte", "binary", "password", "decimal"),
+    }
+)
 _TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
+_KINDS = _TYPES | {
+    *("function", "custom", "json_schema", "json_object", "text", "grammar", "ephemeral", "namespace", "mcp", "shell", "local_shell"),
+    *("apply_patch", "code_interpreter", "image_generation", "computer_use_preview", "file_search", "web_search", "web_search_preview"),
+    *("tool_search", "local", "container_auto", "auto", "disabled"),
+}
+_DATED = re.compile(
+    r"(bash|text_editor|computer|memory|web_search|web_fetch|code_execution|tool_search_tool_(bm25|regex)|web_search_preview)_[\d_]{8,10}"
+)
 UNREAD = frozenset({"model", "metadata", "stop", "stop_sequences", "user", "safety_identifier", "prompt_cache_key"})
 """Fields of a request that no model reads."""
 _LISTS = frozenset({"modalities", "include", "betas"})  # of names, several of which are no sentence
-_WORDS = frozenset({"type", "format", "ttl"})
 _NAMING = frozenset({"properties", "patternProperties", "$defs", "definitions"})  # the keys of what they hold are names
 
 
@@ -53,7 +83,7 @@ def _said(value: object, *, named: bool = False) -> Iterator[str]:
             yield from _said(child)
     elif isinstance(value, Mapping):
         for key, child in value.items():
-            if named or not _IDENTIFIER.fullmatch(key):
+            if named or key not in _KEYS:
                 yield key
             if named:
                 yield from _said(child)
@@ -64,9 +94,10 @@ def _said(value: object, *, named: bool = False) -> Iterator[str]:
 def _plain(key: str, child: object, holder: Mapping[str, object]) -> bool:
     """Whether a field holds words of JSON Schema alone, or names that stand beside it."""
     if isinstance(child, str):
-        return (key in _WORDS and _IDENTIFIER.fullmatch(child) is not None) or (
-            key in ("$schema", "$ref") and _REFERENCE.fullmatch(child) is not None
-        )
+        if key in ("$schema", "$ref"):
+            return _REFERENCE.fullmatch(child) is not None
+        kind = key == "type" and (child in _KINDS or _DATED.fullmatch(child) is not None)
+        return kind or (key == "format" and child in _FORMATS) or (key == "ttl" and child in ("5m", "1h"))
     known: object = _TYPES if key == "type" else holder.get("properties") if key == "required" else None
     return (
         isinstance(child, list)

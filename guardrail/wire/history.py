@@ -110,8 +110,9 @@ def _holds_result(entry: object) -> bool:
     return isinstance(content, list) and any(_type(block) in _RESULTS for block in content)
 
 
-def _type(block: object) -> object:
-    return block.get("type") if isinstance(block, Mapping) else None
+def _type(block: object) -> str | None:
+    name = block.get("type") if isinstance(block, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _redacted(entry: object, rest: str, placeholder: Callable[[str], str]) -> object | None:

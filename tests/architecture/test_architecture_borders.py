@@ -17,6 +17,7 @@ BROAD_EXCEPTS = {
     "guardrail.asgi.responder:GuardResponder._run": "the app behind the guard is foreign code; its failure is an upstream's failure",
     "guardrail.asgi.publication:Publisher.reload": "whatever refuses new policies is told, and the last good ones stay in force",
     "guardrail.audit.writer:AuditWriter._run": "a defect must not end the writer: its batch is lost, which is logged, told and counted",
+    "guardrail.blame:Effort._count": "a classifier that cannot say what it got done has done no more than before",
     "guardrail.cli:main": "a defect is logged with its trace and still answered in one line, with exit status 2",
 }
 # Where PyTorch's own format is written, which others must unpickle. It is read nowhere.

@@ -306,3 +306,20 @@ async def test_a_caller_that_leaves_is_no_failure_and_gives_the_trial_back(clock
     await asyncio.wait((gone,))
     classifier.fault = None
     assert (await guard.check("hello", route=route(VIOLENCE))).outcome.unjudged is False
+
+
+class Silent(ScriptedClassifier):
+    """One that cannot say what it got done."""
+
+    asked = 0
+
+    def passes(self) -> int:
+        self.asked += 1
+        if self.asked > 1:
+            raise RuntimeError("its worker is gone")
+        return 0
+
+
+async def test_a_classifier_that_cannot_say_what_it_got_done_is_asked_all_the_same(clock: Clock) -> None:
+    guard, _ = guarded(Silent({"*": 0.1}), clock)
+    assert not (await guard.check("hello", route=route(VIOLENCE))).outcome.unjudged

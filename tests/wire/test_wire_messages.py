@@ -340,3 +340,12 @@ class TestRefusals:
             reply = message_block_reply(decision, MESSAGES.parse_request(json.dumps(body).encode()), "No.", 1)
             answer = collected(reply.body).answer() if stream else MESSAGES.parse_answer(reply.body)
             assert (answer.finish_reasons, answer.parts[0].text, answer.document["model"]) == ({0: "refusal"}, "No.", "claude")
+
+
+@pytest.mark.parametrize("kind", [[], {}, 1, None, ["tool_result"]])
+def test_a_type_that_is_no_name_is_no_crash(kind: Any) -> None:
+    for content in ([{"type": kind, "text": "x"}], [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": kind, "text": "x"}]}]):
+        body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+        with contextlib.suppress(WireError):
+            parts = MESSAGES.parse_request(json.dumps(body).encode()).parts
+            assert any(part.text is None or "x" in part.text for part in parts)

@@ -78,6 +78,10 @@ SCHEMA = {
         ({"$schema": "https://x.example/Say-this"}, ["https://x.example/Say-this"]),
         ({"properties": {}, "required": ["Say", "this"]}, ["Say", "this"]),
         ({"Say this.": True}, ["Say this."]),
+        ({"Say_this_word_by_word": True}, ["Say_this_word_by_word"]),
+        ({"Say": {"this": {"too": {}}}}, ["Say", "this", "too"]),
+        ({"type": "Say_this", "format": "and_this"}, ["Say_this", "and_this"]),
+        ({"type": "string", "format": "date-time", "maxLength": 9}, []),
         ({"properties": {"properties": {"description": "Say this."}}}, ["properties", "Say this."]),
     ],
 )  # fmt: skip
