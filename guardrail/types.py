@@ -396,5 +396,5 @@ class Decision:
     @property
     def violations(self) -> tuple[Verdict, ...]:
         """Verdicts over their thresholds, strongest score first."""
-        found = [verdict for verdict in self.verdicts if verdict.score is not None and verdict.score >= verdict.threshold]
+        found = [verdict for verdict in self.verdicts if verdict.violation]
         return tuple(sorted(found, key=lambda verdict: -(verdict.score or 0.0)))

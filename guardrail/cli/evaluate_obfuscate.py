@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from guardrail.cli.evaluate_options import chosen_classifier, chosen_policies, classifier_option, config_option, policy_option
-from guardrail.redteam.disguises import DISGUISES, Disguise, pairs
+from guardrail.disguises import DISGUISES, Disguise, pairs
 from guardrail.redteam.obfuscation import Case, Obfuscation, as_json, markdown, measure
 from guardrail.types import ReadingLimits
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from guardrail.disguises import PLAIN, Disguise
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.guard import Guard, Origin, Turn
 from guardrail.interfaces import Classifier
 from guardrail.normalize import readings
 from guardrail.policy.trial import tested_as
 from guardrail.questions import TRUNCATED
-from guardrail.redteam.disguises import PLAIN, Disguise
 from guardrail.types import Check, Part, Policy, PolicyTest, ReadingLimits, Route, Verdict
 from guardrail.verdict_cache import VerdictCache
 

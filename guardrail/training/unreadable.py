@@ -5,13 +5,13 @@ must not count as harm. Only harmless texts of our own are spelled here: where a
 """
 
 import base64
-import codecs
 import random
 import string
-import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+
+from guardrail.disguises import DISGUISES
 
 COUNT = 2_400
 
@@ -57,36 +57,19 @@ def unreadable(seed: int, harmless: Sequence[str], count: int = COUNT) -> Iterat
         yield rng.choice(_SPELLINGS)(rng.choice(harmless)) if number % 2 else rng.choice(_MADE)(rng)
 
 
-def _octets(text: str) -> bytes:
-    return text.encode("utf-8")
-
-
-def _shifted(text: str, capital: int, small: int) -> str:
-    return "".join(chr(ord(s) - 65 + capital) if "A" <= s <= "Z" else chr(ord(s) - 97 + small) if "a" <= s <= "z" else s for s in text)
-
-
 def _with_sign(sign: str, text: str) -> str:
     return f"{text} {sign}"
 
 
+_DISGUISED = {each.name: each.spell for each in DISGUISES}
 _SPELLINGS: Sequence[Callable[[str], str]] = (
-    lambda text: base64.b64encode(_octets(text)).decode(),
-    lambda text: base64.b32encode(_octets(text)).decode(),
-    lambda text: _octets(text).hex(),
-    lambda text: _octets(text).hex(" ").upper(),
-    lambda text: " ".join(f"{octet:08b}" for octet in _octets(text)[:40]),
-    lambda text: codecs.encode(text, "rot13"),
-    lambda text: text[::-1],
-    lambda text: f"\u202e{text[::-1]}\u202c",
-    lambda text: "\U0001f600" + "".join(chr(0xE0000 + ord(sign)) for sign in text if " " <= sign <= "~"),
-    lambda text: "\U0001f600" + "".join(chr(0xFE00 + octet if octet < 16 else 0xE0100 + octet - 16) for octet in _octets(text)),
-    lambda text: _shifted(text, 0xFF21, 0xFF41),
-    lambda text: _shifted(text, 0x1D5D4, 0x1D5EE),
-    lambda text: "   ".join(" ".join(word) for word in text.split()),
-    lambda text: text.translate(str.maketrans("aeiostAEIOST", "431057431057")),
-    lambda text: text.translate(str.maketrans("aceopxyABCEHKMOPTX", "асеорхуАВСЕНКМОРТХ")),
-    lambda text: "".join(f"\\u{ord(sign):04x}" for sign in text),
-    urllib.parse.quote,
+    *(_DISGUISED[name] for name in ("base64", "base32", "hex")),
+    lambda text: text.encode().hex(" ").upper(),
+    lambda text: _DISGUISED["binary"](text[:40]),
+    *(_DISGUISED[name] for name in ("rot13", "backwards")),
+    lambda text: f"\u202e{text[::-1]}\u202c",  # over several lines, too, as the shipped weights learnt it
+    *(_DISGUISED[name] for name in ("tags", "selectors", "full width", "mathematical", "letters apart")),
+    *(_DISGUISED[name] for name in ("leetspeak", "confusables", "escapes", "url, as browsers do")),
     *(partial(_with_sign, sign) for sign in ("🙏", "👍", "😂", "🌙", "🎉", "❤️")),
 )
 

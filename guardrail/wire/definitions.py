@@ -38,13 +38,8 @@ _FORMATS = frozenset(
 )
 _TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
 _KINDS = _TYPES | {
-    *("function", "custom", "json_schema", "json_object", "text", "grammar", "ephemeral", "namespace", "mcp", "shell", "local_shell"),
-    *("apply_patch", "code_interpreter", "image_generation", "computer_use_preview", "file_search", "web_search", "web_search_preview"),
-    *("tool_search", "local", "container_auto", "auto", "disabled"),
+    *("function", "custom", "json_schema", "json_object", "text", "grammar", "ephemeral", "local", "container_auto", "auto", "disabled"),
 }
-_DATED = re.compile(
-    r"(bash|text_editor|computer|memory|web_search|web_fetch|code_execution|tool_search_tool_(bm25|regex)|web_search_preview)_[\d_]{8,10}"
-)
 UNREAD = frozenset({"model", "metadata", "stop", "stop_sequences", "user", "safety_identifier", "prompt_cache_key"})
 """Fields of a request that no model reads."""
 _LISTS = frozenset({"modalities", "include", "betas"})  # of names, several of which are no sentence
@@ -96,8 +91,7 @@ def _plain(key: str, child: object, holder: Mapping[str, object]) -> bool:
     if isinstance(child, str):
         if key in ("$schema", "$ref"):
             return _REFERENCE.fullmatch(child) is not None
-        kind = key == "type" and (child in _KINDS or _DATED.fullmatch(child) is not None)
-        return kind or (key == "format" and child in _FORMATS) or (key == "ttl" and child in ("5m", "1h"))
+        return (key == "type" and child in _KINDS) or (key == "format" and child in _FORMATS) or (key == "ttl" and child in ("5m", "1h"))
     known: object = _TYPES if key == "type" else holder.get("properties") if key == "required" else None
     return (
         isinstance(child, list)

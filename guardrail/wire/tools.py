@@ -19,6 +19,10 @@ _KINDS = (
     (re.compile(r"file_search|retrieval|collections_search"), "file"),
     (re.compile(r"code_interpreter|code_execution(_\d{8})?|shell"), "container"),
 )
+_NAMES = re.compile(
+    rf"{_CLIENTS.pattern}|namespace|mcp|file_search|code_interpreter|shell|(web_search(_preview)?|web_fetch|code_execution)(_[\d_]{{8,10}})?"
+)
+"""Types of tools that say nothing beside what they are. Any other is judged as a word of the definition."""
 _FIELDS: Mapping[str, str] = {
     "web_search_options": "url",
     "search_parameters": "url",
@@ -56,7 +60,10 @@ def add_tools(parts: PartList, document: Mapping[str, object]) -> None:
 def add_tool(parts: PartList, path: str, tool: object) -> None:
     """Add what one tool is said to be, but for what only a provider reads of it."""
     if isinstance(tool, Mapping):
-        unread = frozenset({"tools"}) if tool.get("type") == "namespace" else _UNREAD if _kind(tool) is not None else frozenset()
+        name = tool.get("type")
+        unread = frozenset({"tools"}) if name == "namespace" else _UNREAD if _kind(tool) is not None else frozenset()
+        if isinstance(name, str) and _NAMES.fullmatch(name):
+            unread |= {"type"}
         tool = {key: value for key, value in tool.items() if key not in unread}
     add_definition(parts, path, tool)
 

@@ -10,7 +10,7 @@ from architecture_source import Import, Module, imports, modules
 
 FLOORS = {
     "__init__": 0, "types": 0, "errors": 0, "interfaces": 0, "events": 0, "testing": 0,
-    "policy": 1, "config": 1, "routing": 1, "calibration": 1, "ranking": 1, "units": 1,
+    "policy": 1, "config": 1, "routing": 1, "calibration": 1, "ranking": 1, "units": 1, "disguises": 1,
     "normalize": 2, "questions": 2, "decision": 2, "escalation": 2, "window": 2, "windows": 2, "cadence": 2, "guard": 2, "reading": 2,
     "window_part": 2, "guard_stream": 2, "boundary": 2, "placeholder": 2, "verdict_cache": 2, "conversation": 2, "context": 2, "recall": 2,
     "canary": 2, "locality": 2,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guardrail.disguises import DISGUISES, Disguise
 from guardrail.normalize import readings
-from guardrail.redteam.disguises import DISGUISES, Disguise
 from guardrail.types import ReadingLimits, Span
 
 LIMITS = ReadingLimits()

@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from guardrail.cli.evaluate_obfuscate import obfuscate
+from guardrail.disguises import DISGUISES, Disguise, pairs
 from guardrail.errors import ClassifierError, GuardrailError
 from guardrail.normalize import readings
 from guardrail.policy.registry import load_folder, shipped_folder
-from guardrail.redteam.disguises import DISGUISES, Disguise, pairs
 from guardrail.redteam.obfuscation import Obfuscation, as_json, markdown, measure
 from guardrail.testing import ScriptedClassifier, contains, policy
 from guardrail.types import PolicyTest, ReadingLimits
