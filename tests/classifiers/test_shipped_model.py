@@ -20,6 +20,7 @@ from guardrail.training.labels import Aim
 from guardrail.training.variants import Variant, Wordings
 from guardrail.types import ClassifyRequest, Criterion, Label, Policy, Score
 
+ROOT = Path(__file__).parents[2]
 POLICIES = load_folder(shipped_folder())
 
 # Everyday texts that share words with what policies are about.
@@ -91,6 +92,17 @@ async def test_the_shipped_policies_pass_nine_in_ten_of_their_own_tests(model: E
     assert len(failures) <= 0.1 * cases, failures
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert f"The embedded model passes {cases - len(failures)} of the {cases} tests of the shipped policies" in readme
+
+
+async def test_harmless_sentences_around_a_violation_hide_as_many_as_the_documents_say(model: EmbeddedClassifier) -> None:
+    around = ("Good morning, I hope you are well. ", " The train to Lisbon leaves at nine from platform four.")
+    alone = between = 0
+    for shipped in POLICIES:
+        cases = tuple(case.text for case in shipped.tests if case.expected)
+        alone += sum(score >= shipped.threshold for score in await _scores(model, shipped, cases))
+        hidden = tuple(text.join(around) for text in cases)
+        between += sum(score >= shipped.threshold for score in await _scores(model, shipped, hidden))
+    assert f"({between} of the policies' own cases against {alone})" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 async def test_the_canary_is_told_apart(model: EmbeddedClassifier) -> None:
