@@ -16,6 +16,7 @@ from guardrail.wire.inquiry import Inquiry, enforced, judged_whole, messages_fie
 from guardrail.wire.parts import MAX_PARTS
 from guardrail.wire.refusal import Reply
 from guardrail.wire.request import request_parts
+from guardrail.wire.tools import add_offered
 
 HEADER = "detector-id"
 EVERY_POLICY = "guardrail"
@@ -33,11 +34,13 @@ def parse_contents(body: bytes, headers: Mapping[str, str]) -> Inquiry:
 
 
 def parse_chat_detection(body: bytes, headers: Mapping[str, str]) -> Inquiry:
-    """`{messages, tools}`: detections of the conversation. Raises WireError (400)."""
+    """`{messages, tools}`: detections of the conversation, and of what its tools are said to be. Raises WireError (400)."""
     document = read_object(body)
     only(document, frozenset({"messages", "tools", "detector_params"}))
     with request_parts("messages") as parts:
         messages_field(document, "messages", parts)
+        parts.role = "user"
+        add_offered(parts, document.get("tools"))
     return Inquiry(tuple(parts.found), _detections_reply, policies=_policies(headers), history=chat_history(document))
 
 

@@ -16,7 +16,7 @@ from guardrail.wire.inquiry import Inquiry, Place, messages_field, reply, text_f
 from guardrail.wire.parts import PartList
 from guardrail.wire.refusal import Reply
 from guardrail.wire.request import request_parts
-from guardrail.wire.tools import add_tool
+from guardrail.wire.tools import add_offered
 
 _MESSAGES = "structured_messages"
 _REASON = "Blocked by content policy."
@@ -84,9 +84,8 @@ def _collect(document: Mapping[str, object], stage: Stage, parts: PartList) -> N
     parts.role = "user" if stage is Stage.INPUT else "assistant"
     for number, _ in enumerate(text_list(document, "images", required=False)):
         parts.opaque(f"images[{number}]", "image")
-    tools = document.get("tools") if stage is Stage.INPUT else None
-    for number, tool in enumerate(tools if isinstance(tools, list) else [tools]):
-        add_tool(parts, f"tools[{number}]", tool)
+    if stage is Stage.INPUT:  # with a response they would be its request's, too
+        add_offered(parts, document.get("tools"))
     calls = document.get("tool_calls")
     for number, call in enumerate(calls if isinstance(calls, list) else () if calls is None else (calls,)):
         parts.tool_call(f"tool_calls[{number}]", call)

@@ -44,7 +44,7 @@ def add_tools(parts: PartList, document: Mapping[str, object]) -> None:
 
     The marks are `tool_server`, `url`, `file`, `container`. A tool of a type that is not known is one of them.
     """
-    _add(parts, "tools", document.get("tools"), 0)
+    add_offered(parts, document.get("tools"))
     functions = document.get("functions")
     for number, function in enumerate(functions if isinstance(functions, list) else [functions]):
         add_definition(parts, f"functions[{number}]", function)
@@ -57,7 +57,12 @@ def add_tools(parts: PartList, document: Mapping[str, object]) -> None:
             parts.opaque(name, kind)
 
 
-def add_tool(parts: PartList, path: str, tool: object) -> None:
+def add_offered(parts: PartList, tools: object) -> None:
+    """The same of a list of tools alone."""
+    _add(parts, "tools", tools, 0)
+
+
+def _add_tool(parts: PartList, path: str, tool: object) -> None:
     """Add what one tool is said to be, but for what only a provider reads of it."""
     if isinstance(tool, Mapping):
         name = tool.get("type")
@@ -77,7 +82,7 @@ def _add(parts: PartList, path: str, tools: object, depth: int) -> None:
     for number, tool in enumerate(tools):
         place = f"{path}[{number}]"
         kind = _kind(tool)
-        add_tool(parts, place, tool)
+        _add_tool(parts, place, tool)
         if kind is not None:
             parts.opaque(place, kind)
         elif isinstance(tool, Mapping) and tool.get("type") == "namespace":

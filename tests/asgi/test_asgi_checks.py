@@ -21,14 +21,18 @@ from guardrail.types import Action
 from guardrail.wire.check import parse_check
 
 CHECK, LABEL, MODERATIONS, LITELLM = "/v1/guard/check", "/v1/label", "/v1/moderations", "/beta/litellm_basic_guardrail_api"
-CONTENTS = "/api/v1/text/contents"
+CONTENTS, FMS_CHAT = "/api/v1/text/contents", "/api/v1/text/chat"
+HIDDEN: list[dict[str, Any]] = [
+    {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f", "description": BAD}]},
+    {"type": "mcp", "server_label": "s", "server_url": "https://x.example"},
+]
 ASKS: dict[str, dict[str, Any]] = {
     CHECK: {"text": BAD},
     LABEL: {"content_text": BAD, "labeler_id": "harassment"},
     MODERATIONS: {"input": BAD},
     LITELLM: {"input_type": "request", "texts": [BAD], "request_data": {}},
     CONTENTS: {"contents": [BAD]},
-    "/api/v1/text/chat": {"messages": [{"role": "user", "content": BAD}]},
+    FMS_CHAT: {"messages": [{"role": "user", "content": BAD}]},
     "/api/v1/text/generation": {"prompt": "hi", "generated_text": BAD},
     "/api/v1/text/context/doc": {"content": BAD, "context_type": "docs", "context": ["a page"]},
 }
@@ -380,6 +384,10 @@ class TestLiteLLM:
             told = await ask(proxy, LITELLM, input_type="request", texts=["hi"], tools=tools)
         assert told.json()["action"] == action
 
+    @pytest.mark.parametrize("tool", HIDDEN)
+    async def test_no_tool_hides_what_it_says_or_fetches(self, tool: dict[str, Any], proxy: Any) -> None:
+        assert (await ask(proxy, LITELLM, input_type="request", texts=["hi"], tools=[tool])).json()["action"] == "BLOCKED"
+
     async def test_a_route_that_is_not_there_is_an_error(self, proxy: Any) -> None:
         extra = {"route": "nope"}
         response = await ask(proxy, LITELLM, input_type="request", texts=["hi"], additional_provider_specific_params=extra)
@@ -401,8 +409,22 @@ class TestDetectors:
 
     async def test_conversations_and_generated_texts(self, proxy: Any) -> None:
         detection = [{"detection": "harassment", "detection_type": "harassment", "score": 0.97}]
-        for path in ("/api/v1/text/chat", "/api/v1/text/generation", "/api/v1/text/context/doc"):
+        for path in (FMS_CHAT, "/api/v1/text/generation", "/api/v1/text/context/doc"):
             assert (await ask(proxy, path, **ASKS[path])).json() == detection
+
+    @pytest.mark.parametrize("definitions", ["judge", "trust"])
+    async def test_tool_definitions_are_judged_unless_the_route_trusts_them(self, definitions: str) -> None:
+        tools = [{"type": "function", "function": {"name": "f", "description": BAD}}, HIDDEN[0]]
+        async with proxied(config({"definitions": definitions})) as proxy:
+            for headers in ({}, {"detector-id": "harassment"}):
+                body = {"messages": [{"role": "user", "content": "hi"}], "tools": tools}
+                told = (await proxy.client.post(FMS_CHAT, json=body, headers=headers)).json()
+                assert [found["detection_type"] for found in told] == (["harassment"] if definitions == "judge" else [])
+
+    @pytest.mark.parametrize("tools", [HIDDEN[1:2], HIDDEN[1], "mcp"])
+    async def test_what_a_tool_fetches_cannot_be_checked(self, tools: Any, proxy: Any) -> None:
+        response = await ask(proxy, FMS_CHAT, messages=[{"role": "user", "content": "hi"}], tools=tools)
+        assert (response.status_code, response.json()["code"]) == (422, 422)
 
 
 async def test_a_full_house_is_told_to_checks_too() -> None:
