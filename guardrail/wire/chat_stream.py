@@ -10,14 +10,16 @@ from guardrail.wire.chat import (
     ANSWER_EXTRAS,
     ANSWER_FIELDS,
     CHOICE_FIELDS,
+    CHOICE_NUMBERS,
     CHOICE_WORDS,
+    NUMBERS,
     WORDS,
     choice_index,
     read_answer,
     refused_deltas,
-    spelled,
 )
 from guardrail.wire.collecting import StreamCollector, parse_event
+from guardrail.wire.logprobs import Joined, spelled
 from guardrail.wire.merge import Merged, Repeated
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
 from guardrail.wire.told import TOLD, bare, told
@@ -76,7 +78,7 @@ class ChatStreamCollector(StreamCollector):
         self._shape = shape
         self._frames: list[_Frame] = []
         self._choices: dict[int, Merged] = {}
-        self._spelled: dict[int, dict[str, list[str]]] = {}
+        self._spelled: dict[int, Joined] = {}
         self._told: dict[int, set[str]] = {}
         self._top = Repeated()
         self._head: dict[str, object] = {}
@@ -165,7 +167,7 @@ class ChatStreamCollector(StreamCollector):
         usage = document.get("usage")
         if isinstance(usage, dict):
             self._usage = usage
-        said = told(document, WORDS)
+        said = told(document, WORDS, NUMBERS)
         self._top.add({**{key: value for key, value in document.items() if key not in _KNOWN_FIELDS}, **({TOLD: said} if said else {})})
         indexes = []
         for position, choice in enumerate(choices):
@@ -180,8 +182,8 @@ class ChatStreamCollector(StreamCollector):
         merged.add(added)
         merged.add({key: value for key, value in choice.items() if key not in self._shape.skipped})
         for kind, said in spelled(choice.get("logprobs")).items():
-            self._spelled.setdefault(index, {}).setdefault(kind, []).append(said)
-        for words in told(choice, CHOICE_WORDS):
+            self._spelled.setdefault(index, Joined()).setdefault(kind, []).append(said)
+        for words in told(choice, CHOICE_WORDS, CHOICE_NUMBERS):
             if words not in (known := self._told.setdefault(index, set())):
                 known.add(words)
                 merged.add({TOLD: [f"{words}\n"]})

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 
 from guardrail.errors import UpstreamError
-from guardrail.wire.parts import is_tokens, strings
+from guardrail.wire.names import strings
+from guardrail.wire.parts import is_tokens
 
 MAX_ITEMS = 4096
 

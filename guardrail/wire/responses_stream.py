@@ -13,7 +13,9 @@ from guardrail.wire.answer import Answer, FilterResults
 from guardrail.wire.collecting import EventCollector, object_of
 from guardrail.wire.document import readable
 from guardrail.wire.items import add_item
-from guardrail.wire.parts import PartList, TooManyPartsError, strings
+from guardrail.wire.logprobs import spelled, written
+from guardrail.wire.names import strings
+from guardrail.wire.parts import PartList, TooManyPartsError
 from guardrail.wire.responses import read_response, refused_events
 
 LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -28,7 +30,7 @@ class ResponseStreamCollector(EventCollector):
 
     def __init__(self, *, max_bytes: int = 32 * 1024 * 1024) -> None:
         super().__init__(max_bytes=max_bytes)
-        self._growing: dict[tuple[object, ...], list[str]] = {}
+        self._growing: dict[tuple[object, ...], dict[str, list[str]]] = {}  # by where they stand: what is said there, by kind
         self._beside = PartList()
         self._beside.choice, self._beside.role = 0, "assistant"
         self._response: dict[str, object] | None = None
@@ -63,9 +65,8 @@ class ResponseStreamCollector(EventCollector):
         told = {part.text for part in whole if part.text is not None}
         lines = {line for text in told for line in text.split("\n")}
         extra = [part for part in self._beside.found if part.text is None or part.text not in told | lines]
-        for key, pieces in self._growing.items():
-            text = readable("".join(pieces))
-            if text and text not in told | lines:
+        for key, grown in self._growing.items():
+            for _, text in written({kind: readable("".join(pieces)) for kind, pieces in grown.items()}, told | lines | {""}):
                 extra.append(Part(f"events.{key[0]}", text, "assistant", "text", 0))
         return (*whole, *dict.fromkeys(extra))
 
@@ -101,10 +102,8 @@ class ResponseStreamCollector(EventCollector):
             elif key == "delta" and isinstance(value, str):
                 self._grow((place, *(document.get(name) for name in _PLACE)), value)
             elif key == "logprobs" and isinstance(value, list):
-                tokens = value
-                self._strings(place, [token if not isinstance(token, dict) else _beside(token) for token in tokens])
-                said = "".join(str(token.get("token", "")) for token in tokens if isinstance(token, dict))
-                self._grow((f"{place}.logprobs", *(document.get(name) for name in _PLACE)), said)
+                for named, said in spelled({"content": value}).items():
+                    self._grow((f"{place}.logprobs", *(document.get(name) for name in _PLACE)), said, named)
             elif key == "partial_image_b64":
                 self._beside.opaque(f"events.{place}", "image")
             elif key not in _SAY_NOTHING:
@@ -128,9 +127,9 @@ class ResponseStreamCollector(EventCollector):
         for text in _said(value):
             self._beside.text(f"events.{place}", text)
 
-    def _grow(self, key: tuple[object, ...], piece: str) -> None:
+    def _grow(self, key: tuple[object, ...], piece: str, kind: str = "") -> None:
         try:
-            self._growing.setdefault(key, []).append(piece)
+            self._growing.setdefault(key, {}).setdefault(kind, []).append(piece)
         except TypeError:
             raise UpstreamError("malformed", "an event of the upstream's stream has a place that is no name or number") from None
 
@@ -140,11 +139,6 @@ def _said(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         value = {key: child for key, child in value.items() if not (key in ("type", "id", "item_id", "status") and _plain(child))}
     yield from (text for text in strings(value) if not _plain_id(text))
-
-
-def _beside(token: Mapping[str, object]) -> dict[str, object]:
-    """What a token's log probability holds beside its usual fields."""
-    return {key: value for key, value in token.items() if key not in ("token", "logprob", "bytes", "top_logprobs")}
 
 
 def _plain(value: object) -> bool:

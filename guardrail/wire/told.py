@@ -4,7 +4,9 @@ left out where something of the answer is taken out, or goes out before it is ju
 import re
 from collections.abc import Iterable, Mapping
 
-from guardrail.wire.parts import PartList, strings
+from guardrail.wire.logprobs import spelled
+from guardrail.wire.names import strings
+from guardrail.wire.parts import PartList
 
 TOLD = "told"
 """The field in which a collected stream keeps what its frames said so."""
@@ -12,15 +14,16 @@ TOLD = "told"
 _NAME = re.compile(r"[\w.:|/+=@~-]{0,512}", re.ASCII)
 
 
-def told(holder: Mapping[str, object], names: Iterable[str]) -> list[str]:
-    """The strings in these fields that are no names, each once."""
+def told(holder: Mapping[str, object], names: Iterable[str], numbers: Iterable[str] = ()) -> list[str]:
+    """The strings in these fields that are no names, and those in the fields of `numbers`, or of tokens one by one; each once."""
     said = strings([{name: holder[name]} for name in sorted(set(names) & holder.keys())])
-    return list(dict.fromkeys(text for text in said if not _NAME.fullmatch(text)))
+    found = [text for text in said if not _NAME.fullmatch(text)]
+    return list(dict.fromkeys([*found, *(text for name in sorted(numbers) for text in spelled(holder.get(name)).values())]))
 
 
-def add_told(parts: PartList, path: str, holder: Mapping[str, object], names: Iterable[str]) -> None:
+def add_told(parts: PartList, path: str, holder: Mapping[str, object], names: Iterable[str], numbers: Iterable[str] = ()) -> None:
     """Add them as one text."""
-    parts.text(f"{path}.{TOLD}", "\n".join(told(holder, names)), "unknown")
+    parts.text(f"{path}.{TOLD}", "\n".join(told(holder, names, numbers)), "unknown")
 
 
 def bare(holder: Mapping[str, object], names: Iterable[str]) -> dict[str, object]:
