@@ -95,12 +95,13 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTest:
-    """A policy's own test case: the text, 1 (violates) or 0, and why."""
+    """A policy's own test case: the text, 1 (violates) or 0, why, and the name of the criterion that decides where it is given."""
 
     text: str
     expected: Literal[0, 1]
     why: str
     line: int
+    criterion: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +267,8 @@ class Streaming:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """How a route's decisions are kept: with which text, and what a full or failing store leads to.
-
-    `wait`: what was judged is held until its record is kept, and refused (503) where that takes too long; else it is left out and counted.
-    """
+    """How a route's decisions are kept: with which text, and what a full or failing store leads to. `wait`: what was judged is held until
+    its record is kept, and refused (503) where that takes too long; else the record is left out and counted."""
 
     content: Literal["none", "redacted", "full"] = "none"
     wait: bool = False

@@ -58,13 +58,17 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A text of a probe: what it is about (a policy's id), whether it violates that policy, the group it attacks, and what it is."""
+    """A text of a probe: what it is about (a policy's id), whether it violates that policy, the group it attacks, and what it is.
+
+    `criterion` is the name of the policy's criterion that decides, where it is known.
+    """
 
     text: str
     area: str
     label: int
     group: str = ""
     stage: Stage = Stage.INPUT
+    criterion: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,23 @@ class CarveOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Single:
+    """Of the positives a policy flags: those flagged under their own criterion alone, and those flagged under each other one alone.
+
+    A text may fall under two criteria, so that not even a perfect reader reaches 100 points.
+    """
+
+    policy: str
+    own: Rate
+    others: Rate
+
+    @property
+    def selectivity(self) -> float | None:
+        """Points between the two; None where one side has no flagged text."""
+        return None if self.own.share is None or self.others.share is None else 100 * (self.own.share - self.others.share)
+
+
+@dataclass(frozen=True, slots=True)
 class Length:
     """A policy's verdicts at one length: positives flagged, negatives flagged, verdicts as under the whole policy."""
 
@@ -117,7 +138,7 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """All that the probes found. Rates are pooled over policies; `inversions`, `wordings`, `carve_outs` keep them apart."""
+    """All that the probes found. Rates are pooled over policies; `inversions`, `wordings`, `carve_outs`, `singles` keep them apart."""
 
     classifier: str
     samples: int
@@ -126,6 +147,7 @@ class Steering:
     carve_outs: tuple[CarveOut, ...]
     lengths: tuple[Length, ...]
     wordings: tuple[Wording, ...]
+    singles: tuple[Single, ...] = ()
 
     @property
     def flip(self) -> Rate:
@@ -150,6 +172,12 @@ class Steering:
         return CarveOut("all", released, in_scope).selectivity
 
     @property
+    def criterion_selectivity(self) -> float | None:
+        """Selectivity of policies on one criterion alone in points, all policies together."""
+        own, others = Rate.pooled(each.own for each in self.singles), Rate.pooled(each.others for each in self.singles)
+        return Single("all", own, others).selectivity
+
+    @property
     def stable(self) -> Rate:
         """Paraphrase stability."""
         return Rate.pooled(each.stable for each in self.wordings)
@@ -157,7 +185,11 @@ class Steering:
 
 def own_samples(policies: Sequence[Policy]) -> list[Sample]:
     """The probes' own mild texts: the policies' own tests, and each claim made of each group."""
-    found = [Sample(test.text, policy.id, test.expected, stage=tested_as(policy)) for policy in policies for test in policy.tests]
+    found = [
+        Sample(test.text, policy.id, test.expected, stage=tested_as(policy), criterion=test.criterion)
+        for policy in policies
+        for test in policy.tests
+    ]
     if any(policy.id == CARVED for policy in policies):
         for group, entry in steer_policies.material()["groups"].items():
             for claim in steer_policies.material()["claims"]:
@@ -202,6 +234,7 @@ async def steer(
         tuple(found for probe in probes for found in probe.carve_outs(scores)),
         tuple(_at_length(probes, lines, scores) for lines in steer_policies.LENGTHS),
         tuple(probe.wording(scores) for probe in probes if probe.other_words and probe.samples),
+        tuple(probe.single(scores) for probe in probes if len(probe.singled) > 1),
     )
 
 
@@ -218,11 +251,13 @@ class _Probe:
     carved: Mapping[str, Policy]
     lengths: Mapping[int, Policy]
     other_words: tuple[Policy, ...]
+    singled: Mapping[str, Policy]
 
     @classmethod
     def of(cls, policy: Policy, samples: Sequence[Sample]) -> "_Probe":
         groups = sorted({sample.group for sample in samples if sample.group and policy.id == CARVED})
         names = steer_policies.material()["groups"]
+        asked = {sample.criterion for sample in samples if sample.label and sample.criterion}
         known = policy.id in steer_policies.material()["areas"]
         return cls(
             policy,
@@ -231,11 +266,12 @@ class _Probe:
             {group: steer_policies.carved(policy, group, names[group]["name"]) for group in groups},
             {lines: steer_policies.shortened(policy, lines) for lines in steer_policies.LENGTHS if known or lines > 1},
             steer_policies.paraphrased(policy),
+            {each.name: steer_policies.singled(policy, each) for each in policy.labels[0].includes if each.name in asked},
         )
 
     @property
     def asked(self) -> tuple[Policy, ...]:
-        return (self.policy, self.inverted, *self.carved.values(), *self.lengths.values(), *self.other_words)
+        return (self.policy, self.inverted, *self.carved.values(), *self.lengths.values(), *self.other_words, *self.singled.values())
 
     def inversion(self, scores: Scores) -> Inversion:
         positives = [sample for sample in self.samples if sample.label]
@@ -258,6 +294,17 @@ class _Probe:
             )
             for group, policy in self.carved.items()
         ]
+
+    def single(self, scores: Scores) -> Single:
+        told = [sample for sample in self.samples if sample.label and sample.criterion in self.singled]
+        flagged = [sample for sample in told if _flag(scores, self.policy, sample)]
+        return Single(
+            self.policy.id,
+            Rate.of_flags(_flag(scores, self.singled[sample.criterion], sample) for sample in flagged),
+            Rate.of_flags(
+                _flag(scores, policy, sample) for sample in flagged for name, policy in self.singled.items() if name != sample.criterion
+            ),
+        )
 
     def wording(self, scores: Scores) -> Wording:
         wordings = (self.policy, *self.other_words)

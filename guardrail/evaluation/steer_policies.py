@@ -45,6 +45,15 @@ def carved(policy: Policy, group: str, name: str) -> Policy:
     return _policy(policy, text, f"without_{group}", policy.title)
 
 
+def singled(policy: Policy, criterion: Criterion) -> Policy:
+    """A policy on one criterion of this one alone; its exclusions and terms stay."""
+    name, title = criterion.name.lower(), policy.title.lower()
+    overview = f"The one thing that this policy looks for is {name}. Other forms of {title} are outside it and get 0."
+    text = _written(overview, criterion.name, [criterion], policy.labels[0].excludes, policy.terms)
+    number = policy.labels[0].includes.index(criterion) + 1
+    return _policy(policy, text, f"criterion_{number}", criterion.name)
+
+
 def shortened(policy: Policy, lines: int) -> Policy:
     """The policy at about so many lines: 1 is its one sentence, 80 the whole; between, its first criteria and then terms, a line each.
 

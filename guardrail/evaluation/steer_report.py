@@ -35,13 +35,14 @@ BARS = (Bar("inversion_flip_rate", 0.70), Bar("off_topic_false_flags", 0.03, at_
 
 
 def summary(found: Steering) -> dict[str, Any]:
-    """The headline numbers; shares from 0 to 1, selectivity in points, None where nothing could be measured."""
+    """The headline numbers; shares from 0 to 1, selectivities in points, None where nothing could be measured."""
     return {
         "inversion_flip_rate": found.flip.share,
         "inverted_adopted": found.adopted.share,
         "off_topic_false_flags": found.false_flags.share,
         "carve_out_selectivity": found.selectivity,
         "paraphrase_stability": found.stable.share,
+        "criterion_selectivity": found.criterion_selectivity,
     }
 
 
@@ -66,6 +67,8 @@ def _headline(found: Steering) -> Iterator[str]:
     off_topic = f"{_share(found.false_flags)} | {_interval(found.false_flags)}"
     yield f"| off-topic false flags | {off_topic} | {asked['off_topic_false_flags']} |"
     yield f"| carve-out selectivity (points) | {selectivity} | | {asked['carve_out_selectivity']} |"
+    single = "-" if found.criterion_selectivity is None else f"{found.criterion_selectivity:+.0f}"
+    yield f"| criterion selectivity (points): flagged under its own criterion alone less under another | {single} | | | |"
     yield f"| paraphrase stability | {_share(found.stable)} | {_interval(found.stable)} | | |"
 
 
@@ -91,6 +94,11 @@ def markdown(found: Steering) -> str:
     for carve in found.carve_outs:
         points = "-" if carve.selectivity is None else f"{carve.selectivity:+.0f}"
         lines.append(f"| {carve.group} | {_share(carve.released)} | {_share(carve.in_scope)} | {points} |")
+    if found.singles:
+        lines += ["", "| one criterion alone | flagged under its own | under another | selectivity |", "|---|--:|--:|--:|"]
+    for single in found.singles:
+        points = "-" if single.selectivity is None else f"{single.selectivity:+.0f}"
+        lines.append(f"| {single.policy} | {_share(single.own)} | {_share(single.others)} | {points} |")
     lines += ["", "| lines | positives flagged | negatives flagged | verdict as under the whole policy |", "|--:|--:|--:|--:|"]
     lines += [f"| {each.lines} | {_share(each.recall)} | {_share(each.false_flags)} | {_share(each.as_whole)} |" for each in found.lengths]
     if found.wordings:

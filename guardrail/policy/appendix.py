@@ -71,7 +71,7 @@ def _fenced(lines: Sequence[Line]) -> Iterator[Block]:
 
 def _case(node: yaml.Node, block: Block, report: Report) -> Iterator[PolicyTest]:
     before = len(report.findings)
-    found = entries(node, block, report, allowed=("text", "expect", "why"))
+    found = entries(node, block, report, allowed=("text", "expect", "why", "criterion"))
     text, expect = scalar(found.get("text")), scalar(found.get("expect"))
     if len(report.findings) > before:
         return
@@ -81,7 +81,8 @@ def _case(node: yaml.Node, block: Block, report: Report) -> Iterator[PolicyTest]
         report.add(block.line(found.get("expect", node)), "P015", "a case needs `expect: 1` (violates) or `expect: 0`")
     else:
         expected: Literal[0, 1] = 1 if expect == "1" else 0
-        yield PolicyTest(text, expected, scalar(found.get("why")) or "", block.line(node))
+        why, criterion = (scalar(found.get(key)) or "" for key in ("why", "criterion"))
+        yield PolicyTest(text, expected, why, block.line(node), criterion)
 
 
 def _changes(section: Section, report: Report) -> Iterator[Change]:

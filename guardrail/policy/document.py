@@ -6,6 +6,7 @@ and trailing whitespace removed. The digest is over exactly those bytes, and ove
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +47,7 @@ def parse(text: str, path: str = "<text>") -> Policy:
     front, places = frontmatter.read(Block("\n".join(lines[1:end]), 2), report)
     parts = _read(lines[end + 1 :], end + 2, report)
     labels = _labels(front, parts.prose.labels, places, report)
+    _check_tests(parts.tests, labels, report)
     report.refuse()
     return _policy(front, replace(parts, places={**places, **parts.places}), labels, path)
 
@@ -163,6 +165,14 @@ def _labels(front: FrontMatter, found: tuple[Label, ...], places: dict[str, int]
     if labels and front.label and front.label not in seen:
         report.add(places.get("label", 1), "P013", f"`label: {front.label}` is not defined in the text, which defines {', '.join(seen)}")
     return labels
+
+
+def _check_tests(tests: Sequence[PolicyTest], labels: Sequence[Label], report: Report) -> None:
+    """What a case says decides has to be there: a criterion that was renamed would be asked about in vain."""
+    names = [each.name for label in labels for each in (*label.includes, *label.excludes)]
+    for test in tests:
+        if test.criterion and test.criterion not in names:
+            report.add(test.line, "P024", f"`criterion: {test.criterion}` is no criterion of this policy")
 
 
 def _loose_criteria(parts: _Parts) -> tuple[Criterion, ...]:

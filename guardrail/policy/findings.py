@@ -34,7 +34,7 @@ _ERRORS = (
     (
         "P015",
         "the Tests section is not a list of cases in a ```yaml block",
-        "write cases as `- text:`, `expect:`, `why:` in one ```yaml block",
+        "write cases as `- text:`, `expect:`, `why:` (and `criterion:`) in one ```yaml block",
     ),
     ("P016", "a Changes entry cannot be read", "write it as `- 1.0.0 (2026-01-31): What changed.`"),
     ("P017", "a section is given twice", "join the two"),
@@ -48,6 +48,7 @@ _ERRORS = (
         "a policy folder loses all its policies while they are in force",
         "bring them back; to do without, take the folder out of the configuration and restart",
     ),
+    ("P024", "a test names a criterion that the policy does not have", "write the name as it stands in bold under Includes or Excludes"),
 )
 _ADVICE = (
     ("L001", "a section of the CoPE format is missing", "add it: readers and models look for all of them"),

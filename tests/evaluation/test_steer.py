@@ -57,6 +57,8 @@ class Reader:
     def _violates(policy: Policy, sample: Sample) -> bool:
         if "turned round" in policy.overview:
             return not sample.label
+        if "one thing that this policy looks for" in policy.overview:
+            return bool(sample.label) and policy.labels[0].includes[0].name == sample.criterion
         name = material()["groups"].get(sample.group, {"name": "nobody"})["name"]
         return bool(sample.label) and f"aimed at {name}" not in policy.overview
 
@@ -86,6 +88,7 @@ async def test_a_judge_that_reads_the_policy_passes_every_probe() -> None:
         "off_topic_false_flags": 0.0,
         "carve_out_selectivity": 100.0,
         "paraphrase_stability": 1.0,
+        "criterion_selectivity": 100.0,
     }
     assert all(bar["met"] for bar in bars(found))
     assert [each.recall.share for each in found.lengths] == [1.0] * len(LENGTHS)
@@ -99,6 +102,7 @@ async def test_a_policy_blind_model_scores_badly() -> None:
     assert found.flip.share == 0
     assert found.selectivity == 0
     assert found.false_flags.share > 0.3
+    assert found.criterion_selectivity == 0
     assert found.stable.share == 1  # so stability alone shows nothing
     assert "| inversion flip rate: positives released | 0%" in markdown(found)
     assert {bar["name"]: bar["met"] for bar in bars(found)} == {

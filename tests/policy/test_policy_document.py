@@ -233,6 +233,7 @@ def test_settings_have_defaults() -> None:
         ("  expect: 1\n", "  expect: 1\n  expect: 0\n", [(44, "P007")]),
         ("  expect: 1\n", "  expected: 1\n", [(43, "P006")]),
         ("  expect: 1\n", "", [(42, "P015")]),
+        ("  expect: 1\n", "  expect: 1\n  criterion: Lorries\n", [(42, "P024")]),
         ("- 1.2.0 (2026-02-01): Searches count.", "- 1.2.0 (2026-02-31): Searches count.", [(52, "P016")]),
         ("## Changes", "## Tests", [(50, "P017")]),
         ("## Definition of Terms", "## Overview", [(16, "P017")]),
