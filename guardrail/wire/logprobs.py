@@ -7,10 +7,10 @@ token. Alternatives that are one token each are not: put together they are no te
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from guardrail.wire.names import IDENTIFIER
+from guardrail.wire.names import IDENTIFIER, sentence
 
 _KINDS = ("content", "refusal", "tokens")
-_BYTES, _APART = "bytes", "apart"
+_BYTES, _APART, _ALTERNATIVES = "bytes", "apart", "top_logprobs"
 _TOKENS = frozenset({"token", "decoded_token"})
 _WORD = re.compile(r"[^\W\d_]+")
 _PARTIAL = re.compile(r"(bytes:)?(\\x[0-9a-fA-F]{2})+")  # a token that is no text by itself
@@ -23,6 +23,8 @@ class Joined(dict[str, list[str]]):
 
 def spelled(logprobs: object) -> dict[str, str]:
     """The texts in a choice's log probabilities, by kind; for `written`, which knows what is one of the answer's."""
+    if logprobs is None:
+        return {}
     if isinstance(logprobs, Joined):
         return {kind: ("\n" if kind == "other" else "").join(pieces) for kind, pieces in logprobs.items()}
     held = dict(logprobs) if isinstance(logprobs, Mapping) else {"other": logprobs}
@@ -67,12 +69,12 @@ def _beside(value: object, key: str = "") -> Iterator[str]:
             yield value
     elif isinstance(value, list):
         for child in value:
-            yield from _beside(child)
+            yield from _beside(child, key if key == _ALTERNATIVES else "")
     elif isinstance(value, Mapping):
+        tokens = {name for name, child in value.items() if key == _ALTERNATIVES and isinstance(child, int | float) and _is_token(name)}
+        names = [name for name in value if name not in tokens]  # text completions name alternatives by their tokens
+        yield from (text for text in (sentence(names), *(name for name in names if not IDENTIFIER.fullmatch(name))) if text)
         for name, child in value.items():
-            alternative = _is_token(name) and isinstance(child, int | float)  # as text completions have them
-            if not (alternative or IDENTIFIER.fullmatch(name)):
-                yield name
             if name == _BYTES and (characters := _characters(child)) is not None:
                 text = _decoded(characters)
                 if text != value.get("token") and not _is_token(text):

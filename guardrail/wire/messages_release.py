@@ -54,9 +54,8 @@ class MessageRelease(EventRelease):
         else:
             begin, self._begun = b"".join(refused_events(self.head, results, notice)[:-2]), True
         delta = {**refused_end(results), "released_chars": released_chars}
-        documents.append(
-            {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 0, **bare(self.usage or {}, self.usage or {})}}
-        )
+        counted = bare({"usage": {"output_tokens": 0, **(self.usage or {})}}, WORDS)
+        documents.append({"type": "message_delta", "delta": delta, **counted})
         return begin + self._written(documents)
 
     def end(self, *, whole: bool) -> bytes:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from guardrail.types import Part
 from guardrail.wire.document import readable
 from guardrail.wire.logprobs import spelled, written
-from guardrail.wire.names import IDENTIFIER, REFERENCES, only_identifiers, strings
+from guardrail.wire.names import IDENTIFIER, REFERENCES, only_identifiers, sentence, strings
 
 MAX_PARTS = 2_048
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -95,10 +95,12 @@ class PartList:
         self.text(path, "\n".join(strings(value)), kind)
 
     def rest(self, path: str, holder: Mapping[str, object], known: Iterable[str]) -> None:
-        """Add each field of `holder` that is not known."""
-        for key in sorted(holder.keys() - set(known)):
+        """Add each field of `holder` that is not known, and their names where these may be a sentence."""
+        known = set(known)
+        for key in sorted(holder.keys() - known):
             if not (key in REFERENCES and only_identifiers(holder[key])):
                 self.unknown(f"{path}.{_segment(key)}", {key: holder[key]} if not IDENTIFIER.fullmatch(key) else holder[key])
+        self.text(f"{path}.?", sentence(key for key in holder if key not in known), "unknown")
 
     def logprobs(self, path: str, value: object, judged: Collection[object]) -> None:
         """Add what log probabilities say beside the texts that are judged already."""
@@ -134,6 +136,7 @@ class PartList:
             else:
                 self.rest(path, {key: value}, ())
                 self.media(path, {key: value})
+        self.text(f"{path}.?", sentence(key for key in message if key not in MESSAGE_FIELDS), "unknown")
 
     def content(self, path: str, value: object) -> None:
         """Add a message's content: a string, or a list of content parts, which are judged one by one and as the text they make."""

@@ -16,7 +16,8 @@ from guardrail.wire.items import add_item
 from guardrail.wire.logprobs import spelled, written
 from guardrail.wire.names import strings
 from guardrail.wire.parts import PartList, TooManyPartsError
-from guardrail.wire.responses import read_response, refused_events
+from guardrail.wire.responses import WORDS, read_response, refused_events
+from guardrail.wire.told import Names
 
 LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SNAPSHOTS = frozenset({"response.created", "response.in_progress", "response.queued"}) | LAST
@@ -33,6 +34,7 @@ class ResponseStreamCollector(EventCollector):
         self._growing: dict[tuple[object, ...], dict[str, list[str]]] = {}  # by where they stand: what is said there, by kind
         self._beside = PartList()
         self._beside.choice, self._beside.role = 0, "assistant"
+        self._names = Names()
         self._response: dict[str, object] | None = None
         self._answer: Answer | None = None
 
@@ -68,6 +70,11 @@ class ResponseStreamCollector(EventCollector):
         for key, grown in self._growing.items():
             for _, text in written({kind: readable("".join(pieces)) for kind, pieces in grown.items()}, told | lines | {""}):
                 extra.append(Part(f"events.{key[0]}", text, "assistant", "text", 0))
+        extra += [Part("events.repeated", text, "assistant", "unknown", 0) for text in self._names.texts()]
+        if (
+            len(said := dict.fromkeys(part.text for part in extra if part.text is not None)) > 1
+        ):  # word by word, a sentence would be several
+            extra.append(Part("events", " ".join(said), "assistant", "text", 0))
         return (*whole, *dict.fromkeys(extra))
 
     def replaced(self, blocked: Mapping[int, FilterResults], notice: str | None) -> tuple[bytes, ...]:
@@ -111,6 +118,7 @@ class ResponseStreamCollector(EventCollector):
         return kind in LAST
 
     def _snapshot(self, response: dict[str, object], *, last: bool) -> None:
+        self._names.add(response, WORDS)
         if last:
             self._response = response
         else:
