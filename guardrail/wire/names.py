@@ -15,32 +15,33 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The words of which protocols and hosts make the names of fields, their values and what they count; nothing that could insult alone.
 _KNOWN = frozenset(
     """
-    aac accepted action actions active added additional after allowed alloy annotations api applied apply approval arguments array ascii
-    ash assistant audio auto available background balanced ballad base batch before begin billed billing block blocked blocklists body
-    bool boolean breakpoint budget byok bytes cache cacheable cached call calls categories category cedar chat chatcmpl check choice
-    choices chunk citation citations cited city cleared client cmpl code commentary compact completed completion completions computed
-    computer concise config configured connector container content context control conversation coral cost costs count country counts
-    created creation current custom data debug decode decoded default definition definitions delta describes description detail detailed
-    details detected developer diagnostics dimensions direct disable disabled display document done draft drop duration echo edits
-    effort embedding embeddings enable enabled encoding encrypted end engine ephemeral error errors event exceeded execution exit
-    expires extended extra fable fast fetch field fields file files filter filtered filters final fine fingerprint finish first fixed
-    flac flex float format forward frequency full function functions generated generation geo grained grammar group hard hash header
-    heading height high hit host http https id ids image images in include included incomplete index inference info input inputs
-    instructions int integer intent interleaved internal is item items iteration iterations json keep key kind kv label large last
-    latency length level license limit limits list live local location log logprob logprobs long low marin material max maximal maximum
-    mcp medium memory message messages meta metadata millis min mini minimal minimum miss mode model models moderation moderations mp ms
-    msg multi mutable name nano native network new non none normal nova null num number object of off offset offsets on one only onyx
-    opaque option options opus order org origin original other output outputs parallel param params part partial partition path payer
-    payload pcm penalty per performance phase policy pool predicted prediction prefill prefix preview primary prior priority processed
-    processing project prompt prompts properties protected protocol provider pub purpose query queue quota random rank rate raw reached
-    read reason reasoning reasons region rejected remote repeated repetition request requests required res reset resp response responses
-    result results retention retrieval retry role route routing run safe sage sampling scale schema schemas score scores search searches
-    second seconds security seed selection sequence server service session set sets severity shimmer size small source sources speaker
-    spec speculative speech speed sse stage standard start started state status stderr stdout stop store stored stream streaming strict
-    string structured style sub success summary support supported swap sync syntax system task temperature term text thinking tier time
-    timestamp timing timings title token tokens told tool tools toolu top total traffic truncated truncation ttl turn turns type unit
-    units unknown unlimited updated upload upstream uri url usage use used user uses utf valid value values variables vector verbosity
-    verse version video voice wait warm wav web weight width window with word words workspace write written xhigh zone
+    aac accepted action actions active adaptive added additional after age allowed alloy annotations api applied apply approval
+    arguments array ascii ash assistant audio auto available background balanced ballad base batch before begin billed billing block
+    blocked blocklists body bool boolean breakpoint budget byok bytes cache cacheable cached call calls categories category cedar chat
+    chatcmpl check choice choices chunk citation citations cited city cleared client cmpl code commentary compact completed completion
+    completions computed computer concise config configured connector container content context control conversation coral cost costs
+    count country counts created creation current custom data debug decode decoded default definition definitions delta describes
+    description detail detailed details detected developer diagnostics dimensions direct disable disabled display document done draft
+    drop duration echo edits efficient effort embedding embeddings enable enabled encoding encrypted end engine ephemeral error errors
+    event exceeded execution exit expires extended extra fable fast fetch field fields file files filter filtered filters final fine
+    fingerprint finish first fixed flac flex float format forward frequency full function functions generate generated generation geo
+    grained grammar group hard hash header heading height high hit host http https id ids image images in include included incomplete
+    index inference info input inputs instructions int integer intent interleaved internal is item items iteration iterations json keep
+    key kind kv label large last latency length level license limit limits list live local location log logprob logprobs long low marin
+    material max maximal maximum mcp medium memory message messages meta metadata millis min mini minimal minimum miss modalities mode
+    model models moderation moderations mp ms msg multi mutable name nano native network new non none normal nova null num number
+    obfuscation object of off offset offsets on one only onyx opaque option options opus order org origin original other output outputs
+    page parallel param params part partial partition path payer payload pcm penalty per performance phase policy pool predicted
+    prediction prefill prefix preview primary prior priority processed processing project prompt prompts properties protected protocol
+    provider pub purpose query queue quota random rank rate raw reached read reason reasoning reasons region rejected remote repeated
+    repetition request requests required res reset resp response responses result results retention retrieval retry return role route
+    routing run safe sage sampling scale schema schemas score scores search searches second seconds security seed selection sequence
+    server service session set sets severity shimmer size skills small source sources speaker spec speculative speech speed sse stage
+    standard start started state status stderr stdout stop store stored stream streaming strict string structured style sub success
+    summarized summary support supported swap sync syntax system task temperature term text thinking tier time timestamp timing timings
+    title token tokens told tool tools toolu top total traffic truncated truncation ttl turn turns type unit units unknown unlimited
+    updated upload upstream uri url usage use used user uses utf valid value values variables vector verbosity verse version video voice
+    wait warm wav web weight width window with word words workspace write written xhigh zone
     """.split()  # noqa: SIM905  (five hundred words)
 )
 
@@ -88,8 +89,12 @@ def spelled_out(value: object) -> list[str]:
 
 def is_foreign(name: str) -> bool:
     """Whether a name has a word that is no protocol's. What has digits in it is none."""
-    words = (word for piece in _PIECE.findall(name) if piece.isalpha() for word in _WORD.findall(piece))
-    return any(len(word) > 1 and word.lower() not in _KNOWN for word in words)
+    return bool(_foreign(name))
+
+
+def in_words(name: str) -> str:
+    """The words of one name as a text, if three or more are no protocol's; else nothing."""
+    return " ".join(_PIECE.findall(name)) if len(_foreign(name)) > 2 else ""
 
 
 def named(value: object) -> Iterator[tuple[str, bool]]:
@@ -113,6 +118,11 @@ def word_lists(value: object) -> Iterator[str]:
     for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
         if isinstance(child, list | Mapping):
             yield from word_lists(child)
+
+
+def _foreign(name: str) -> list[str]:
+    words = (word for piece in _PIECE.findall(name) if piece.isalpha() for word in _WORD.findall(piece))
+    return [word for word in words if len(word) > 1 and word.lower() not in _KNOWN]
 
 
 def _strings(value: object, keys: list[str]) -> Iterator[str]:
