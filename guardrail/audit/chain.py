@@ -40,8 +40,11 @@ class Chain:
 
     def hash(self, previous: bytes, values: Sequence[Value], body: str) -> bytes:
         """The 32 bytes of a record's hash: over the one before it, its columns and its body."""
-        head = _ENCODE(values).encode()
-        return self._digest(b"record\0" + previous + head + b"\n" + body.encode())
+        return self.hash_written(previous, _ENCODE(values), body)
+
+    def hash_written(self, previous: bytes, values: str, body: str) -> bytes:
+        """`hash` of columns that are a JSON list already."""
+        return self._digest(b"record\0" + previous + values.encode() + b"\n" + body.encode())
 
     def sign(self, purpose: str, *values: Value) -> str:
         """A signature as text, with the name of its key: `name:hex`. Without a key it is a checksum and proves nothing about who."""

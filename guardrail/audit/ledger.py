@@ -12,7 +12,7 @@ from guardrail.audit.chain import GENESIS, Chain, Chains
 from guardrail.audit.content import digest, sealed
 from guardrail.audit.keys import StoreKeys
 from guardrail.audit.record import AuditRecord
-from guardrail.audit.row import Entry, columns_of
+from guardrail.audit.row import Entry, Row
 from guardrail.audit.schema import COLUMNS, MARKED_DAMAGE, migrate, version_of
 from guardrail.errors import GuardrailError
 
@@ -123,23 +123,22 @@ class Ledger:
     def append(self, records: Sequence[AuditRecord]) -> int:
         """Write all of them or none; the sequence of the last. What a record has of content is kept apart. Raises sqlite3.Error."""
         with self.transaction():
-            return self.add([Entry(record) for record in records])
+            return self.add([Entry(record).row() for record in records])
 
-    def add(self, entries: Sequence[Entry]) -> int:
+    def add(self, records: Sequence[Row]) -> int:
         """`append` within a transaction that is open already."""
         head = self.head()
         rows: list[tuple[object, ...]] = []
         contents: list[tuple[int, bytes]] = []
-        for entry in entries:
-            record = entry.record
+        for row in records:
+            record = row.record
             if self._full(head, record.time):
                 self._insert(rows, contents)
                 head = self._seal(head)
             stored = None if record.content is None else sealed(record.id, record.content, self._keys.contents)
-            sequence, body = head.sequence + 1, entry.body
-            values = columns_of(entry, sequence, "" if stored is None else digest(stored))
-            hashed = self.chain.hash(head.hash, values, body)
-            rows.append((sequence, *values, body, head.hash, hashed))
+            sequence, body, kept = head.sequence + 1, row.body, "" if stored is None else digest(stored)
+            hashed = self.chain.hash_written(head.hash, row.hashed(sequence, kept), body)
+            rows.append((sequence, *row.whole(sequence, kept), body, head.hash, hashed))
             if stored is not None:
                 contents.append((sequence, stored))
             grown, began = head.opened_bytes + len(body) + len(stored or b""), head.opened_time or record.time

@@ -4,6 +4,7 @@ import hmac
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from guardrail.audit.record import AuditRecord, PartRecord, VerdictRecord
@@ -16,7 +17,7 @@ LONGEST_PATH = 256
 ACTIONS = {action: action.word for action in Action}
 MODES = {mode: mode.value for mode in Mode}
 STAGES = {stage: stage.value for stage in Stage}
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+_ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _PART_HMAC = 32  # hexadecimal digits: enough that no two texts of a store share them
 
 
@@ -60,12 +61,25 @@ def frame_of(event: DecisionMade, key: bytes, *, time: float, trace: tuple[str, 
 def texts_hmac(parts: Sequence[Part], key: bytes) -> str:
     """The keyed hash of everything that was judged: each part's text with its place."""
     said = _ENCODE([[plain(part.path, LONGEST_PATH), part.choice, part.text] for part in parts])
-    return f"hmac-sha256:{hmac.digest(key, b'texts' + said.encode(), 'sha256').hex()}"
+    return f"hmac-sha256:{_keyed(key, b'texts' + said.encode())}"
 
 
 def text_hmac(text: str | None, key: bytes) -> str:
     """The keyed hash of one part's text; "" for no text."""
-    return "" if text is None else hmac.digest(key, b"text" + text.encode("utf-8", "replace"), "sha256").hex()[:_PART_HMAC]
+    return "" if text is None else _keyed(key, b"text" + text.encode("utf-8", "replace"))[:_PART_HMAC]
+
+
+def _keyed(key: bytes, message: bytes) -> str:
+    """HMAC-SHA-256. `hmac.digest` lets go of the interpreter each time, and to get it back from a thread that serves requests takes longer
+    than all the rest of a record; this does so for long messages only."""
+    begun = _begun(key).copy()
+    begun.update(message)
+    return begun.hexdigest()
+
+
+@lru_cache(8)
+def _begun(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod="sha256")
 
 
 def plain(text: str, limit: int = 128) -> str:

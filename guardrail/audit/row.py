@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -21,23 +21,22 @@ SELECTED = ", ".join((*COLUMNS, "body"))
 _Policy = tuple[str, str, str, float, str, str]
 """Id, version, digest, threshold, action and mode."""
 
-_Made = tuple[str, str, str, float, Action, Mode]
-_OF_POLICY: Callable[[Verdict], _Made] = attrgetter("policy_id", "policy_version", "policy_digest", "threshold", "action", "mode")
-_Place = tuple[str, int | None, str]
-_WHERE: Callable[[Verdict], _Place] = attrgetter("part", "choice", "classifier")
-_MORE = attrgetter("error", "span", "criterion", "provenance", "flags", "reading")
-_NOTHING_MORE = None, None, None, None, (), ()
+_Made = tuple[str, str, str, float, Action, Mode, str, int | None, str]
+_MADE: Callable[[Verdict], _Made] = attrgetter(
+    "policy_id", "policy_version", "policy_digest", "threshold", "action", "mode", "part", "choice", "classifier"
+)
+"""All of a verdict but what it says."""
 _MOST_ALIKE = 64
 """Verdicts of the largest decision whose shape is remembered."""
 
-_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
 class UnreadableRecordError(GuardrailError):
     """A row does not hold a record: it was damaged."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A record that is to be written. `made` are its verdicts as the guard made them, where it has none of its own yet: to put them into
     the record's form first would cost as much as the rest of the writing."""
@@ -45,36 +44,48 @@ class Entry:
     record: AuditRecord
     made: tuple[Verdict, ...] = ()
 
-    @cached_property
-    def body(self) -> str:
-        """Everything that is in no column, as JSON. Raises ValueError or TypeError for what cannot be written."""
-        return body_of(self)
+    def row(self) -> "Row":
+        """What is written of it: made outside of the transaction that it goes into, and where its faults are its own.
 
-    def written(self) -> "Entry":
-        """The same, its body made already: outside of the transaction that it goes into, and where its faults are its own."""
-        self.body  # noqa: B018
-        return self
+        Raises ValueError or TypeError for what cannot be written.
+        """
+        columns = columns_of(self)
+        return Row(self.record, columns, _ENCODE(columns)[1:-1], body_of(self))
 
     @property
     def policies(self) -> tuple[dict[str, None], dict[str, None], dict[str, None]]:
         """Those that judged, those of them that were violated where it is enforced, and those that were violated in shadow only."""
-        every = self.made or self.record.verdicts
-        judged = dict.fromkeys([_named(each) for each in every])
-        violated = [each for each in every if each.score is not None and each.score >= each.threshold]
-        enforced = dict.fromkeys(_named(each) for each in violated if each.mode == Mode.ENFORCE.value)
-        return judged, enforced, dict.fromkeys(name for each in violated if (name := _named(each)) not in enforced)
+        every: Sequence[Verdict | VerdictRecord] = self.made or self.record.verdicts
+        names = [each.policy_id for each in self.made] or [each.policy for each in self.record.verdicts]
+        violated = [place for place, each in enumerate(every) if each.score is not None and each.score >= each.threshold]
+        enforced = dict.fromkeys([names[place] for place in violated if every[place].mode == Mode.ENFORCE.value])
+        watched = dict.fromkeys([names[place] for place in violated if names[place] not in enforced])
+        return dict.fromkeys(names), enforced, watched
 
 
-def _named(verdict: Verdict | VerdictRecord) -> str:
-    return verdict.policy if isinstance(verdict, VerdictRecord) else verdict.policy_id
+class Row(NamedTuple):
+    """A record as it is written, but for what only the store knows: `columns` lack the first, its number, and the last, the digest of its
+    content. `spelled` is `columns` as JSON, without brackets."""
+
+    record: AuditRecord
+    columns: tuple[Value, ...]
+    spelled: str
+    body: str
+
+    def whole(self, sequence: int, content_digest: str) -> tuple[Value, ...]:
+        """The columns, in the order of `COLUMNS`."""
+        return sequence, *self.columns, content_digest
+
+    def hashed(self, sequence: int, content_digest: str) -> str:
+        """The same as a JSON list, as it goes into the hash."""
+        return f"[{sequence},{self.spelled},{_ENCODE(content_digest)}]"
 
 
-def columns_of(entry: Entry, sequence: int, content_digest: str) -> tuple[Value, ...]:
-    """The columns, in the order of `COLUMNS`, with the two that only the store knows."""
+def columns_of(entry: Entry) -> tuple[Value, ...]:
+    """The columns, in the order of `COLUMNS`, without the two that only the store knows: the first and the last."""
     record = entry.record
     judged, enforced, watched = entry.policies
     return (
-        sequence,
         record.kind,
         record.id,
         float(record.time),
@@ -93,7 +104,6 @@ def columns_of(entry: Entry, sequence: int, content_digest: str) -> tuple[Value,
         record.request_id,
         record.trace_id,
         record.text_hmac,
-        content_digest,
     )
 
 
@@ -158,14 +168,14 @@ def _plainly(verdicts: Sequence[Verdict], judged: Sequence[PartRecord]) -> str |
 
     The same policies judge time and again, and nearly all they say is a score.
     """
-    scores = [verdict.score for verdict in verdicts]
-    if len(scores) > _MOST_ALIKE or None in scores or [*map(_MORE, verdicts)].count(_NOTHING_MORE) != len(verdicts):
+    simple = [each for each in verdicts if not (each.flags or each.reading or each.span or each.provenance or each.criterion is not None)]
+    scores = [float(each.score) for each in simple if each.score is not None and 0 <= each.score <= 1]
+    if len(scores) != len(verdicts) or len(scores) > _MOST_ALIKE:
         return None
-    shape = _shape(tuple(map(_OF_POLICY, verdicts)), tuple(map(_WHERE, verdicts)), tuple((part.path, part.choice) for part in judged))
-    numbers = [float(score) for score in scores if score is not None and 0 <= score <= 1]
-    if shape is None or len(numbers) != len(scores):
+    shape = _shape(tuple(map(_MADE, verdicts)), tuple([(part.path, part.choice) for part in judged]))
+    if shape is None:
         return None
-    said = ",".join([f"{begin}{number!r}]" for begin, number in zip(shape.begins, numbers, strict=True)])
+    said = ",".join([f"{begin}{score!r}]" for begin, score in zip(shape.begins, scores, strict=True)])
     return f'{shape.names},"verdicts":[{said}]'
 
 
@@ -177,16 +187,13 @@ class _Shape(NamedTuple):
 
 
 @lru_cache(256)
-def _shape(policies: tuple[_Made, ...], places: tuple[_Place, ...], judged: tuple[tuple[str, int | None], ...]) -> _Shape | None:
+def _shape(verdicts: tuple[_Made, ...], judged: tuple[tuple[str, int | None], ...]) -> _Shape | None:
     """None where a verdict is of none of the parts."""
-    named, classifiers = list(dict.fromkeys(policies)), list(dict.fromkeys(classifier for _, _, classifier in places))
-    if any((path, choice) not in judged for path, choice, _ in places):
+    policies, classifiers = list(dict.fromkeys(made[:6] for made in verdicts)), list(dict.fromkeys(made[8] for made in verdicts))
+    if any(made[6:8] not in judged for made in verdicts):
         return None
-    written = [(*made[:3], float(made[3]), ACTIONS[made[4]], MODES[made[5]]) for made in named]
-    begins = [
-        f"[{named.index(policy)},{judged.index((path, choice))},{classifiers.index(classifier)},"
-        for policy, (path, choice, classifier) in zip(policies, places, strict=True)
-    ]
+    written = [(*made[:3], float(made[3]), ACTIONS[made[4]], MODES[made[5]]) for made in policies]
+    begins = [f"[{policies.index(made[:6])},{judged.index(made[6:8])},{classifiers.index(made[8])}," for made in verdicts]
     return _Shape(f'"policies":{_ENCODE(written)},"classifiers":{_ENCODE(classifiers)}', tuple(begins))
 
 

@@ -24,6 +24,7 @@ _KINDS: Final = {
     SpanKind.CONSUMER: b"\x30\x05",
 }
 _BYTE: Final = [bytes((number,)) for number in range(128)]
+_SIZE: Final = [*_BYTE, *(bytes((number & 127 | 128, number >> 7)) for number in range(128, 2_048))]
 _IDS: Final = struct.Struct("<2s16s2s8s").pack
 _TIMES: Final = struct.Struct("<cQcQ").pack
 _TIME: Final = struct.Struct("<Q").pack
@@ -204,7 +205,7 @@ def _text(tag: bytes, text: str) -> bytes:
 
 def _field(tag: bytes, content: bytes) -> bytes:
     size = len(content)
-    return tag + (_BYTE[size] if size < 128 else _varint(size)) + content
+    return tag + (_SIZE[size] if size < 2_048 else _varint(size)) + content
 
 
 def _varint(number: int) -> bytes:

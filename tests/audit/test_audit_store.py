@@ -1,5 +1,6 @@
 """What goes in comes out again, and can be found."""
 
+import hmac
 import json
 import sqlite3
 from contextlib import closing
@@ -12,7 +13,7 @@ from audit_cases import FAILED, SPANNED, TEXT_KEY, WATCHED, event, filled, recor
 from guardrail.audit.chain import Chains
 from guardrail.audit.durations import LEAST_S, STEP, Durations
 from guardrail.audit.keys import StoreKeys
-from guardrail.audit.made import frame_of, record_of
+from guardrail.audit.made import frame_of, record_of, text_hmac, texts_hmac
 from guardrail.audit.row import Entry, _plainly, body_of, columns_of, record_of_row
 from guardrail.audit.store import COUNTED, AuditReader, Filter
 from guardrail.decision import decide
@@ -30,13 +31,22 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert reader.get("unknown") is None
 
 
+@pytest.mark.parametrize("text", ["", "Meet me at the library.", "é" * 3_000])
+def test_hashes_of_texts_are_those_that_earlier_stores_hold(text: str) -> None:
+    alone = hmac.digest(TEXT_KEY, b"text" + text.encode(), "sha256").hex()
+    together = hmac.digest(TEXT_KEY, b"texts" + json.dumps([["p", 1, text], ["q", None, None]], separators=(",", ":")).encode(), "sha256")
+    for _ in range(2):
+        assert text_hmac(text, TEXT_KEY) == alone[:32]
+        assert texts_hmac((Part("p", text, choice=1), Part("q", None)), TEXT_KEY) == f"hmac-sha256:{together.hex()}"
+
+
 def test_verdicts_as_they_were_made_are_written_as_those_of_a_record() -> None:
     origin = Provenance("t", "k", "m", "a", "bf16", 64, 0.01)
     odd = verdict("calm", 0.1, part="x\n" * 300, criterion="c\x00", reading=("rot13",), provenance=origin)
     decided = event(SPANNED, FAILED, WATCHED, odd, verdict("calm", None, error="E\x07" * 100))
     whole = Entry(record_of(decided, TEXT_KEY, time=1.0))
     quick = Entry(frame_of(decided, TEXT_KEY, time=1.0), decided.decision.verdicts)
-    assert (body_of(quick), columns_of(quick, 1, "")) == (body_of(whole), columns_of(whole, 1, ""))
+    assert (body_of(quick), columns_of(quick)) == (body_of(whole), columns_of(whole))
 
 
 @pytest.mark.parametrize("score", [0, 1, 0.0, 1.0, 0.25, 1e-12, 0.123456789012345678, 1 / 3])
@@ -48,7 +58,7 @@ def test_verdicts_with_nothing_but_a_score_are_written_as_all_others(score: floa
     whole = Entry(record_of(decided, TEXT_KEY, time=1.0))
     quick = Entry(frame_of(decided, TEXT_KEY, time=1.0), decided.decision.verdicts)
     assert json.loads(body_of(quick)) == json.loads(body_of(whole))
-    row = (*columns_of(quick, 1, ""), body_of(quick))
+    row = (1, *columns_of(quick), "", body_of(quick))
     assert record_of_row(row) == replace(whole.record, sequence=1)
 
 
