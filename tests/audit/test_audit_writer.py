@@ -343,3 +343,22 @@ def test_a_decision_that_cannot_be_written_is_lost_alone_and_said_to_be(tmp_path
     assert [dict(record.note) for record in records if record.kind == NOTE] == [{"lost": 1}]
     assert report(path).damage is None
     assert "unwritable" not in {each.code for each in told.events}
+
+
+def test_a_batch_of_which_one_record_cannot_be_stored_is_stored_whole_later_and_once(tmp_path: Path) -> None:
+    path, told = tmp_path / "audit.db", Told()
+    with running(path, close_s=60.0) as sink:
+        sink.emit(event(id="first"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON records WHEN NEW.id = 'd200' BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    names = [f"d{number}" for number in range(256)]  # as many as are taken at once, whatever the time
+    with running(path, told, linger_s=60.0, close_s=60.0) as sink:
+        for name in names:
+            sink.emit(event(id=name))
+        assert "no room" in told.wait_for("failing").detail
+        assert [record.id for record in found(path)] == ["first"]
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TRIGGER full")
+        told.wait_for("recovered")
+    assert [record.id for record in found(path)] == ["first", *names]
+    assert report(path).damage is None
