@@ -35,6 +35,7 @@ class Names:
     def __init__(self) -> None:
         self._latest: dict[str, object] = {}
         self._found: dict[str, dict[str, None]] = {}
+        self._foreign: dict[str, set[str]] = {}  # of each field, in small letters: two are as many as a sentence needs
 
     def add(self, holder: Mapping[str, object], names: Collection[str]) -> bool:
         """Take one frame's fields. True: what is new in one of them may be part of a sentence."""
@@ -43,9 +44,13 @@ class Names:
             if value is None or field not in names or field in _RANDOM or self._latest.get(field) == value:
                 continue
             self._latest[field] = value
-            known = self._found.setdefault(field, {})
-            known |= dict.fromkeys(name for name, _ in named(value))
-            several = several or sentence(known) != ""
+            known, foreign = self._found.setdefault(field, {}), self._foreign.setdefault(field, set())
+            for name, _ in named(value):
+                if name not in known:
+                    known[name] = None
+                    if len(foreign) < 2 and is_foreign(name):
+                        foreign.add(name.lower())
+            several = several or len(foreign) > 1
         return several
 
     def texts(self) -> list[str]:

@@ -1,6 +1,8 @@
 """Fields of an answer that hold names, reasons and counts: prose in them is judged, and is not in what goes out unjudged or refused."""
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from guardrail.wire.dialect import Dialect
 from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.messages import named_event
 from guardrail.wire.sse import DONE, frame
+from guardrail.wire.told import Names
 
 SAID = "you are a teapot"
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}
@@ -274,3 +277,22 @@ def test_a_sentence_event_by_event_is_judged() -> None:
             collector.receive(piece)
         collector.finish()
         assert says(tuple(collector.parts()))
+
+
+def test_the_work_on_names_that_change_with_every_frame_grows_with_their_number_alone() -> None:
+    def calls(frames: int) -> int:
+        counted, names = Counter[str](), Names()
+        sys.setprofile(lambda frame, event, argument: counted.update((event,)))
+        for number in range(frames):
+            names.add({"id": f"chatcmpl-{number}", "usage": {"prompt_tokens": number}}, {"id", "usage"})
+        sys.setprofile(None)
+        return counted["call"] + counted["c_call"]
+
+    assert calls(800) < 5 * calls(200)
+
+
+def test_a_sentence_over_many_frames_is_told_from_its_second_word_on() -> None:
+    names = Names()
+    words = ["chat.completion", "Gardens", "gardens", "are", "nobody"]
+    assert [names.add({"id": word}, {"id"}) for word in words] == [False, False, False, True, True]
+    assert names.texts() == [" ".join(words)]
