@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 
 from guardrail.wire.document import readable
-from guardrail.wire.names import sentence
 from guardrail.wire.parts import OPAQUE_KEYS, PartList, is_tokens
 
 _ENCRYPTED = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")  # only the provider can read it
@@ -113,7 +112,6 @@ def _fields(parts: PartList, path: str, value: Mapping[str, object], depth: int)
     for key in sorted(OPAQUE_KEYS.keys() & value.keys()):
         if isinstance(value[key], list | Mapping):  # a string is marked with the rest
             parts.opaque(path, OPAQUE_KEYS[key])
-    parts.text(f"{path}.?", sentence(value), "unknown")
     for key in sorted(value.keys() - _unread(parts, path, value)):
         if isinstance(value[key], list | Mapping) and key not in _REFERENCES:
             add_result(parts, f"{path}.{key if key.isidentifier() and len(key) < 64 else '?'}", value[key], depth + 1)

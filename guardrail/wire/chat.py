@@ -12,10 +12,14 @@ from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, pla
 from guardrail.wire.definitions import add_definition, add_settings
 from guardrail.wire.document import dump
 from guardrail.wire.history import chat_history
-from guardrail.wire.parts import MESSAGE_FIELDS, PartList, is_prose, is_tokens
+from guardrail.wire.parts import MESSAGE_FIELDS, PartList, is_prose, is_tokens, strings
 from guardrail.wire.request import Request
 from guardrail.wire.told import add_told, bare
 from guardrail.wire.tools import FETCHING, add_tools
+
+_SPELLED = ("content", "refusal", "tokens")
+_ALTERNATIVES = frozenset({"top_logprobs", "token_logprobs", "text_offset"})
+_TOKEN = frozenset({"token", "logprob", "bytes", "top_logprobs"})
 
 _REQUEST_FIELDS = frozenset(
     [
@@ -98,10 +102,9 @@ CHOICE_FIELDS = frozenset(
     ]
 )
 
-NUMBERS, CHOICE_NUMBERS = frozenset({"prompt_logprobs", "prompt_token_ids"}), frozenset({"token_ids"})
-WORDS = (ANSWER_FIELDS | ANSWER_EXTRAS) - {"choices"} - NUMBERS
-CHOICE_WORDS = CHOICE_FIELDS - {"index", "message", "logprobs"} - CHOICE_NUMBERS
-"""Of an answer and of its choices: what holds numbers or tokens, and what holds names and numbers, as hosts have it."""
+WORDS = (ANSWER_FIELDS | ANSWER_EXTRAS) - {"choices", "prompt_logprobs", "prompt_token_ids"}
+CHOICE_WORDS = CHOICE_FIELDS - {"index", "message", "logprobs", "token_ids"}
+"""Of an answer and of its choices: what holds names and numbers, as hosts have it."""
 
 TOLD_FIELDS = (CHOICE_FIELDS - {"token_ids"}) | {"text", "delta"}
 """The fields of a choice that stay when something was taken out of its text: nothing else, for it may be spelled there in numbers."""
@@ -139,9 +142,9 @@ def read_choices(document: Mapping[str, object], what: str, read: Callable[[Part
             reasons[index] = choice.get("finish_reason")
             parts.choice = index
             read(parts, index, choice)
-            add_told(parts, f"choices[{index}]", choice, CHOICE_WORDS, CHOICE_NUMBERS)
+            add_told(parts, f"choices[{index}]", choice, CHOICE_WORDS)
         parts.choice = min(reasons, default=0)
-        add_told(parts, "answer", document, WORDS, NUMBERS)
+        add_told(parts, "answer", document, WORDS)
         parts.rest("answer", document, ANSWER_FIELDS | ANSWER_EXTRAS)
     return made(document, parts, reasons)
 
@@ -231,5 +234,26 @@ def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> N
         raise UpstreamError("malformed", f"choices[{index}] of the upstream's answer has no message")
     parts.message(f"choices[{index}].message", message, default_role="assistant")
     parts.role = "assistant"
-    parts.logprobs(f"choices[{index}].logprobs", choice.get("logprobs"), (message.get("content"), message.get("refusal")))
+    for kind, said in spelled(choice.get("logprobs")).items():
+        if said not in (message.get("content"), message.get("refusal")):  # else it was judged there
+            parts.text(f"choices[{index}].logprobs.{kind}", said)
     parts.rest(f"choices[{index}]", choice, CHOICE_FIELDS)
+
+
+def spelled(logprobs: object) -> dict[str, str]:
+    """The text that a choice's log probabilities spell token by token: a client can read it there, so it is judged if it differs."""
+    found: dict[str, str] = {}
+    held = logprobs if isinstance(logprobs, dict) else {"other": logprobs}
+    others: list[object] = [{key: value for key, value in held.items() if key not in _SPELLED and key not in _ALTERNATIVES}]
+    for kind in _SPELLED:
+        tokens = held.get(kind)
+        if not isinstance(tokens, list):
+            others.append(tokens)
+            continue
+        words = [token.get("token") if isinstance(token, dict) else token for token in tokens]
+        if said := "".join(word for word in words if isinstance(word, str)):
+            found[kind] = said
+        others += [{key: value for key, value in token.items() if key not in _TOKEN} for token in tokens if isinstance(token, dict)]
+    if other := "\n".join(strings(others)):
+        found["other"] = other
+    return found

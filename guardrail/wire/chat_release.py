@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from guardrail.types import Part
 from guardrail.wire.answer import FilterResults
 from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, WORDS, choice_index, refused_deltas
-from guardrail.wire.chat_stream import CHAT_CHUNKS, HEAD, ChatStreamCollector, StreamShape
+from guardrail.wire.chat_stream import CHAT_CHUNKS, ChatStreamCollector, StreamShape
 from guardrail.wire.completions import TEXT_CHUNKS, refused_text
 from guardrail.wire.document import parse_object, readable
 from guardrail.wire.release import Said
 from guardrail.wire.rewriting import unspelled_choice
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
 from guardrail.wire.told import bare
+
+_HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
 Fields = Mapping[str, object]
 
@@ -67,7 +69,7 @@ class ChatRelease:
         self._reasons: dict[int, str | None] = {}
         self._rest: dict[int, list[bytes]] = {}  # frames, which take less room than what is in them
         self._loose: list[bytes] = []
-        self._usage: object = None
+        self._usages: list[dict[str, object]] = []
         self._texts: dict[str, list[str]] = {}
 
     @property
@@ -137,10 +139,8 @@ class ChatRelease:
 
     def end(self, *, whole: bool) -> bytes:
         """See `Release`: usage and `[DONE]`."""
-        clear = whole and not self._redacted  # else they may spell what was taken out
-        usage = {"usage": self._usage} if clear else bare({"usage": self._usage}, WORDS)
-        usages = [] if self._usage is None else [frame({**self._head, "choices": [], **usage})]
-        return b"".join((*(self._loose if clear else ()), *usages)) + DONE
+        loose = self._loose if whole and not self._redacted else []  # they may spell what was taken out
+        return b"".join((*loose, *map(frame, self._usages))) + DONE
 
     def _take(self, event: SseEvent) -> list[Said]:
         if self.done:
@@ -149,13 +149,13 @@ class ChatRelease:
         if event.data is None or event.data.strip() == "[DONE]":
             return []
         document = parse_object(event.data.encode("utf-8"))
-        self._head |= bare({key: document[key] for key in HEAD if key in document and key not in self._head}, WORDS)
+        self._head |= bare({key: document[key] for key in _HEAD if key in document and key not in self._head}, WORDS)
         said: list[Said] = []
         choices = document.get("choices")
         for position, choice in enumerate(choices if isinstance(choices, list) else ()):
             said += self._choice(choice_index(choice, position), choice)
         if isinstance(document.get("usage"), dict):
-            self._usage = document["usage"]
+            self._usages = [{**self._head, "choices": [], **bare({"usage": document["usage"]}, WORDS)}]
         if document.keys() - ANSWER_FIELDS - ANSWER_EXTRAS:
             self._loose.append(frame({**{key: value for key, value in document.items() if key != "usage"}, "choices": []}))
         return said

@@ -1,6 +1,5 @@
 """A streamed chat answer, held until it is judged: it is collected into the same parts as a whole answer."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,23 +10,18 @@ from guardrail.wire.chat import (
     ANSWER_EXTRAS,
     ANSWER_FIELDS,
     CHOICE_FIELDS,
-    CHOICE_NUMBERS,
     CHOICE_WORDS,
-    NUMBERS,
     WORDS,
     choice_index,
     read_answer,
     refused_deltas,
+    spelled,
 )
 from guardrail.wire.collecting import StreamCollector, parse_event
-from guardrail.wire.logprobs import Joined, spelled
 from guardrail.wire.merge import Merged, Repeated
-from guardrail.wire.names import sentence, word_lists
 from guardrail.wire.sse import DONE, SseDecoder, SseEvent, frame
-from guardrail.wire.told import REPEATED, TOLD, Names, bare, told
+from guardrail.wire.told import TOLD, bare, told
 
-HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
-"""What every frame repeats of the answer."""
 _KNOWN_FIELDS = ANSWER_FIELDS | ANSWER_EXTRAS
 
 
@@ -82,9 +76,8 @@ class ChatStreamCollector(StreamCollector):
         self._shape = shape
         self._frames: list[_Frame] = []
         self._choices: dict[int, Merged] = {}
-        self._spelled: dict[int, Joined] = {}
+        self._spelled: dict[int, dict[str, list[str]]] = {}
         self._told: dict[int, set[str]] = {}
-        self._names, self._names_of = Names(), defaultdict[int, Names](Names)
         self._top = Repeated()
         self._head: dict[str, object] = {}
         self._usage: Mapping[str, object] | None = None
@@ -128,11 +121,9 @@ class ChatStreamCollector(StreamCollector):
         """The same answer as one whole document."""
         if self._answer is None:
             choices = [
-                {**choice.value(), "logprobs": self._spelled.get(index), "index": index, REPEATED: self._names_of[index].texts()}
-                for index, choice in sorted(self._choices.items())
+                {**choice.value(), "logprobs": self._spelled.get(index), "index": index} for index, choice in sorted(self._choices.items())
             ]
-            top = {**self._head, **self._top.value(), REPEATED: self._names.texts()}
-            self._answer = self._shape.read({**top, "choices": choices, "usage": self._usage})
+            self._answer = self._shape.read({**self._head, **self._top.value(), "choices": choices, "usage": self._usage})
         return self._answer
 
     def parts(self) -> tuple[Part, ...]:
@@ -168,34 +159,29 @@ class ChatStreamCollector(StreamCollector):
         choices = document.get("choices", [])
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise UpstreamError("malformed", "a frame of the upstream's stream is no chat completion chunk")
-        for key in HEAD:
+        for key in ("id", "object", "created", "model", "system_fingerprint", "service_tier"):
             if key in document:
                 self._head.setdefault(key, document[key])
-        varied = self._names.add(document, WORDS)
         usage = document.get("usage")
         if isinstance(usage, dict):
             self._usage = usage
-        said = told(document, WORDS, NUMBERS)
-        if new := sentence(key for key in document if key not in _KNOWN_FIELDS):
-            said.append(new)
+        said = told(document, WORDS)
         self._top.add({**{key: value for key, value in document.items() if key not in _KNOWN_FIELDS}, **({TOLD: said} if said else {})})
         indexes = []
         for position, choice in enumerate(choices):
             indexes.append(choice_index(choice, position))
             self._merge(indexes[-1], choice)
-        plain = document.keys() <= ANSWER_FIELDS and "choices" in document and not event.beside and not said and not varied
+        plain = document.keys() <= ANSWER_FIELDS and "choices" in document and not event.beside and not said
         return _Frame(event.raw, frozenset(indexes), plain, isinstance(usage, dict))
 
     def _merge(self, index: int, choice: Mapping[str, object]) -> None:
         added = self._shape.said(index, choice)
         merged = self._choices.setdefault(index, Merged(self._shape.empty))
         merged.add(added)
-        beside = {key: value for key, value in choice.items() if key not in self._shape.skipped}
-        merged.add(beside)
+        merged.add({key: value for key, value in choice.items() if key not in self._shape.skipped})
         for kind, said in spelled(choice.get("logprobs")).items():
-            self._spelled.setdefault(index, Joined()).setdefault(kind, []).append(said)
-        self._names_of[index].add(choice, CHOICE_WORDS)
-        for words in (*told(choice, CHOICE_WORDS, CHOICE_NUMBERS), *word_lists([added, beside])):
+            self._spelled.setdefault(index, {}).setdefault(kind, []).append(said)
+        for words in told(choice, CHOICE_WORDS):
             if words not in (known := self._told.setdefault(index, set())):
                 known.add(words)
                 merged.add({TOLD: [f"{words}\n"]})
@@ -217,8 +203,7 @@ class ChatStreamCollector(StreamCollector):
         )
         if not kept:
             return None
-        known = {key: self._head.get(key, value) for key, value in document.items() if key in ANSWER_FIELDS}
-        return frame({**bare(known, WORDS), "choices": kept})
+        return frame({**bare({key: value for key, value in document.items() if key in ANSWER_FIELDS}, WORDS), "choices": kept})
 
 
 def _data(raw: bytes) -> str | None:

@@ -10,7 +10,7 @@ from guardrail.errors import UpstreamError, WireError
 from guardrail.types import Decision
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, plain
-from guardrail.wire.chat import CHOICE_FIELDS, read_choices, replace_choices
+from guardrail.wire.chat import CHOICE_FIELDS, read_choices, replace_choices, spelled
 from guardrail.wire.chat_stream import ChatStreamCollector, StreamShape
 from guardrail.wire.definitions import add_definition, add_settings
 from guardrail.wire.parts import PartList
@@ -100,5 +100,7 @@ def _add_request(parts: PartList, document: Mapping[str, object]) -> None:
 def _read_choice(parts: PartList, index: int, choice: Mapping[str, object]) -> None:
     text = choice.get("text")
     parts.unknown(f"choices[{index}].text", text, "text" if isinstance(text, str) else "unknown")
-    parts.logprobs(f"choices[{index}].logprobs", choice.get("logprobs"), (text,))
+    for kind, said in spelled(choice.get("logprobs")).items():
+        if said != text:
+            parts.text(f"choices[{index}].logprobs.{kind}", said)
     parts.rest(f"choices[{index}]", choice, _CHOICE_FIELDS)

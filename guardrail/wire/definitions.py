@@ -7,7 +7,6 @@ trust (`definitions: trust`). What settings say beside identifiers and words of 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from guardrail.wire.names import in_words, spelled_out
 from guardrail.wire.parts import PartList
 
 DEFINITION = "definition"
@@ -55,16 +54,11 @@ def add_definition(parts: PartList, path: str, value: object) -> None:
 
 
 def add_settings(parts: PartList, document: Mapping[str, object], names: Iterable[str]) -> None:
-    """Add what these fields say beside identifiers: as the protocol has them, they say nothing. `UNREAD` are left out.
-
-    Several identifiers that are no words of a protocol may be a sentence, and so may one of several such words.
-    """
+    """Add what these fields say beside identifiers: as the protocol has them, they say nothing. `UNREAD` are left out."""
     for name in sorted(set(names) - UNREAD):
         value = document.get(name)
-        said = list(_said(value if name in _LISTS else _run_on(value)))
-        prose = [each for each in said if not _IDENTIFIER.fullmatch(each)]
-        wordy = [text for each in said if _IDENTIFIER.fullmatch(each) and (text := in_words(each))]
-        parts.text(name, "\n".join(dict.fromkeys([*prose, *wordy, *spelled_out(value)])), "unknown")
+        said = _said(value if name in _LISTS else _run_on(value))
+        parts.text(name, "\n".join(each for each in said if not _IDENTIFIER.fullmatch(each)), "unknown")
 
 
 def _run_on(value: object) -> object:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from guardrail.errors import UpstreamError, WireError
 from guardrail.wire import fields
 from guardrail.wire.answer import Answer, FilterResults, answer_parts, made, plain
-from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, NUMBERS, WORDS
+from guardrail.wire.chat import ANSWER_EXTRAS, ANSWER_FIELDS, WORDS
 from guardrail.wire.definitions import add_settings
 from guardrail.wire.document import dump
 from guardrail.wire.parts import PartList
@@ -42,7 +42,7 @@ def read_embeddings(document: Mapping[str, object]) -> Answer:
             if not _is_vector(item.get("embedding")):
                 parts.unknown(f"data[{number}].embedding", item.get("embedding"))
             parts.rest(f"data[{number}]", item, _ITEM_FIELDS)
-        add_told(parts, "answer", document, WORDS, NUMBERS)
+        add_told(parts, "answer", document, WORDS)
         parts.rest("answer", document, (ANSWER_FIELDS - {"choices"}) | ANSWER_EXTRAS | {"data"})
     return made(document, parts, {0: None})
 

@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping
 
 from guardrail.errors import UpstreamError
-from guardrail.wire.names import strings
-from guardrail.wire.parts import is_tokens
+from guardrail.wire.parts import is_tokens, strings
 
 MAX_ITEMS = 4096
 

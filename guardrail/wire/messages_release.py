@@ -54,8 +54,9 @@ class MessageRelease(EventRelease):
         else:
             begin, self._begun = b"".join(refused_events(self.head, results, notice)[:-2]), True
         delta = {**refused_end(results), "released_chars": released_chars}
-        counted = bare({"usage": {"output_tokens": 0, **(self.usage or {})}}, WORDS)
-        documents.append({"type": "message_delta", "delta": delta, **counted})
+        documents.append(
+            {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 0, **bare(self.usage or {}, self.usage or {})}}
+        )
         return begin + self._written(documents)
 
     def end(self, *, whole: bool) -> bytes:

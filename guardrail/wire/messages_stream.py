@@ -9,7 +9,7 @@ from guardrail.wire.collecting import EventCollector, object_of, place_of
 from guardrail.wire.document import UnreadableError, parse_object
 from guardrail.wire.merge import MAX_ITEMS, Merged, Repeated
 from guardrail.wire.messages import WORDS, read_message, refused_events
-from guardrail.wire.told import REPEATED, TOLD, Names, told
+from guardrail.wire.told import TOLD, told
 
 _DELTAS = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 _KNOWN = {
@@ -72,7 +72,6 @@ class MessageStreamCollector(EventCollector):
         self._end = Merged()
         self._usage: dict[str, object] = {}
         self._beside = Repeated()
-        self._names = Names()
         self._answer: Answer | None = None
 
     @property
@@ -97,9 +96,7 @@ class MessageStreamCollector(EventCollector):
             started = head.get("content")
             content = [*(started if isinstance(started, list) else ()), *(block.value() for block in self._blocks)]
             said = {key: value for key, value in self._end.value().items() if value is not None}
-            self._answer = read_message(
-                {**head, **said, **self._beside.value(), REPEATED: self._names.texts(), "content": content, "usage": self._usage or None}
-            )
+            self._answer = read_message({**head, **said, **self._beside.value(), "content": content, "usage": self._usage or None})
         return self._answer
 
     def parts(self) -> tuple[Part, ...]:
@@ -115,7 +112,8 @@ class MessageStreamCollector(EventCollector):
     def _take(self, kind: str, document: Mapping[str, object], beside: tuple[str, ...]) -> bool:
         self._answer = None
         self._beside.add({"sse": list(beside)})
-        self._tell(document)  # what comes later stands in its place
+        if said := told(document, ("usage", "context_management")):  # what comes later stands in its place
+            self._beside.add({TOLD: said})
         if kind and kind not in _KNOWN:
             self._beside.add({"event_type": kind})
         self._beside.add({"event": {key: value for key, value in document.items() if key not in _KNOWN.get(kind, frozenset({"type"}))}})
@@ -125,7 +123,8 @@ class MessageStreamCollector(EventCollector):
             if self._head is not None:
                 raise UpstreamError("malformed", "the upstream's stream starts twice")
             self._head = object_of(document, "message")
-            self._tell(self._head)
+            if said := told(self._head, WORDS):
+                self._beside.add({TOLD: said})
             self._count(self._head.get("usage"))
         elif kind in _KNOWN and kind != "ping" and self._head is None:
             raise UpstreamError("malformed", "the upstream's stream does not start with message_start")
@@ -138,15 +137,9 @@ class MessageStreamCollector(EventCollector):
             if kind == "content_block_delta":
                 block.add(object_of(document, "delta"))
         elif kind == "message_delta":
-            self._tell(object_of(document, "delta"))
             self._end.add(object_of(document, "delta"))
             self._count(document.get("usage"))
         return kind == "message_stop"
-
-    def _tell(self, holder: Mapping[str, object]) -> None:
-        self._names.add(holder, WORDS - {"type"})
-        if said := told(holder, WORDS - {"type"}):
-            self._beside.add({TOLD: said})
 
     def _count(self, usage: object) -> None:
         if isinstance(usage, dict):

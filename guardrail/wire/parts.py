@@ -5,13 +5,11 @@ and the strings in all other fields are judged, whatever the field is called.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from guardrail.types import Part
 from guardrail.wire.document import readable
-from guardrail.wire.logprobs import spelled, written
-from guardrail.wire.names import IDENTIFIER, REFERENCES, only_identifiers, sentence, strings
 
 MAX_PARTS = 2_048
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -39,11 +37,28 @@ OPAQUE_KEYS = {
 }
 """The fields that hold what is no text, whatever the type of the part they stand in, and what it is."""
 _DATA_KEYS = frozenset({"url", "data", "file_data", "file_id", "format", "detail", "media_type", "mime_type", "id", "expires_at", "type"})
+_REFERENCES = frozenset({"id", "tool_call_id", "tool_use_id", "call_id", "cache_control", "type", "signature", "status", "detail"})
 _OF_TOOLS = frozenset({"tool_arguments", "tool_result"})
+_IDENTIFIER = re.compile(r"[\w.:|/+=-]{0,64}", re.ASCII)
 
 
 class TooManyPartsError(ValueError):
     """More parts than `MAX_PARTS`."""
+
+
+def strings(value: object) -> Iterator[str]:
+    """Every string in a value, in order; keys too where they aren't plain identifiers, because a text can stand there as well."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            if not _IDENTIFIER.fullmatch(key):
+                yield key
+            if not (key in _REFERENCES and _only_identifiers(child)):
+                yield from strings(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from strings(child)
 
 
 def is_tokens(value: object) -> bool:
@@ -95,19 +110,10 @@ class PartList:
         self.text(path, "\n".join(strings(value)), kind)
 
     def rest(self, path: str, holder: Mapping[str, object], known: Iterable[str]) -> None:
-        """Add each field of `holder` that is not known, and their names where these may be a sentence."""
-        known = set(known)
-        for key in sorted(holder.keys() - known):
-            if not (key in REFERENCES and only_identifiers(holder[key])):
-                self.unknown(f"{path}.{_segment(key)}", {key: holder[key]} if not IDENTIFIER.fullmatch(key) else holder[key])
-        self.text(f"{path}.?", sentence(key for key in holder if key not in known), "unknown")
-
-    def logprobs(self, path: str, value: object, judged: Collection[object]) -> None:
-        """Add what log probabilities say beside the texts that are judged already."""
-        if self.choice is None and _holds_tokens(value):
-            self.opaque(path, "tokens")
-        for kind, text in written(spelled(value), judged):
-            self.text(f"{path}.{kind}", text)
+        """Add each field of `holder` that is not known."""
+        for key in sorted(holder.keys() - set(known)):
+            if not (key in _REFERENCES and _only_identifiers(holder[key])):
+                self.unknown(f"{path}.{_segment(key)}", {key: holder[key]} if not _IDENTIFIER.fullmatch(key) else holder[key])
 
     def message(self, path: str, message: Mapping[str, object], default_role: str = "user") -> None:
         """Add everything in one message of a request or an answer."""
@@ -136,7 +142,6 @@ class PartList:
             else:
                 self.rest(path, {key: value}, ())
                 self.media(path, {key: value})
-        self.text(f"{path}.?", sentence(key for key in message if key not in MESSAGE_FIELDS), "unknown")
 
     def content(self, path: str, value: object) -> None:
         """Add a message's content: a string, or a list of content parts, which are judged one by one and as the text they make."""
@@ -147,7 +152,7 @@ class PartList:
         first = len(self.found)
         for number, item in enumerate(value):
             self._content_part(f"{path}[{number}]", item, kind)
-        self.joined(path, [part.text for part in self.found[first:] if part.text is not None and ".logprobs." not in part.path])
+        self.joined(path, [part.text for part in self.found[first:] if part.text is not None])
 
     def tool_call(self, path: str, call: object) -> None:
         """Add one tool call: a function's name and arguments, or a custom tool's name and input."""
@@ -184,9 +189,7 @@ class PartList:
             name = ""
         if name in _TEXT_TYPES and isinstance(item.get("text"), str):
             self.unknown(f"{path}.text", item["text"], kind)
-            tokens = item.get("logprobs")
-            self.logprobs(f"{path}.logprobs", {"content": tokens} if isinstance(tokens, list) else tokens, (item["text"],))
-            self.rest(path, item, ("type", "text", "logprobs"))
+            self.rest(path, item, ("type", "text"))
             self.media(path, item)
         elif name == "refusal":
             self.unknown(f"{path}.refusal", item.get("refusal"), "refusal")
@@ -245,6 +248,12 @@ class PartList:
         if len(self.found) >= MAX_PARTS:
             raise TooManyPartsError(f"more than {MAX_PARTS} parts")
         self.found.append(part)
+
+
+def _only_identifiers(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(_IDENTIFIER.fullmatch(key) and _only_identifiers(child) for key, child in value.items())
+    return not isinstance(value, list) and (not isinstance(value, str) or _IDENTIFIER.fullmatch(value) is not None)
 
 
 def _embeds_data(item: Mapping[str, object]) -> bool:

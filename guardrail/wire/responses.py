@@ -59,8 +59,7 @@ WORDS = frozenset(  # of those, what holds names and numbers
     [
         *("id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "usage", "truncation", "background"),
         *("service_tier", "reasoning", "tool_choice", "prompt_cache_retention", "previous_response_id", "conversation", "billing"),
-        *("moderation", "content_filters", "parallel_tool_calls", "max_tool_calls", "temperature", "top_p", "top_logprobs", "store"),
-        *("max_output_tokens", "frequency_penalty", "presence_penalty"),
+        *("moderation", "content_filters"),
     ]
 )
 _KEPT = ("id", "created_at", "model", "parallel_tool_calls", "temperature", "top_p", "max_output_tokens", "store", "truncation")

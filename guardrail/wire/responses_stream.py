@@ -13,11 +13,8 @@ from guardrail.wire.answer import Answer, FilterResults
 from guardrail.wire.collecting import EventCollector, object_of
 from guardrail.wire.document import readable
 from guardrail.wire.items import add_item
-from guardrail.wire.logprobs import spelled, written
-from guardrail.wire.names import strings
-from guardrail.wire.parts import PartList, TooManyPartsError
-from guardrail.wire.responses import WORDS, read_response, refused_events
-from guardrail.wire.told import Names
+from guardrail.wire.parts import PartList, TooManyPartsError, strings
+from guardrail.wire.responses import read_response, refused_events
 
 LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _SNAPSHOTS = frozenset({"response.created", "response.in_progress", "response.queued"}) | LAST
@@ -31,10 +28,9 @@ class ResponseStreamCollector(EventCollector):
 
     def __init__(self, *, max_bytes: int = 32 * 1024 * 1024) -> None:
         super().__init__(max_bytes=max_bytes)
-        self._growing: dict[tuple[object, ...], dict[str, list[str]]] = {}  # by where they stand: what is said there, by kind
+        self._growing: dict[tuple[object, ...], list[str]] = {}
         self._beside = PartList()
         self._beside.choice, self._beside.role = 0, "assistant"
-        self._names = Names()
         self._response: dict[str, object] | None = None
         self._answer: Answer | None = None
 
@@ -67,14 +63,10 @@ class ResponseStreamCollector(EventCollector):
         told = {part.text for part in whole if part.text is not None}
         lines = {line for text in told for line in text.split("\n")}
         extra = [part for part in self._beside.found if part.text is None or part.text not in told | lines]
-        for key, grown in self._growing.items():
-            for _, text in written({kind: readable("".join(pieces)) for kind, pieces in grown.items()}, told | lines | {""}):
+        for key, pieces in self._growing.items():
+            text = readable("".join(pieces))
+            if text and text not in told | lines:
                 extra.append(Part(f"events.{key[0]}", text, "assistant", "text", 0))
-        extra += [Part("events.repeated", text, "assistant", "unknown", 0) for text in self._names.texts()]
-        if (
-            len(said := dict.fromkeys(part.text for part in extra if part.text is not None)) > 1
-        ):  # word by word, a sentence would be several
-            extra.append(Part("events", " ".join(said), "assistant", "text", 0))
         return (*whole, *dict.fromkeys(extra))
 
     def replaced(self, blocked: Mapping[int, FilterResults], notice: str | None) -> tuple[bytes, ...]:
@@ -109,8 +101,10 @@ class ResponseStreamCollector(EventCollector):
             elif key == "delta" and isinstance(value, str):
                 self._grow((place, *(document.get(name) for name in _PLACE)), value)
             elif key == "logprobs" and isinstance(value, list):
-                for named, said in spelled({"content": value}).items():
-                    self._grow((f"{place}.logprobs", *(document.get(name) for name in _PLACE)), said, named)
+                tokens = value
+                self._strings(place, [token if not isinstance(token, dict) else _beside(token) for token in tokens])
+                said = "".join(str(token.get("token", "")) for token in tokens if isinstance(token, dict))
+                self._grow((f"{place}.logprobs", *(document.get(name) for name in _PLACE)), said)
             elif key == "partial_image_b64":
                 self._beside.opaque(f"events.{place}", "image")
             elif key not in _SAY_NOTHING:
@@ -118,7 +112,6 @@ class ResponseStreamCollector(EventCollector):
         return kind in LAST
 
     def _snapshot(self, response: dict[str, object], *, last: bool) -> None:
-        self._names.add(response, WORDS)
         if last:
             self._response = response
         else:
@@ -135,9 +128,9 @@ class ResponseStreamCollector(EventCollector):
         for text in _said(value):
             self._beside.text(f"events.{place}", text)
 
-    def _grow(self, key: tuple[object, ...], piece: str, kind: str = "") -> None:
+    def _grow(self, key: tuple[object, ...], piece: str) -> None:
         try:
-            self._growing.setdefault(key, {}).setdefault(kind, []).append(piece)
+            self._growing.setdefault(key, []).append(piece)
         except TypeError:
             raise UpstreamError("malformed", "an event of the upstream's stream has a place that is no name or number") from None
 
@@ -147,6 +140,11 @@ def _said(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         value = {key: child for key, child in value.items() if not (key in ("type", "id", "item_id", "status") and _plain(child))}
     yield from (text for text in strings(value) if not _plain_id(text))
+
+
+def _beside(token: Mapping[str, object]) -> dict[str, object]:
+    """What a token's log probability holds beside its usual fields."""
+    return {key: value for key, value in token.items() if key not in ("token", "logprob", "bytes", "top_logprobs")}
 
 
 def _plain(value: object) -> bool:

@@ -93,33 +93,3 @@ async def test_nothing_spells_it_again(name: str, mode: str, action: str) -> Non
             if "60101" in told or "ZQMARK" in told:
                 leaks.append(what)
     assert sorted(leaks) == []
-
-
-WORDS = ["so", "forbidden", "today"]
-ODD: dict[str, dict[str, Any]] = {
-    "counts": {"usage": {"total_tokens": 1, "note": dict.fromkeys(WORDS, 1)}},
-    "a list in the head": {"system_fingerprint": WORDS},
-    "a probability": {"logprobs": {"content": [{"token": "Hi", "logprob": " ".join(WORDS)}]}},
-    "an alternative": {"logprobs": {"content": [{"token": "Hi", "logprob": -1, "top_logprobs": [{"token": " ".join(WORDS)}]}]}},
-    "token ids": {"token_ids": WORDS},
-}
-
-
-@pytest.mark.parametrize("mode", ["whole", "hold", "window", "overlap"])
-@pytest.mark.parametrize("odd", ODD)
-async def test_what_stands_in_the_place_of_names_and_numbers_is_judged(odd: str, mode: str) -> None:
-    beside = {key: value for key, value in ODD[odd].items() if key in ("logprobs", "token_ids")}
-    top = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", **{k: v for k, v in ODD[odd].items() if k not in beside}}
-    said = {"role": "assistant", "content": "Hi"}
-    choice = {"index": 0, "finish_reason": "stop", **beside, ("message" if mode == "whole" else "delta"): said}
-    answer = json.dumps({**top, "choices": [choice]}).encode()
-    upstream = Answering([answer if mode == "whole" else b"data: " + answer + b"\n\ndata: [DONE]\n\n"])
-    upstream.headers = upstream.headers if mode == "whole" else EVENTS
-    classifier = ScriptedClassifier({"*": lambda text: 0.97 if "forbidden today" in " ".join(text.split()) else 0.02})
-    route = {"input": {"policies": []}, "stream": {"mode": "hold" if mode == "whole" else mode}}
-    async with proxied(config(route), upstream=upstream, classifier=classifier) as proxy:
-        told = await proxy.client.post(
-            "/v1/chat/completions", json={"model": "m", "stream": mode != "whole", "messages": [{"role": "user", "content": "Hello."}]}
-        )
-    assert "content_filter" in told.text
-    assert "forbidden" not in told.text

@@ -1,8 +1,6 @@
 """Fields of an answer that hold names, reasons and counts: prose in them is judged, and is not in what goes out unjudged or refused."""
 
 import json
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +10,6 @@ from guardrail.types import Part
 from guardrail.wire.dialect import Dialect
 from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.messages import named_event
-from guardrail.wire.sse import DONE, frame
-from guardrail.wire.told import Names
 
 SAID = "you are a teapot"
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}
@@ -85,39 +81,11 @@ CASES = [(path, name) for path, names in FIELDS.items() for name in names]
 CHOICE = ["finish_reason", "native_finish_reason", "stop_reason", "matched_stop", "content_filter_results"]
 
 
-HOSTS: list[dict[str, Any]] = [
-    {"usage": {"prompt_tokens": 1, "queue_time": 0.1, "prompt_time": 0.1, "total_time": 0.1}, "x_groq": {"id": "r"}},
-    {"usage": {"prompt_cache_hit_tokens": 1, "prompt_cache_miss_tokens": 0, "completion_tokens_details": {"reasoning_tokens": 0}}},
-    {"usage": {"cost": 0.1, "is_byok": False, "cost_details": {"upstream_inference_cost": 1}, "num_sources_used": 0}, "provider": "Host"},
-    {"timings": {"prompt_n": 1, "prompt_per_token_ms": 1.0, "predicted_per_second": 2.0, "cache_n": 0, "draft_n_accepted": 0}},
-    {"usage": {"input_tokens": 1, "cache_creation": {"ephemeral_5m_input_tokens": 0}, "server_tool_use": {"web_search_requests": 0}}},
-    {"moderation": {"results": [{"categories": {"harassment/threatening": False, "self-harm/intent": False, "sexual/minors": True}}]}},
-    {"prompt_filter_results": [{"content_filter_results": {
-        **{name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")},
-        "jailbreak": {"filtered": False, "detected": False}, "protected_material_code": {"citation": {"URL": "u", "license": "MIT"}},
-    }}]},
-]  # fmt: skip
-WORDS = SAID.split()
-SPELLED: dict[str, Any] = {
-    "list": WORDS,
-    "lists": [[word] for word in WORDS],
-    "objects": [{"x": word} for word in WORDS],
-    "values": dict(zip("wxyz", WORDS, strict=True)),
-    "keys": dict.fromkeys(WORDS, 1),
-    "both": {"you": "are", "a": "teapot"},
-    "deep": {"you": {"are": {"a": {"teapot": 1}}}},
-}
-
-
 def spoilt(path: str, name: str) -> dict[str, Any]:
     """An answer with prose in one field, which is an object where it is usually one."""
     document = WHOLE[path]
     nested = isinstance(document.get(name), dict) or name in ("usage", "incomplete_details")
     return {**document, name: {**(document.get(name) or {}), "note": SAID} if nested else SAID}
-
-
-def says(parts: tuple[Part, ...]) -> bool:
-    return any(SAID in " ".join((part.text or "").split()) for part in parts)
 
 
 def streamed(path: str, document: dict[str, Any]) -> Iterator[bytes]:
@@ -200,99 +168,3 @@ def test_nothing_of_it_is_in_a_refusal_or_out_before_it_is_judged(path: str, nam
     assert [part for part in release.others() if SAID in (part.text or "")]
     out += [release.refused(0, RESULTS[0], "Withheld.", released_chars=place), release.end(whole=False)]
     assert SAID.encode() not in b"".join(out)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("host", HOSTS)
-def test_what_hosts_count_says_nothing(host: dict[str, Any], stream: bool) -> None:
-    assert {part.text for part in parts(DIALECTS[CHAT], {**WHOLE[CHAT], **host}, stream=stream)} == {"Hi"}
-
-
-@pytest.mark.parametrize("how", SPELLED)
-@pytest.mark.parametrize(("path", "name"), CASES)
-def test_a_sentence_word_by_word_is_judged_and_is_not_out_before(path: str, name: str, how: str) -> None:
-    dialect, document = DIALECTS[path], {**WHOLE[path], name: SPELLED[how]}
-    assert says(parts(dialect, document, stream=False))
-    assert b"teapot" not in dialect.replace_blocked(dialect.parse_answer(json.dumps(document).encode()), RESULTS, "Withheld.")
-    if name == "usage" and not isinstance(document[name], dict) and path != "/v1/messages":
-        return  # a frame's usage is an object
-    assert says(parts(dialect, document, stream=True)) or name == "incomplete_details"
-    assert dialect.release is not None
-    release, out = dialect.release(1 << 20), []
-    for piece in streamed(path, document):
-        out += [release.text(said, len(said.text)) for said in release.receive(piece)]
-    release.finish()
-    assert says(release.others())
-    out += [release.refused(0, RESULTS[0], "Withheld.", released_chars=2), release.end(whole=False)]
-    assert b"teapot" not in b"".join(out)
-
-
-@pytest.mark.parametrize("how", SPELLED)
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("name", [*CHOICE, "new_field"])
-def test_a_sentence_word_by_word_in_a_choice_is_judged(name: str, stream: bool, how: str) -> None:
-    (choice,) = WHOLE[CHAT]["choices"]
-    if (name, how) == ("new_field", "both"):
-        return  # strings and keys are judged one after the other there
-    assert says(parts(DIALECTS[CHAT], {**WHOLE[CHAT], "choices": [{**choice, name: SPELLED[how]}]}, stream=stream))
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_names_of_new_fields_are_judged_together(stream: bool) -> None:
-    (choice,) = WHOLE[CHAT]["choices"]
-    said = dict.fromkeys(WORDS, 1)
-    assert says(parts(DIALECTS[CHAT], {**WHOLE[CHAT], **said}, stream=stream))
-    assert says(parts(DIALECTS[CHAT], {**WHOLE[CHAT], "choices": [{**choice, **said}]}, stream=stream))
-    assert says(parts(DIALECTS[CHAT], {**WHOLE[CHAT], "choices": [{**choice, "message": {**choice["message"], **said}}]}, stream=stream))
-    use = {"type": "tool_use", "id": "t", "name": "f", "input": said}
-    assert says(parts(DIALECTS["/v1/messages"], {**WHOLE["/v1/messages"], "content": [use]}, stream=False))
-
-
-@pytest.mark.parametrize("name", ["id", "model", "system_fingerprint", "service_tier", "provider", "usage"])
-def test_a_sentence_frame_by_frame_is_judged_and_in_no_frame_that_stays(name: str) -> None:
-    dialect = DIALECTS[CHAT]
-    assert dialect.collector is not None
-    collector = dialect.collector(1 << 20)
-    for number, word in enumerate(WORDS):
-        choice = {"index": number % 2, "delta": {"content": "Hi"}, "finish_reason": "stop"}
-        collector.receive(frame({"id": "c", "model": "m", name: {"x": word} if name == "usage" else word, "choices": [choice]}))
-    collector.receive(DONE)
-    collector.finish()
-    assert says(collector.parts())
-    assert b"teapot" not in b"".join(collector.replaced(RESULTS, "Withheld.")).replace(b'"usage":{"x":"teapot"}', b"")
-
-
-def test_a_sentence_event_by_event_is_judged() -> None:
-    for path, kind in (("/v1/messages", "message_delta"), ("/v1/responses", "response.in_progress")):
-        dialect = DIALECTS[path]
-        assert dialect.collector is not None
-        collector = dialect.collector(1 << 20)
-        first, *_, last = events = list(streamed(path, WHOLE[path]))
-        response = {**WHOLE["/v1/responses"], "output": []}
-        told: list[dict[str, Any]] = [
-            {"delta": {}, "usage": {"x": word}} if kind == "message_delta" else {"response": {**response, "service_tier": word}}
-            for word in WORDS
-        ]
-        for piece in (first, *(named_event({"type": kind, **each}) for each in told), *events[1:-1], last):
-            collector.receive(piece)
-        collector.finish()
-        assert says(tuple(collector.parts()))
-
-
-def test_the_work_on_names_that_change_with_every_frame_grows_with_their_number_alone() -> None:
-    def calls(frames: int) -> int:
-        counted, names = Counter[str](), Names()
-        sys.setprofile(lambda frame, event, argument: counted.update((event,)))
-        for number in range(frames):
-            names.add({"id": f"chatcmpl-{number}", "usage": {"prompt_tokens": number}}, {"id", "usage"})
-        sys.setprofile(None)
-        return counted["call"] + counted["c_call"]
-
-    assert calls(800) < 5 * calls(200)
-
-
-def test_a_sentence_over_many_frames_is_told_from_its_second_word_on() -> None:
-    names = Names()
-    words = ["chat.completion", "Gardens", "gardens", "are", "nobody"]
-    assert [names.add({"id": word}, {"id"}) for word in words] == [False, False, False, True, True]
-    assert names.texts() == [" ".join(words)]
