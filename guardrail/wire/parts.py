@@ -5,7 +5,7 @@ and the strings in all other fields are judged, whatever the field is called.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from guardrail.types import Part
@@ -37,6 +37,7 @@ OPAQUE_KEYS = {
 }
 """The fields that hold what is no text, whatever the type of the part they stand in, and what it is."""
 _DATA_KEYS = frozenset({"url", "data", "file_data", "file_id", "format", "detail", "media_type", "mime_type", "id", "expires_at", "type"})
+_MOST_IDENTIFIERS = 16
 _REFERENCES = frozenset({"id", "tool_call_id", "tool_use_id", "call_id", "cache_control", "type", "signature", "status", "detail"})
 _OF_TOOLS = frozenset({"tool_arguments", "tool_result"})
 _IDENTIFIER = re.compile(r"[\w.:|/+=-]{0,64}", re.ASCII)
@@ -46,19 +47,25 @@ class TooManyPartsError(ValueError):
     """More parts than `MAX_PARTS`."""
 
 
-def strings(value: object) -> Iterator[str]:
+def strings(value: object) -> list[str]:
     """Every string in a value, in order; keys too where they aren't plain identifiers, because a text can stand there as well."""
+    found: list[str] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: object, found: list[str]) -> None:
     if isinstance(value, str):
-        yield value
+        found.append(value)
     elif isinstance(value, Mapping):
         for key, child in value.items():
             if not _IDENTIFIER.fullmatch(key):
-                yield key
+                found.append(key)
             if not (key in _REFERENCES and _only_identifiers(child)):
-                yield from strings(child)
+                _collect(child, found)
     elif isinstance(value, list):
         for child in value:
-            yield from strings(child)
+            _collect(child, found)
 
 
 def is_tokens(value: object) -> bool:
@@ -250,9 +257,11 @@ class PartList:
         self.found.append(part)
 
 
-def _only_identifiers(value: object) -> bool:
+def _only_identifiers(value: object, depth: int = 2) -> bool:
+    """Whether a value holds nothing but identifiers. A large or deep one is taken to hold more: each of its levels would be read again."""
     if isinstance(value, Mapping):
-        return all(_IDENTIFIER.fullmatch(key) and _only_identifiers(child) for key, child in value.items())
+        few = depth > 0 and len(value) <= _MOST_IDENTIFIERS
+        return few and all(_IDENTIFIER.fullmatch(key) and _only_identifiers(child, depth - 1) for key, child in value.items())
     return not isinstance(value, list) and (not isinstance(value, str) or _IDENTIFIER.fullmatch(value) is not None)
 
 

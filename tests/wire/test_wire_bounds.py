@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +13,7 @@ from guardrail.errors import UpstreamError
 from guardrail.wire.chat_release import ChatRelease
 from guardrail.wire.chat_stream import ChatStreamCollector
 from guardrail.wire.completions import collect_completion
+from guardrail.wire.dialects import DIALECTS
 from guardrail.wire.messages_stream import MessageStreamCollector
 from guardrail.wire.responses_stream import ResponseStreamCollector
 
@@ -61,3 +64,22 @@ def test_an_ordinary_stream_is_taken_up_to_its_bytes() -> None:
         collector.receive(event)
     with pytest.raises(UpstreamError, match="longer than"):
         collector.receive(event)
+
+
+def test_the_work_on_references_within_references_grows_with_their_size_and_not_their_depth() -> None:
+    def calls(depth: int) -> int:
+        value: object = {**{f"k{number}": "name" for number in range(500)}, "last": "some words"}
+        for _ in range(depth):
+            value = {"id": value}
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "note": value}).encode()
+        counted = Counter[str]()
+        request = DIALECTS["/v1/chat/completions"].parse_request(body)
+        sys.setprofile(lambda frame, event, argument: counted.update((event,)))
+        try:
+            parts = request.parts
+        finally:
+            sys.setprofile(None)
+        assert any(part.text and "some words" in part.text for part in parts)
+        return counted["call"] + counted["c_call"]
+
+    assert calls(40) < 2 * calls(4)
