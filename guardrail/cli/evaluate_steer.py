@@ -41,7 +41,7 @@ def steer(
     as_json_: bool,
     out: Path | None,
 ) -> None:
-    """Probe whether a classifier reads policies: turned round, off topic, carved out, shorter, in other words."""
+    """Probe whether a classifier reads policies: turned round, off topic, carved out, with one criterion alone, shorter, in other words."""
     policies = chosen_policies(wanted)
     samples: list[Sample] = []
     for data in chosen_sets(sets):

@@ -95,9 +95,7 @@ class CarveOut:
     @property
     def selectivity(self) -> float | None:
         """Points between the two: 100 is perfect, 0 blind; None where one side has no flagged text."""
-        if self.released.share is None or self.in_scope.share is None:
-            return None
-        return 100 * (self.released.share - self.in_scope.share)
+        return _points(self.released, self.in_scope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ class Single:
     @property
     def selectivity(self) -> float | None:
         """Points between the two; None where one side has no flagged text."""
-        return None if self.own.share is None or self.others.share is None else 100 * (self.own.share - self.others.share)
+        return _points(self.own, self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +166,12 @@ class Steering:
     def selectivity(self) -> float | None:
         """Carve-out selectivity in points, all groups together."""
         both = [each for each in self.carve_outs if each.selectivity is not None]
-        released, in_scope = Rate.pooled(each.released for each in both), Rate.pooled(each.in_scope for each in both)
-        return CarveOut("all", released, in_scope).selectivity
+        return _points(Rate.pooled(each.released for each in both), Rate.pooled(each.in_scope for each in both))
 
     @property
     def criterion_selectivity(self) -> float | None:
         """Selectivity of policies on one criterion alone in points, all policies together."""
-        own, others = Rate.pooled(each.own for each in self.singles), Rate.pooled(each.others for each in self.singles)
-        return Single("all", own, others).selectivity
+        return _points(Rate.pooled(each.own for each in self.singles), Rate.pooled(each.others for each in self.singles))
 
     @property
     def stable(self) -> Rate:
@@ -325,6 +321,11 @@ def _at_length(probes: Sequence[_Probe], lines: int, scores: Scores) -> Length:
                 (recall if sample.label else false).append(flag)
                 same.append(flag == _flag(scores, probe.policy, sample))
     return Length(lines, Rate.of_flags(recall), Rate.of_flags(false), Rate.of_flags(same))
+
+
+def _points(one: Rate, other: Rate) -> float | None:
+    """Percentage points that the first lies above the second."""
+    return None if one.share is None or other.share is None else 100 * (one.share - other.share)
 
 
 def _flag(scores: Scores, policy: Policy, sample: Sample) -> bool:

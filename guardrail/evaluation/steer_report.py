@@ -60,14 +60,13 @@ def as_json(found: Steering) -> dict[str, Any]:
 def _headline(found: Steering) -> Iterator[str]:
     values = summary(found)
     asked = {bar.name: f"{bar.cell} | {'met' if bar.met(values[bar.name]) else '**missed**'}" for bar in BARS}
-    selectivity = "-" if found.selectivity is None else f"{found.selectivity:+.0f}"
     flip = f"{_share(found.flip)} | {_interval(found.flip)}"
     yield f"| inversion flip rate: positives released | {flip} | {asked['inversion_flip_rate']} |"
     yield f"| negatives adopted: flagged once inverted | {_share(found.adopted)} | {_interval(found.adopted)} | | |"
     off_topic = f"{_share(found.false_flags)} | {_interval(found.false_flags)}"
     yield f"| off-topic false flags | {off_topic} | {asked['off_topic_false_flags']} |"
-    yield f"| carve-out selectivity (points) | {selectivity} | | {asked['carve_out_selectivity']} |"
-    single = "-" if found.criterion_selectivity is None else f"{found.criterion_selectivity:+.0f}"
+    yield f"| carve-out selectivity (points) | {_points(found.selectivity)} | | {asked['carve_out_selectivity']} |"
+    single = _points(found.criterion_selectivity)
     yield f"| criterion selectivity (points): flagged under its own criterion alone less under another | {single} | | | |"
     yield f"| paraphrase stability | {_share(found.stable)} | {_interval(found.stable)} | | |"
 
@@ -92,19 +91,21 @@ def markdown(found: Steering) -> str:
     if found.carve_outs:
         lines += ["", "| carved out | released | released, still in scope | selectivity |", "|---|--:|--:|--:|"]
     for carve in found.carve_outs:
-        points = "-" if carve.selectivity is None else f"{carve.selectivity:+.0f}"
-        lines.append(f"| {carve.group} | {_share(carve.released)} | {_share(carve.in_scope)} | {points} |")
+        lines.append(f"| {carve.group} | {_share(carve.released)} | {_share(carve.in_scope)} | {_points(carve.selectivity)} |")
     if found.singles:
         lines += ["", "| one criterion alone | flagged under its own | under another | selectivity |", "|---|--:|--:|--:|"]
     for single in found.singles:
-        points = "-" if single.selectivity is None else f"{single.selectivity:+.0f}"
-        lines.append(f"| {single.policy} | {_share(single.own)} | {_share(single.others)} | {points} |")
+        lines.append(f"| {single.policy} | {_share(single.own)} | {_share(single.others)} | {_points(single.selectivity)} |")
     lines += ["", "| lines | positives flagged | negatives flagged | verdict as under the whole policy |", "|--:|--:|--:|--:|"]
     lines += [f"| {each.lines} | {_share(each.recall)} | {_share(each.false_flags)} | {_share(each.as_whole)} |" for each in found.lengths]
     if found.wordings:
         lines += ["", "| policy in other words | same verdict | mean spread of scores |", "|---|--:|--:|"]
     lines += [f"| {each.policy} | {_share(each.stable)} | {each.spread:.2f} |" for each in found.wordings]
     return "\n".join(lines)
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.0f}"
 
 
 def _share(rate: Rate) -> str:
