@@ -172,7 +172,8 @@ def _check_tests(tests: Sequence[PolicyTest], labels: Sequence[Label], report: R
     names = [each.name for label in labels for each in (*label.includes, *label.excludes)]
     for test in tests:
         if test.criterion and test.criterion not in names:
-            report.add(test.line, "P024", f"`criterion: {test.criterion}` is no criterion of this policy")
+            named = f"`criterion: {test.criterion}` is no criterion of this policy"
+            report.add(test.line, "P024", f"{named}: write a name that stands in bold under Includes or Excludes")
 
 
 def _loose_criteria(parts: _Parts) -> tuple[Criterion, ...]:
